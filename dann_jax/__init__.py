@@ -1,0 +1,67 @@
+"""Domain-adversarial training of neural networks in JAX (Ganin & Lempitsky, 2015)."""
+
+from dann_jax.batches import DomainArrays, DomainBatch, batch_indices, gather
+from dann_jax.evaluation import evaluate, features, hits, predict
+from dann_jax.networks import (
+    DannModel,
+    PureFunction,
+    gtsrb,
+    mnist,
+    mnist_batch_norm,
+    office,
+    svhn,
+)
+from dann_jax.objective import (
+    Apply,
+    domain_loss,
+    label_loss,
+    label_objective,
+    reversed_objective,
+    saddle_objective,
+)
+from dann_jax.reversal import reverse_gradient
+from dann_jax.schedules import lambda_p, mu_p, progress
+from dann_jax.training import (
+    TrainState,
+    init_state,
+    make_optimizer,
+    make_train_steps,
+    make_update_step,
+    replicate,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Apply",
+    "DannModel",
+    "DomainArrays",
+    "DomainBatch",
+    "PureFunction",
+    "TrainState",
+    "batch_indices",
+    "domain_loss",
+    "evaluate",
+    "features",
+    "gather",
+    "gtsrb",
+    "hits",
+    "init_state",
+    "label_loss",
+    "label_objective",
+    "lambda_p",
+    "make_optimizer",
+    "make_train_steps",
+    "make_update_step",
+    "mnist",
+    "mnist_batch_norm",
+    "mu_p",
+    "office",
+    "predict",
+    "progress",
+    "replicate",
+    "reverse_gradient",
+    "reversed_objective",
+    "saddle_objective",
+    "svhn",
+]

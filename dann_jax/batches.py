@@ -1,0 +1,130 @@
+"""Batches of both domains: the batch of step t is a pure function of (key, t)."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["BatchIndices", "DomainArrays", "DomainBatch", "batch_indices", "gather"]
+
+
+class DomainBatch(NamedTuple):
+    """One batch of labelled source and unlabelled target examples.
+
+    A weight of 0 takes an example out of every mean that it would enter (padding, say).
+    """
+
+    source_image: chex.Array  # [source_batch, height, width, channel]
+    source_label: chex.Array  # [source_batch] int, 0..classes-1
+    target_image: chex.Array  # [target_batch, height, width, channel]
+    target_label: chex.Array | None = None  # [target_batch] int, -1 where unknown
+    source_weight: chex.Array | None = None  # [source_batch], 1 for each if None
+    target_weight: chex.Array | None = None  # [target_batch], 1 for each if None
+
+
+class DomainArrays(NamedTuple):
+    """Whole data sets of a source and a target, kept on the device as they are stored."""
+
+    source_image: chex.Array  # [source_examples, height, width, channel] uint8
+    source_label: chex.Array  # [source_examples] int32
+    target_image: chex.Array  # [target_examples, height, width, channel] uint8
+    target_label: chex.Array | None = None  # [target_examples] int32, -1 where unknown
+
+
+class BatchIndices(NamedTuple):
+    """Which examples make up the batches of successive steps."""
+
+    source: chex.Array  # [steps, source_batch] int32
+    target: chex.Array  # [steps, target_batch] int32
+
+
+def batch_indices(
+    key: chex.PRNGKey,
+    first_step: int | chex.Array,
+    *,
+    steps: int,
+    examples: tuple[int, int],
+    batch: tuple[int, int],
+) -> BatchIndices:
+    """Returns the examples of steps ``first_step`` to ``first_step + steps - 1``.
+
+    Each domain is passed through in epochs, in a new random order each; the order of epoch e is
+    a function of (key, domain, e) alone, so a batch does not depend on how many steps are drawn
+    at once, on the number of devices, or on where a run was resumed. Epochs follow each other
+    without a gap: a batch may hold the end of one and the start of the next, and the shorter
+    domain simply cycles more often.
+
+    Args:
+      key: PRNG key of the data order.
+      first_step: First step, counted from 0; may be traced.
+      steps: Number of successive steps, static.
+      examples: Number of examples in (source, target), static.
+      batch: Examples a step in (source, target), static.
+
+    Returns:
+      Indices, int32, shapes ``[steps, batch[0]]`` and ``[steps, batch[1]]``.
+
+    Raises:
+      ValueError: A domain or a batch is empty, or both are too large to count in 32 bits.
+    """
+    for name, size, count in zip(("source", "target"), examples, batch, strict=True):
+        if size < 1 or count < 1:
+            raise ValueError(
+                f"the {name} has {size} examples and {count} a batch: expected at least 1 of each"
+            )
+        if size * (count % size) >= 2**32:
+            raise ValueError(
+                f"{size} {name} examples times a batch of {count} is beyond 32 bits: "
+                f"make the batch smaller, at most {(2**32 - 1) // size}"
+            )
+    return BatchIndices(
+        *(
+            _domain_indices(jax.random.fold_in(key, d), first_step, steps, examples[d], batch[d])
+            for d in (0, 1)
+        )
+    )
+
+
+def _domain_indices(key, first_step, steps, examples, batch):
+    # The k-th example ever drawn is the (k mod examples)-th of epoch k div examples. The first
+    # k of the call can pass 2^31 in a long run, so it is kept as (epoch, position).
+    epoch, position = _divide(first_step, batch, examples)
+    k = position + np.arange(steps * batch, dtype=np.int32)
+    epochs = (examples - 1 + steps * batch - 1) // examples + 1  # most that the call can touch
+    orders = jax.vmap(
+        lambda e: jax.random.permutation(jax.random.fold_in(key, epoch + e), examples)
+    )(jnp.arange(epochs))
+    return orders[k // examples, k % examples].reshape(steps, batch).astype(jnp.int32)
+
+
+def _divide(step, batch, examples):
+    """Returns (step * batch) divmod examples without forming a product beyond 32 bits."""
+    # step = a * examples + b: a whole turns of `batch` epochs, then b < examples steps more.
+    a, b = jnp.divmod(jnp.asarray(step, jnp.uint32), jnp.uint32(examples))
+    whole, rest = jnp.divmod(jnp.uint32(batch), jnp.uint32(examples))
+    # b * batch = b * (whole * examples + rest), where b * rest < examples * rest < 2^32.
+    carry, position = jnp.divmod(b * rest, jnp.uint32(examples))
+    return a * jnp.uint32(batch) + b * whole + carry, position.astype(jnp.int32)
+
+
+def gather(arrays: DomainArrays, source: chex.Array, target: chex.Array) -> DomainBatch:
+    """Returns the batch of the given examples, as stored: no scaling, no change of dtype.
+
+    Args:
+      arrays: The data sets.
+      source: Indices of source examples, ``[source_batch]``.
+      target: Indices of target examples, ``[target_batch]``.
+
+    Returns:
+      The batch; its target labels are those of ``arrays``, None where that has none.
+    """
+    return DomainBatch(
+        source_image=jnp.take(arrays.source_image, source, axis=0),
+        source_label=jnp.take(arrays.source_label, source, axis=0),
+        target_image=jnp.take(arrays.target_image, target, axis=0),
+        target_label=None
+        if arrays.target_label is None
+        else jnp.take(arrays.target_label, target, axis=0),
+    )

@@ -1,0 +1,25 @@
+"""Compiler options, in one place, by platform."""
+
+import os
+
+__all__ = ["options"]
+
+# Library kernels for convolutions and matrix products, which XLA's own loops on CPU are several
+# times slower than. jax.pmap takes no compiler options, so they serve one device only.
+_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
+def options(platform: str) -> dict[str, str] | None:
+    """Returns ``compiler_options`` for ``jax.jit`` on a platform, None where it needs none.
+
+    The environment variable ``DANN_JAX_PLAIN_XLA=1`` switches them off.
+
+    Args:
+      platform: ``'cpu'``, ``'gpu'`` or ``'tpu'``.
+
+    Returns:
+      Names and values of XLA options, or None.
+    """
+    if platform != "cpu" or os.environ.get("DANN_JAX_PLAIN_XLA", "0") not in ("", "0"):
+        return None
+    return dict(_CPU)

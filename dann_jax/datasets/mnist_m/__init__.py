@@ -1,0 +1,1 @@
+"""MNIST-M: MNIST digits blended over photographs of BSDS500, 32x32, colour."""

@@ -1,0 +1,110 @@
+"""Files that others publish: where to find one on disk, where to fetch it, what it must hold."""
+
+import gzip
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["PublishedFile", "find", "mismatch", "unzip"]
+
+
+class PublishedFile(NamedTuple):
+    """A file of a published data set."""
+
+    name: str  # file name, as published
+    folder: str  # sub-folder of manual_dir that is searched after manual_dir itself
+    urls: tuple[str, ...]  # public addresses, tried in this order
+
+
+def find(
+    file: PublishedFile, *, manual_dir: Path | None, download: Callable[[str], Path]
+) -> Path:
+    """Returns the path of a file: the user's own copy if there is one, else a download.
+
+    Args:
+        file: which file.
+        manual_dir: folder with files already on disk, or None.
+        download: fetches a URL and returns the path of what it fetched.
+
+    Returns:
+        A path that exists.
+
+    Raises:
+        NotADirectoryError: ``manual_dir`` is given and is not a folder.
+        FileNotFoundError: the file is not on disk and no address delivers it.
+    """
+    searched = []
+    if manual_dir is not None:
+        if not manual_dir.is_dir():
+            raise NotADirectoryError(
+                f"manual_dir (--manual-dir) must be a folder that holds {file.name}, got "
+                f"{manual_dir}, which is not a folder"
+            )
+        searched = [manual_dir / file.name, manual_dir / file.folder / file.name]
+        for path in searched:
+            if path.is_file():
+                return path
+    reasons = []
+    for url in file.urls:
+        # Whatever a download raises (no network, no such host, wrong checksum, disk full), the
+        # next address is worth a try, and after the last one the user needs all the reasons.
+        try:
+            return Path(download(url))
+        except Exception as error:
+            reasons.append(f"{url} ({_first_line(error)})")
+    where = f"not found as {' or '.join(map(str, searched))}" if searched else "not on disk"
+    raise FileNotFoundError(
+        f"{file.name} is {where} and could not be downloaded from {' or '.join(reasons)}: "
+        f"put the file in a folder and pass that folder as manual_dir (--manual-dir)"
+    )
+
+
+def mismatch(file: PublishedFile, path: Path, *, expected: str, got: str) -> ValueError:
+    """Returns the error for a file that does not hold what its publisher published.
+
+    Args:
+        file: which file was wanted.
+        path: what was read.
+        expected: what it should have held, as a noun phrase.
+        got: what it held, as a noun phrase.
+
+    Returns:
+        An error of one sentence, for the caller to raise.
+    """
+    return ValueError(
+        f"{path}: expected {expected}, got {got}: delete it, or fetch {file.name} again from "
+        f"{file.urls[0]} into a folder and pass that folder as manual_dir (--manual-dir)"
+    )
+
+
+def unzip(file: PublishedFile, path: Path, *, size: int) -> bytes:
+    """Returns the unzipped content of a gzip file.
+
+    Args:
+        file: which file.
+        path: where it lies.
+        size: the number of bytes that the content must have; no more than that is unzipped.
+
+    Returns:
+        ``size`` bytes.
+
+    Raises:
+        ValueError: not a gzip file, truncated, or content of another size.
+    """
+    expected = f"a gzip file of {size:,} bytes unzipped"
+    try:
+        with gzip.open(path) as stream:
+            content = stream.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        got = f"a damaged or truncated file ({_first_line(error)})"
+        raise mismatch(file, path, expected=expected, got=got) from error
+    if len(content) != size:
+        got = f"more than {size:,}" if len(content) > size else f"{len(content):,}"
+        raise mismatch(file, path, expected=expected, got=f"{got} bytes")
+    return content
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,346 @@
+"""The losses L_y and L_d and the two objectives that are made of them: Eq. (1) and Eq. (9).
+
+Eqs. (2) and (3) ask for a saddle point of Eq. (1): minimal in (theta_f, theta_y), maximal in
+theta_d. Descent on Eq. (9) takes the steps (4)-(6) towards it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from dann_jax.batches import DomainBatch
+from dann_jax.reversal import reverse_gradient
+
+__all__ = [
+    "Apply",
+    "NORMALISATIONS",
+    "Objective",
+    "Terms",
+    "chance_domain_loss",
+    "domain_loss",
+    "label_loss",
+    "label_objective",
+    "reversed_objective",
+    "saddle_objective",
+]
+
+SOURCE, TARGET = 0, 1  # the domain label d
+
+NORMALISATIONS = ("mean", "sum_of_means")
+
+
+class Apply(NamedTuple):
+    """The three mappings as pure functions ``(theta, x) -> output``."""
+
+    feature_extractor: Callable[[Any, Any], Any]  # G_f: images [n, ...] -> features [n, ...]
+    label_predictor: Callable[[Any, Any], Any]  # G_y: features -> label logits [n, classes]
+    domain_classifier: Callable[[Any, Any], Any]  # G_d: features -> domain logit [n] or [n, 1]
+
+
+class Terms(NamedTuple):
+    """What an objective was made of; the domain's entries are None where it has no domain."""
+
+    label_loss: chex.Array  # [] L_y
+    domain_loss: chex.Array | None  # [] L_d, without lambda and without its weight
+    features: Any  # [n, ...] source examples first, then target
+    label_logits: chex.Array  # [labelled, classes]
+    labels: chex.Array  # [labelled], -1 where unknown
+    domain_logits: chex.Array | None  # [n]
+    domains: chex.Array | None  # [n] 0 source, 1 target
+
+
+class Objective(Protocol):
+    """A function of theta to descend on: ``reversed_objective``, ``label_objective``, yours."""
+
+    def __call__(
+        self, theta, batch: DomainBatch, lam, apply: Apply, *, axis_name: str | None = None
+    ) -> tuple[chex.Array, Terms]:
+        """Returns the value, shape ``[]``, and its terms."""
+
+
+def label_loss(
+    label_logits: chex.Array,
+    labels: chex.Array,
+    weights: chex.Array | None = None,
+    *,
+    axis_name: str | None = None,
+) -> chex.Array:
+    """Returns L_y, the multinomial logistic loss, averaged over the examples.
+
+    ``L_y = - sum_i w_i log softmax(z_i)[y_i] / sum_i w_i``, computed in float32 (stable for any
+    finite logits). 0 where all weights are 0.
+
+    >>> round(float(label_loss(jnp.zeros([2, 10]), jnp.array([3, 7]))), 4)  # ln 10
+    2.3026
+
+    Args:
+      label_logits: ``[n, classes]``.
+      labels: ``[n]``, integers 0..classes-1.
+      weights: ``[n]``, non-negative; 1 for each if None.
+      axis_name: Mapped axis over which the normaliser is averaged, so that the mean of the
+        devices' losses is the loss of the whole batch even where their weights differ.
+
+    Returns:
+      L_y in nats, shape ``[]``, float32.
+
+    Raises:
+      ValueError: The shapes do not fit each other.
+      TypeError: The labels are not integers.
+
+    Source: Ganin & Lempitsky (2015), Sec. 3.1.
+    """
+    if label_logits.ndim != 2 or labels.shape != label_logits.shape[:1]:
+        raise ValueError(
+            f"expected label logits [n, classes] and labels [n], got {list(label_logits.shape)} "
+            f"and {list(labels.shape)}: pass one integer label for each row of logits"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"labels must be integers, got {labels.dtype}: pass class numbers [n]")
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        label_logits.astype(jnp.float32), labels
+    )
+    return _mean(losses, weights, axis_name)
+
+
+def domain_loss(
+    domain_logits: chex.Array,
+    domains: chex.Array,
+    weights: chex.Array | None = None,
+    *,
+    normalisation: str = "mean",
+    axis_name: str | None = None,
+) -> chex.Array:
+    """Returns L_d, the binomial cross-entropy of the domain classifier.
+
+    For one example ``-d log s(z) - (1 - d) log(1 - s(z))`` with the logistic function s. Over
+    examples ``'mean'`` takes one mean over the joint batch (ln 2 = 0.693 at chance),
+    ``'sum_of_means'`` the mean over source plus the mean over target (2 ln 2 = 1.386 at
+    chance; JMLR Eq. 10). Lambda is no part of it: that belongs to ``reverse_gradient``.
+
+    >>> round(float(domain_loss(jnp.zeros([4]), jnp.array([0, 0, 1, 1]))), 4)  # ln 2
+    0.6931
+
+    Args:
+      domain_logits: ``[n]`` or ``[n, 1]``, the logit of "target".
+      domains: ``[n]``, 0 for source and 1 for target.
+      weights: ``[n]``, non-negative; 1 for each if None.
+      normalisation: ``'mean'`` or ``'sum_of_means'``.
+      axis_name: As in ``label_loss``.
+
+    Returns:
+      L_d in nats, shape ``[]``, float32.
+
+    Raises:
+      ValueError: The shapes do not fit each other, or the normalisation is unknown.
+
+    Source: Ganin & Lempitsky (2015), Sec. 3.1; Ganin et al. (JMLR 2016), Eq. (10).
+    """
+    _check_normalisation(normalisation)
+    if domain_logits.ndim == 2 and domain_logits.shape[1] == 1:
+        domain_logits = domain_logits[:, 0]  # [n, 1] against [n] would broadcast to [n, n]
+    if domain_logits.ndim != 1 or domains.shape != domain_logits.shape:
+        raise ValueError(
+            "expected one domain logit ([n] or [n, 1]) and one domain ([n]) for each example, "
+            f"got {list(domain_logits.shape)} and {list(domains.shape)}: let G_d end in one unit"
+        )
+    domains = domains.astype(jnp.float32)
+    losses = optax.sigmoid_binary_cross_entropy(domain_logits.astype(jnp.float32), domains)
+    if normalisation == "mean":
+        return _mean(losses, weights, axis_name)
+    weights = jnp.ones_like(losses) if weights is None else weights
+    source = _mean(losses, weights * (1.0 - domains), axis_name)
+    return source + _mean(losses, weights * domains, axis_name)
+
+
+def chance_domain_loss(normalisation: str = "mean") -> float:
+    """Returns the value of ``domain_loss`` for a classifier that cannot tell the domains apart.
+
+    Args:
+      normalisation: ``'mean'`` (0.693) or ``'sum_of_means'`` (1.386).
+
+    Returns:
+      ln 2 or 2 ln 2, in nats.
+
+    Raises:
+      ValueError: The normalisation is unknown.
+    """
+    _check_normalisation(normalisation)
+    ln2 = 0.6931471805599453
+    return ln2 if normalisation == "mean" else 2 * ln2
+
+
+def saddle_objective(
+    theta: Any,
+    batch: DomainBatch,
+    lam: float | chex.Array,
+    apply: Apply,
+    *,
+    normalisation: str = "mean",
+    domain_weight: float = 1.0,
+    axis_name: str | None = None,
+) -> tuple[chex.Array, Terms]:
+    """Returns E of Eq. (1): ``E(theta_f, theta_y, theta_d) = L_y - lam L_d``.
+
+    The saddle point (2), (3) is its minimum in (theta_f, theta_y) and its maximum in theta_d.
+    Descending on E itself would lead theta_d away from it: train with ``reversed_objective``.
+
+    Args:
+      theta: Parameters ``{'f', 'y', 'd'}``.
+      batch: Source and target examples, preprocessed for G_f.
+      lam: Lambda, scalar, may be traced.
+      apply: G_f, G_y and G_d as functions of (theta, x).
+      normalisation: Of L_d, see ``domain_loss``.
+      domain_weight: Weight of L_d, dimensionless; 1 in the paper, 0.1 in its Office files.
+      axis_name: As in ``label_loss``.
+
+    Returns:
+      E in nats, shape ``[]``, and its terms.
+
+    Source: Ganin & Lempitsky (2015), Eq. (1).
+    """
+    G_f, G_y, G_d = apply
+    x, d, y, w = _joint(batch)
+    f = G_f(theta["f"], x)
+    L_y, z_y = _label_term(G_y(theta["y"], _first(f, y)), y, w, axis_name)
+    L_d, z_d = _domain_term(G_d(theta["d"], f), d, w, normalisation, axis_name)
+    return L_y - lam * domain_weight * L_d, Terms(L_y, L_d, f, z_y, y, z_d, d)
+
+
+def reversed_objective(
+    theta: Any,
+    batch: DomainBatch,
+    lam: float | chex.Array,
+    apply: Apply,
+    *,
+    normalisation: str = "mean",
+    domain_weight: float = 1.0,
+    axis_name: str | None = None,
+) -> tuple[chex.Array, Terms]:
+    """Returns E~ of Eq. (9): ``L_y(G_y(G_f(x)), y) + L_d(G_d(R_lam(G_f(x))), d)``.
+
+    Its gradient is the direction of Eqs. (4)-(6): theta_f descends on ``L_y - lam L_d``,
+    theta_y on L_y, and theta_d on L_d with weight 1 whatever lambda is.
+
+    Args:
+      theta: Parameters ``{'f', 'y', 'd'}``.
+      batch: Source and target examples, preprocessed for G_f.
+      lam: Lambda, scalar, may be traced.
+      apply: G_f, G_y and G_d as functions of (theta, x).
+      normalisation: Of L_d, see ``domain_loss``.
+      domain_weight: Weight of L_d, dimensionless; 1 in the paper, 0.1 in its Office files.
+      axis_name: As in ``label_loss``.
+
+    Returns:
+      E~ in nats, shape ``[]``, and its terms (use ``jax.grad(..., has_aux=True)``).
+
+    Source: Ganin & Lempitsky (2015), Eq. (9).
+    """
+    G_f, G_y, G_d = apply
+    x, d, y, w = _joint(batch)
+    f = G_f(theta["f"], x)
+    L_y, z_y = _label_term(G_y(theta["y"], _first(f, y)), y, w, axis_name)
+    R_f = reverse_gradient(f, lam)
+    L_d, z_d = _domain_term(G_d(theta["d"], R_f), d, w, normalisation, axis_name)
+    return L_y + domain_weight * L_d, Terms(L_y, L_d, f, z_y, y, z_d, d)
+
+
+def label_objective(
+    theta: Any,
+    batch: DomainBatch,
+    lam: float | chex.Array,
+    apply: Apply,
+    *,
+    axis_name: str | None = None,
+) -> tuple[chex.Array, Terms]:
+    """Returns L_y on the source examples alone: the baselines without a domain branch.
+
+    With the source in ``batch.source_*`` it trains *source-only*, with the labelled target
+    there *train-on-target*. Target examples are not looked at; ``lam`` has no effect.
+
+    Args:
+      theta: Parameters ``{'f', 'y', 'd'}``; 'd' receives a zero gradient.
+      batch: Labelled examples, preprocessed for G_f.
+      lam: Not used.
+      apply: G_f and G_y as functions of (theta, x).
+      axis_name: As in ``label_loss``.
+
+    Returns:
+      L_y in nats, shape ``[]``, and its terms.
+
+    Source: Ganin & Lempitsky (2015), Sec. 4, "Baselines".
+    """
+    del lam
+    G_f, G_y, _ = apply
+    y, w = batch.source_label, batch.source_weight
+    f = G_f(theta["f"], batch.source_image)
+    z_y = G_y(theta["y"], f)
+    L_y = label_loss(z_y, y, w, axis_name=axis_name)
+    return L_y, Terms(L_y, None, f, z_y, y, None, None)
+
+
+def _joint(batch):
+    """Returns images and domains of all N examples, labels of the labelled part, weights."""
+    n_source, n_target = len(batch.source_image), len(batch.target_image)
+    x = jax.tree.map(
+        lambda s, t: jnp.concatenate([s, t]), batch.source_image, batch.target_image
+    )
+    d = jnp.concatenate(
+        [jnp.full([n_source], SOURCE, jnp.int32), jnp.full([n_target], TARGET, jnp.int32)]
+    )
+    y = batch.source_label
+    if batch.target_label is not None:
+        y = jnp.concatenate([y, batch.target_label.astype(y.dtype)])
+    if batch.source_weight is None and batch.target_weight is None:
+        return x, d, y, None
+    ones = jnp.ones([n_source], jnp.float32), jnp.ones([n_target], jnp.float32)
+    w = [
+        one if weight is None else weight
+        for one, weight in zip(ones, (batch.source_weight, batch.target_weight), strict=True)
+    ]
+    return x, d, y, jnp.concatenate(w)
+
+
+def _first(f, y):
+    """Returns the features of the labelled examples, which come first."""
+    return jax.tree.map(lambda a: a[: len(y)], f)
+
+
+def _label_term(label_logits, y, w, axis_name):
+    if w is not None:
+        w = w[: len(y)]
+    known = (y >= 0).astype(jnp.float32)
+    w = known if w is None else w * known
+    return label_loss(label_logits, jnp.maximum(y, 0), w, axis_name=axis_name), label_logits
+
+
+def _domain_term(domain_logits, d, w, normalisation, axis_name):
+    L_d = domain_loss(domain_logits, d, w, normalisation=normalisation, axis_name=axis_name)
+    return L_d, domain_logits.reshape(d.shape)
+
+
+def _mean(losses, weights, axis_name):
+    if weights is None:
+        return jnp.mean(losses)
+    if weights.shape != losses.shape:
+        raise ValueError(
+            f"expected one weight for each example {list(losses.shape)}, "
+            f"got {list(weights.shape)}"
+        )
+    weights = weights.astype(losses.dtype)
+    total = jnp.sum(weights)
+    if axis_name is not None:
+        total = jax.lax.pmean(total, axis_name)
+    # 0 / 1, not 0 / 0, where nothing has a weight; the losses there are finite.
+    return jnp.sum(weights * losses) / jnp.where(total > 0, total, 1.0)
+
+
+def _check_normalisation(normalisation):
+    if normalisation not in NORMALISATIONS:
+        raise ValueError(
+            f"unknown normalisation {normalisation!r}: expected 'mean' (over the joint batch) "
+            "or 'sum_of_means' (over source plus over target)"
+        )

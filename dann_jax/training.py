@@ -1,0 +1,394 @@
+"""The update of Eqs. (4)-(6) as one pure per-device function, and its wrappers.
+
+``make_update_step`` gives the function. ``make_train_steps`` runs it many times a call on one
+device or, through ``jax.pmap``, on several; ``jax.vmap`` over states and keys works on it too.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dann_jax import batches, compilation, networks
+from dann_jax.objective import Apply, Objective, reversed_objective
+
+__all__ = [
+    "Metrics",
+    "TrainState",
+    "init_state",
+    "make_optimizer",
+    "make_train_steps",
+    "make_update_step",
+    "replicate",
+]
+
+PARTS = {"f": "feature_extractor", "y": "label_predictor", "d": "domain_classifier"}
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that an update changes. It holds no PRNG key: randomness is a function of the step."""
+
+    step: chex.Array  # [] int32, number of updates done
+    theta: dict[str, Any]  # parameters 'f', 'y' and 'd' of G_f, G_y and G_d
+    statistics: dict[str, Any]  # running averages of batch norm, under the same keys
+    opt_state: Any
+
+
+class Metrics(NamedTuple):
+    """What an update saw, at the parameters before it; NaN where there is no domain branch."""
+
+    label_loss: chex.Array  # [] L_y, nats
+    label_accuracy: chex.Array  # [] share of the batch's labelled examples
+    domain_loss: chex.Array  # [] L_d, nats, without its weight
+    domain_accuracy: chex.Array  # [] share of the batch's source and target examples
+    feature_norm: chex.Array  # [] mean Euclidean norm of the features of one example
+    lam: chex.Array  # [] lambda
+
+
+class _Part(NamedTuple):
+    init: Callable[..., Any]  # (key, x) -> (theta, statistics)
+    apply: Callable[..., Any]  # (theta, statistics, x, *, key, **options) -> (y, statistics)
+
+
+def make_optimizer(
+    mu: Callable[[chex.Array], chex.Array] | float,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    factors: Callable[[tuple[str, ...]], float] | None = None,
+) -> optax.GradientTransformation:
+    """Returns the optimiser of the paper: SGD with momentum 0.9 and the learning rate mu.
+
+    Args:
+      mu: Learning rate as a function of the number of updates done, or a constant.
+      momentum: Share of the last step that is kept.
+      nesterov: Whether to use Nesterov's momentum.
+      weight_decay: Multiple of the weights (arrays of two or more axes) added to the gradient.
+      factors: Multiple of mu for a parameter, given its path as names from the part down, for
+        example ``('f', 'conv1', 'bias')``: new layers x10, biases x2. None: 1 for each.
+
+    Returns:
+      An optax transformation over ``{'f', 'y', 'd'}``.
+
+    Source: Ganin & Lempitsky (2015), Sec. 4.1.
+    """
+
+    def is_weight(theta):
+        return jax.tree.map(lambda w: jnp.ndim(w) > 1, theta)
+
+    steps = []
+    if weight_decay:
+        steps.append(optax.add_decayed_weights(weight_decay, mask=is_weight))
+    steps.append(optax.sgd(mu, momentum=momentum, nesterov=nesterov))
+    if factors is not None:
+        steps.append(_scale_by_factors(factors))
+    return optax.chain(*steps)
+
+
+def _scale_by_factors(factors):
+    def names(path):
+        return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+
+    def update(updates, state, params=None):
+        del params
+        scaled = jax.tree_util.tree_map_with_path(lambda p, u: factors(names(p)) * u, updates)
+        return scaled, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def init_state(
+    model: networks.DannModel,
+    optimizer: optax.GradientTransformation,
+    key: chex.PRNGKey,
+    image: chex.Array,
+) -> TrainState:
+    """Returns the state before the first update.
+
+    Args:
+      model: G_f, G_y and G_d.
+      optimizer: The optimiser whose state to start.
+      key: PRNG key of the initialisation; each part has its own key derived from it.
+      image: An example batch ``[n, height, width, channel]`` as G_f gets it (values unused).
+
+    Returns:
+      The state, step 0.
+    """
+    theta, statistics = {}, {}
+    f = None
+    for i, (part, name) in enumerate(PARTS.items()):
+        function = _part(getattr(model, name))
+        x = image if part == "f" else f
+        theta[part], statistics[part] = function.init(jax.random.fold_in(key, i), x)
+        if part == "f":
+            f, _ = jax.eval_shape(
+                lambda t, s, x, function=function: function.apply(t, s, x, key=None, domain=0),
+                theta["f"],
+                statistics["f"],
+                image,
+            )
+            f = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), f)
+    return TrainState(
+        step=jnp.zeros([], jnp.int32),
+        theta=theta,
+        statistics=statistics,
+        opt_state=optimizer.init(theta),
+    )
+
+
+def make_update_step(
+    model: networks.DannModel,
+    optimizer: optax.GradientTransformation,
+    lam: Callable[[chex.Array], chex.Array],
+    *,
+    objective: Objective = reversed_objective,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, batches.DomainBatch, chex.PRNGKey], tuple[TrainState, Metrics]]:
+    """Returns ``update(state, batch, key) -> (state, metrics)``, Eqs. (4)-(6) in one step.
+
+    The update is pure and not compiled: wrap it in ``jax.jit``, or in ``jax.pmap`` with
+    ``axis_name`` and ``in_axes=(None, 0, None), out_axes=None``. lambda, and the optimiser's
+    mu, are computed from ``state.step`` inside, so that they change without a retrace.
+    Dropout masks are a function of (key, step) and, with an axis name, of the device.
+
+    Args:
+      model: G_f, G_y and G_d.
+      optimizer: From ``make_optimizer``, or any optax transformation over theta.
+      lam: lambda as a function of the number of updates done.
+      objective: ``reversed_objective`` (DANN; ``functools.partial`` sets its normalisation and
+        weight), ``label_objective`` (the baselines), or a function like them.
+      axis_name: Mapped axis of the devices; their gradients are averaged. None for one device.
+
+    Returns:
+      The update.
+
+    Source: Ganin & Lempitsky (2015), Eqs. (4)-(6) and (9).
+    """
+    functions = {part: _part(getattr(model, name)) for part, name in PARTS.items()}
+
+    def update(state, batch, key):
+        lam_t = lam(state.step)
+        key = jax.random.fold_in(key, state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+        def loss(theta):
+            statistics = dict(state.statistics)
+
+            def applied(part, number):
+                def apply(theta_part, x):
+                    y, statistics[part] = functions[part].apply(
+                        theta_part,
+                        state.statistics[part],
+                        x,
+                        key=jax.random.fold_in(key, number),
+                        train=True,
+                        domain=0 if _is_source_only(x, batch) else None,
+                        axis_name=axis_name,
+                    )
+                    return y
+
+                return apply
+
+            apply = Apply(*(applied(part, i) for i, part in enumerate(PARTS)))
+            value, terms = objective(theta, batch, lam_t, apply, axis_name=axis_name)
+            return value, (terms, statistics)
+
+        gradients, (terms, statistics) = jax.grad(loss, has_aux=True)(state.theta)
+        metrics = _metrics(terms, lam_t)
+        if axis_name is not None:
+            gradients = jax.lax.pmean(gradients, axis_name)
+            statistics, metrics = jax.lax.pmean((statistics, metrics), axis_name)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.theta)
+        theta = optax.apply_updates(state.theta, updates)
+        if model.max_norm is not None:
+            theta = theta | {
+                part: networks.project_max_norm(theta[part], model.max_norm) for part in "fy"
+            }
+        return TrainState(state.step + 1, theta, statistics, opt_state), metrics
+
+    return update
+
+
+def _is_source_only(x, batch):
+    """Whether x holds the source examples alone, rather than those of both domains."""
+    return len(jax.tree.leaves(x)[0]) == len(batch.source_image)
+
+
+def _metrics(terms, lam):
+    nan = jnp.float32(jnp.nan)
+    known = terms.labels >= 0
+    hits = known & (jnp.argmax(terms.label_logits, -1) == terms.labels)
+    domain_loss, domain_accuracy = nan, nan
+    if terms.domain_loss is not None:
+        domain_loss = terms.domain_loss
+        domain_accuracy = jnp.mean((terms.domain_logits > 0) == (terms.domains > 0))
+    squares = [
+        jnp.sum(a.astype(jnp.float32).reshape(len(a), -1) ** 2, -1)
+        for a in jax.tree.leaves(terms.features)
+    ]
+    return Metrics(
+        label_loss=terms.label_loss,
+        label_accuracy=jnp.sum(hits) / jnp.maximum(jnp.sum(known), 1),
+        domain_loss=domain_loss,
+        domain_accuracy=domain_accuracy,
+        feature_norm=jnp.mean(jnp.sqrt(sum(squares))),
+        lam=jnp.asarray(lam, jnp.float32),
+    )
+
+
+class TrainSteps(Protocol):
+    """A compiled training program."""
+
+    def __call__(
+        self, state: TrainState, arrays: batches.DomainArrays, key: chex.PRNGKey, steps: int
+    ) -> tuple[TrainState, Metrics]:
+        """Returns the state after ``steps`` updates and their metrics, ``[steps]`` each."""
+
+
+def make_train_steps(
+    make_update: Callable[..., Callable],
+    *,
+    examples: tuple[int, int],
+    batch: tuple[int, int],
+    preprocess: Callable[[batches.DomainBatch], batches.DomainBatch],
+    devices: list[jax.Device] | None = None,
+    fused: bool | None = None,
+) -> TrainSteps:
+    """Returns a program that draws batches on the device and performs many updates a call.
+
+    The state is donated: the one passed in must not be used again. On several devices the
+    update runs under ``jax.pmap``, each device on its share of the same global batch that one
+    device would get. ``jax.lax.scan`` fuses the updates of a call into one program; XLA on CPU
+    runs convolutions inside a loop many times slower, so there the host goes round instead.
+
+    Args:
+      make_update: ``axis_name -> update``, such as ``make_update_step`` with all its arguments
+        but ``axis_name`` bound by ``functools.partial``.
+      examples: Number of examples in (source, target).
+      batch: Examples a step, over all devices, in (source, target).
+      preprocess: Turns a batch as stored into one that G_f takes, inside the program.
+      devices: Devices to use; None for all local ones.
+      fused: Whether to scan; None for everywhere but on a CPU.
+
+    Returns:
+      ``train(state, arrays, key, steps) -> (state, metrics)``, where ``steps`` is static and
+      the first batch is that of step ``state.step``. Put ``state`` and ``arrays`` on the
+      devices with ``replicate`` first.
+
+    Raises:
+      ValueError: A batch does not split evenly over the devices.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    count = len(devices)
+    for name, size in zip(("source", "target"), batch, strict=True):
+        if size % count:
+            raise ValueError(
+                f"batch of {size} {name} examples cannot be split over {count} devices: "
+                f"make the batch size a multiple of {count}"
+            )
+    on_cpu = devices[0].platform == "cpu"
+    fused = not on_cpu if fused is None else fused
+    update = make_update(axis_name="device" if count > 1 else None)
+
+    def step(state, arrays, source, target, key):
+        return update(state, preprocess(batches.gather(arrays, source, target)), key)
+
+    def steps_of(state, arrays, source, target, key):
+        def body(state, indices):
+            return step(state, arrays, *indices, key)
+
+        return jax.lax.scan(body, state, (source, target))
+
+    program = steps_of if fused else step
+    if count == 1:
+        options = compilation.options(devices[0].platform)
+        compiled = jax.jit(program, donate_argnums=0, compiler_options=options)
+    else:
+        compiled = jax.pmap(
+            program,
+            axis_name="device",
+            in_axes=(None, None, 0, 0, None),
+            out_axes=(None, None),
+            donate_argnums=0,
+            devices=devices,
+        )
+
+    @functools.partial(jax.jit, static_argnames="steps")
+    def draw(key, first_step, steps):
+        return batches.batch_indices(
+            key, first_step, steps=steps, examples=examples, batch=batch
+        )
+
+    def place(indices):  # [steps, batch] -> what the program takes: devices first, then steps
+        if count > 1:
+            indices = indices.reshape(len(indices), count, -1).swapaxes(0, 1)
+        return indices if fused else np.asarray(indices)
+
+    def train(state, arrays, key, steps):
+        order_key, noise_key = jax.random.split(key)
+        source, target = map(place, draw(order_key, state.step, steps))
+        if fused:
+            return compiled(state, arrays, source, target, noise_key)
+        axis = 1 if count > 1 else 0
+        metrics = []
+        for s in range(steps):
+            indices = source.take(s, axis), target.take(s, axis)
+            state, seen = compiled(state, arrays, *indices, noise_key)
+            metrics.append(seen)
+        return state, jax.tree.map(lambda *m: jnp.stack(m), *metrics)
+
+    return train
+
+
+def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
+    """Returns ``tree`` copied to each device, in the layout of a pmapped state: no new axis.
+
+    Args:
+      tree: Pytree of arrays.
+      devices: None for all local ones.
+
+    Returns:
+      Pytree of arrays that are whole on each device.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    if len(devices) == 1:
+        return jax.device_put(tree, devices[0])
+    mesh = Mesh(np.asarray(devices), ("device",))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _part(function):
+    if isinstance(function, networks.PureFunction):
+        return _Part(
+            lambda key, x: (function.init(key, x), {}),
+            lambda theta, statistics, x, **_: (function.apply(theta, x), statistics),
+        )
+
+    def init(key, x):
+        one_domain = networks.accepted(function, {"domain": 0})  # any number of examples
+        variables = dict(function.init(key, x, **one_domain))
+        return variables.pop("params", {}), variables
+
+    def apply(theta, statistics, x, *, key, train=False, domain=None, axis_name=None):
+        options = {"train": train, "domain": domain, "axis_name": axis_name}
+        variables = {"params": theta, **statistics}
+        y, new = function.apply(
+            variables,
+            x,
+            rngs=None if key is None else {"dropout": key},
+            mutable=list(statistics) if train else [],
+            **networks.accepted(function, options),
+        )
+        return y, (dict(new) if train and statistics else statistics)
+
+    return _Part(init, apply)

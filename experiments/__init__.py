@@ -1,0 +1,1 @@
+"""Programs that train and measure with dann_jax; nothing imports them."""

@@ -1,0 +1,149 @@
+"""What an experiment is made of, and the experiments that there are."""
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from typing import Literal
+
+from dann_jax import networks
+from dann_jax.objective import NORMALISATIONS
+
+__all__ = ["METHODS", "NETWORKS", "Config", "config_names", "find_config"]
+
+METHODS = ("source-only", "dann", "train-on-target")
+
+NETWORKS = {
+    "mnist": networks.mnist,
+    "mnist_batch_norm": networks.mnist_batch_norm,
+    "svhn": networks.svhn,
+    "gtsrb": networks.gtsrb,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of one row of the results: a pair of domains and a training recipe."""
+
+    source: str
+    """Data set of the labelled source."""
+
+    target: str
+    """Data set of the unlabelled target."""
+
+    classes: int = 10
+    """Number of labels."""
+
+    network: Literal["mnist", "mnist_batch_norm", "svhn", "gtsrb"] = "mnist"
+    """Network; those of the paper's Fig. 4, and named variants."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters are float32."""
+
+    image_size: int = 32
+    """Height and width of the images, pixels; smaller ones are padded with black."""
+
+    mean: Literal["joint", "per_domain"] = "joint"
+    """Colour subtracted from images: the mean of both domains' training images, or of each
+    domain by itself. Source-only and train-on-target use that of their own training images."""
+
+    input_scale: float = 255.0
+    """Number by which mean-subtracted pixels are divided, grey levels."""
+
+    steps: int = 10_000
+    """Number of updates of DANN."""
+
+    baseline_steps: int | None = None
+    """Number of updates of source-only and train-on-target; None for as many as DANN."""
+
+    batch_size: int = 128
+    """Examples a step over all devices: half source, half target."""
+
+    mu0: float = 0.01
+    """Learning rate at the start."""
+
+    alpha: float = 10.0
+    """Speed of the learning rate's annealing; 0 for none."""
+
+    beta: float = 0.75
+    """Exponent of the learning rate's annealing."""
+
+    gamma: float = 10.0
+    """Steepness of lambda's rise."""
+
+    lambda_horizon: int | None = None
+    """Step at which lambda is complete; None for the last."""
+
+    momentum: float = 0.9
+    """Momentum of SGD."""
+
+    weight_decay: float = 0.0
+    """Multiple of the weights (not the biases) added to the gradient."""
+
+    normalisation: Literal["mean", "sum_of_means"] = "mean"
+    """What L_d averages over: the joint batch, or each domain (then summed)."""
+
+    domain_weight: float = 1.0
+    """Weight of L_d."""
+
+    evaluate_every: int = 1_000
+    """Steps between two evaluations on the test images."""
+
+    def __post_init__(self):
+        """Checks the values against each other."""
+        for name in ("steps", "batch_size", "evaluate_every", "image_size", "classes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("baseline_steps", "lambda_horizon"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.batch_size % 2:
+            raise ValueError(
+                f"batch_size must be even (half source, half target), got {self.batch_size}"
+            )
+        for name in ("mu0", "input_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("alpha", "beta", "gamma", "weight_decay", "domain_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        for name, valid in (("network", tuple(NETWORKS)), ("normalisation", NORMALISATIONS)):
+            if getattr(self, name) not in valid:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}: expected one of {', '.join(valid)}"
+                )
+
+    def steps_of(self, method: str) -> int:
+        """Returns the number of updates of a method."""
+        return self.steps if method == "dann" else self.baseline_steps or self.steps
+
+
+def config_names() -> tuple[str, ...]:
+    """Returns the names of the experiments."""
+    from experiments import configs
+
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(configs.__path__)))
+
+
+def find_config(name: str) -> tuple[Config, str]:
+    """Returns an experiment's settings and what is said of it.
+
+    Args:
+      name: Name of a module in ``experiments/configs``.
+
+    Returns:
+      The settings, and the module's docstring.
+
+    Raises:
+      ValueError: There is no such experiment; the nearest names are given.
+    """
+    names = config_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(names)}"
+        raise ValueError(f"unknown config {name!r}: {hint}")
+    module = importlib.import_module(f"experiments.configs.{name}")
+    return module.config, module.__doc__

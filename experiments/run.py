@@ -1,0 +1,324 @@
+"""Trains and measures an experiment: python -m experiments.run CONFIG [--keys N] [options].
+
+For each method (source-only, DANN, train-on-target) and each key it trains, evaluates, and
+writes OUTPUT/CONFIG/METHOD.json; the curves go to OUTPUT/CONFIG/curves.png. A run that was cut
+off goes on where it was. --list shows the experiments.
+"""
+
+import dataclasses
+import difflib
+import pathlib
+import shutil
+import sys
+from typing import Annotated
+
+import jax
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dann_jax.objective import chance_domain_loss
+from experiments import config as configs
+from experiments import curves, domains, results, study
+
+__all__ = ["Options", "main"]
+
+PROGRAM = "python -m experiments.run"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to run an experiment, then its settings."""
+
+    config: tyro.conf.OmitArgPrefixes[configs.Config]
+
+    keys: int = 1
+    """Number of PRNG keys to train with."""
+
+    first_key: int = 0
+    """The first of them; the others follow."""
+
+    methods: tuple[str, ...] = configs.METHODS
+    """Which of source-only, dann and train-on-target."""
+
+    output: pathlib.Path = pathlib.Path("runs")
+    """Folder of result files, pictures and checkpoints."""
+
+    overwrite: bool = False
+    """Train anew where there are results, and replace them."""
+
+    data_dir: pathlib.Path | None = None
+    """Folder of prepared data; by default $DANN_JAX_DATA, or ~/.cache/dann_jax."""
+
+    manual_dir: pathlib.Path | None = None
+    """Folder of data files that are already on disk, as their publishers name them."""
+
+    devices: int | None = None
+    """Number of local devices to train on; by default all."""
+
+    checkpoint_every: int = 5_000
+    """Steps between two checkpoints (made after an evaluation)."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+      arguments: Of the command line; None for those of the process.
+
+    Returns:
+      The exit status: 0, or 2 where the arguments or the data are not right.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(highlight=False)
+    if "--list" in arguments:
+        _list(console)
+        return 0
+    help_wanted = bool({"-h", "--help"} & set(arguments))
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    if name is None and not help_wanted:
+        print(
+            f"usage: {PROGRAM} CONFIG [--keys N] [options]\n"
+            f"CONFIG is one of {', '.join(configs.config_names())}; "
+            "--list tells of each, --help of the options",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        settings, about = configs.find_config(name or "digits_digits_m")
+        options = tyro.cli(
+            Annotated[Options, tyro.conf.arg(name="")],
+            args=arguments,
+            default=Options(config=settings),
+            prog=f"{PROGRAM} {name or 'CONFIG'}",
+            description=about if name else __doc__,
+        )
+        _run(name, options, console)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _list(console):
+    for name in configs.config_names():
+        settings, about = configs.find_config(name)
+        pair = f"{settings.source} -> {settings.target}, {settings.steps:,} steps"
+        console.print(f"[bold]{name}[/bold]  ({pair})")
+        console.print("".join(f"  {line}\n" for line in about.strip().splitlines()))
+
+
+def _run(name, options, console):
+    _check(options)
+    devices = _devices(options.devices)
+    config, folder = options.config, options.output / name
+    keys = list(range(options.first_key, options.first_key + options.keys))
+    kept = {}
+    for method in options.methods:
+        kept[method] = _kept(folder / f"{method}.json", config, method, keys, options.overwrite)
+    if options.overwrite:
+        for method in options.methods:
+            shutil.rmtree(folder / method, ignore_errors=True)
+    found = {method: result for method, result in kept.items() if result is not None}
+    for method in found:
+        console.print(f"{method}: {folder / method}.json is there already")
+    if len(found) < len(options.methods):
+        pair = domains.load_pair(
+            config, data_dir=options.data_dir, manual_dir=options.manual_dir
+        )
+        for method in options.methods:
+            if method not in found:
+                found[method] = _method(
+                    name, config, method, keys, pair, folder, devices, options, console
+                )
+    found = {method: found[method] for method in configs.METHODS if method in found}
+    picture = folder / "curves.png"
+    curves.draw(found, chance_domain_loss(config.normalisation), picture)
+    console.print(_table(name, found))
+    files = [str(folder / f"{method}.json") for method in found] + [str(picture)]
+    console.print("written: " + ", ".join(files), soft_wrap=True)
+
+
+def _check(options):
+    if options.keys < 1 or options.first_key < 0 or options.checkpoint_every < 1:
+        raise ValueError(
+            "--keys and --checkpoint-every must be at least 1, --first-key at least 0; got "
+            f"{options.keys}, {options.checkpoint_every} and {options.first_key}"
+        )
+    for method in options.methods:
+        if method not in configs.METHODS:
+            near = difflib.get_close_matches(method, configs.METHODS, n=1, cutoff=0.3)
+            raise ValueError(
+                f"unknown method {method!r}: did you mean {near[0]}?"
+                if near
+                else f"unknown method {method!r}: expected {', '.join(configs.METHODS)}"
+            )
+    if not options.methods or len(set(options.methods)) < len(options.methods):
+        raise ValueError("--methods names each method at most once, and at least one")
+
+
+def _devices(count):
+    devices = jax.local_devices()
+    if count is None:
+        return devices
+    if not 1 <= count <= len(devices):
+        raise ValueError(f"--devices {count}: this process has {len(devices)}")
+    return devices[:count]
+
+
+def _kept(path, config, method, keys, overwrite):
+    """Returns the result that is there and need not be made anew, None if there is none."""
+    if overwrite:
+        return None
+    result = results.read(path)
+    if result is None:
+        return None
+    if result["keys"] == keys and result["resolved_config"] == study.resolved(config, method):
+        return result
+    raise ValueError(
+        f"{path} holds a result with other keys or settings: choose another --output, or "
+        "replace it with --overwrite"
+    )
+
+
+def _method(name, config, method, keys, pair, folder, devices, options, console):
+    records = []
+    for key in keys:
+        with _progress(console) as progress:
+            steps = config.steps_of(method)
+            task = progress.add_task(f"{method} key {key}", total=steps, told="")
+            watch = _Watch(progress, task, console, method, key)
+            records.append(
+                study.train(
+                    config,
+                    method,
+                    key,
+                    pair,
+                    folder / method / f"key_{key}",
+                    devices=devices,
+                    checkpoint_every=options.checkpoint_every,
+                    report=watch,
+                )
+            )
+    result = _result(name, config, method, keys, records, pair, devices)
+    results.write_json(folder / f"{method}.json", result)
+    return result
+
+
+def _progress(console):
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed:,}/{task.total:,}"),
+        TextColumn("{task.fields[told]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class _Watch:
+    """Shows reports of a training: on the bar, and a line for each evaluation."""
+
+    def __init__(self, progress, task, console, method, key):
+        self.progress, self.task, self.console = progress, task, console
+        self.label = f"{method} key {key}"
+
+    def __call__(self, report):
+        m = report.metrics
+        told = f"L_y {m['label_loss']:.3f}"
+        if m["domain_loss"] == m["domain_loss"]:
+            told += (
+                f"  L_d {m['domain_loss']:.3f}  domain acc {m['domain_accuracy']:.2f}"
+                f"  lambda {m['lam']:.3f}"
+            )
+        told += f"  mu {report.mu:.5f}  |f| {m['feature_norm']:.1f}"
+        speed = self.progress.tasks[self.task].speed
+        pace = f"{speed:.1f} step/s" if speed else ""
+        self.progress.update(self.task, completed=report.step, told=f"{pace}  {told}")
+        if report.target_accuracy is not None:
+            self.console.print(
+                f"{self.label} step {report.step:,}: target {report.target_accuracy:.4f}  "
+                f"source {report.source_accuracy:.4f}  {told}  {pace}",
+                soft_wrap=True,
+            )
+        for text in report.warnings:
+            self.console.print(f"[yellow]warning: {text}[/yellow]", soft_wrap=True)
+
+
+def _result(name, config, method, keys, records, pair, devices):
+    accuracy = [record["target_accuracy"] for record in records]
+    mean, std = results.mean_and_std(accuracy)
+    steps = config.steps_of(method)
+    return {
+        "config": name,
+        "method": method,
+        "source": config.source,
+        "target": config.target,
+        "keys": keys,
+        "target_accuracy": accuracy,
+        "mean": mean,
+        "std": std,
+        "source_accuracy": [record["source_accuracy"] for record in records],
+        "selection": "last step",
+        "steps": steps,
+        "batch_size": config.batch_size,
+        "domain_loss": {
+            "normalisation": config.normalisation,
+            "weight": config.domain_weight,
+        }
+        if method == "dann"
+        else None,
+        "device": results.device_kind(devices),
+        "device_count": len(devices),
+        "versions": results.versions(),
+        "data": pair.provenance,
+        "wall_seconds": round(sum(record["wall_seconds"] for record in records), 1),
+        "steps_per_second": round(
+            steps * len(keys) / sum(record["train_seconds"] for record in records), 2
+        ),
+        "warnings": [record["warnings"] for record in records],
+        "curves": [
+            {
+                "training": _columns(record["curves"]),
+                "evaluations": _columns(record["evaluations"]),
+            }
+            for record in records
+        ],
+        "resolved_config": study.resolved(config, method),
+        "command": f"{PROGRAM} {name} --keys {len(keys)}",
+    }
+
+
+def _columns(entries):
+    """Returns a list of rows as columns of numbers, rounded to six digits."""
+    return {
+        name: [e[name] if e[name] is None else float(f"{e[name]:.6g}") for e in entries]
+        for name in entries[0]
+    }
+
+
+def _table(name, found):
+    table = Table(title=f"{name}: accuracy on the target's test images, last step")
+    for column in ("method", "mean", "sd", "keys", "gap covered", "steps", "minutes"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    bounds = [found.get(method) for method in ("source-only", "train-on-target")]
+    for method, result in found.items():
+        gap = None
+        if method == "dann" and None not in bounds:
+            gap = results.gap_covered(result["mean"], *(bound["mean"] for bound in bounds))
+        table.add_row(
+            method,
+            f"{result['mean']:.4f}",
+            "—" if result["std"] is None else f"{result['std']:.4f}",
+            str(len(result["keys"])),
+            "—" if gap is None else f"{gap:.1%}",
+            f"{result['steps']:,}",
+            f"{result['wall_seconds'] / 60:.1f}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""One training of one method with one key, resumable at any checkpoint."""
+
+import dataclasses
+import functools
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dann_jax import checkpoints, evaluation, health, objective, schedules, training
+from experiments import domains, results
+from experiments.config import NETWORKS, Config
+
+__all__ = ["Report", "resolved", "train"]
+
+LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What is told to whoever watches the training."""
+
+    step: int
+    metrics: dict[str, float]  # means over the last steps
+    mu: float
+    source_accuracy: float | None = None  # at evaluations
+    target_accuracy: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def resolved(config: Config, method: str) -> dict[str, Any]:
+    """Returns all that decides the numbers of a run, apart from its key and the versions."""
+    return {"method": method, **dataclasses.asdict(config)}
+
+
+def build(config: Config, method: str, pair: domains.Pair, devices: list[jax.Device]):
+    """Returns the model, its optimiser, the training program and the preprocessing."""
+    model = NETWORKS[config.network](classes=config.classes, dtype=jnp.dtype(config.dtype))
+    steps = config.steps_of(method)
+
+    def mu(step):
+        p = schedules.progress(step, steps)
+        return schedules.mu_p(p, config.mu0, config.alpha, config.beta)
+
+    def lam(step):
+        p = schedules.progress(step, config.lambda_horizon or steps)
+        return schedules.lambda_p(p, config.gamma)
+
+    loss = objective.label_objective
+    if method == "dann":
+        loss = functools.partial(
+            objective.reversed_objective,
+            normalisation=config.normalisation,
+            domain_weight=config.domain_weight,
+        )
+    optimizer = training.make_optimizer(
+        mu, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    preprocess = domains.preprocessing(config, pair, method)
+    arrays = domains.training_arrays(pair, method)
+    program = training.make_train_steps(
+        functools.partial(training.make_update_step, model, optimizer, lam, objective=loss),
+        examples=(len(arrays.source_image), len(arrays.target_image)),
+        batch=(config.batch_size // 2, config.batch_size // 2),
+        preprocess=preprocess.batch,
+        devices=devices,
+    )
+    return model, optimizer, program, preprocess, arrays, mu
+
+
+def train(
+    config: Config,
+    method: str,
+    key: int,
+    pair: domains.Pair,
+    folder: pathlib.Path,
+    *,
+    devices: list[jax.Device],
+    checkpoint_every: int = 5_000,
+    report: Callable[[Report], None] = lambda report: None,
+) -> dict[str, Any]:
+    """Trains one method with one key and returns the record of it.
+
+    The record and the checkpoints lie in ``folder``; a run that was cut off goes on from its
+    last checkpoint with the same numbers as if it had not been.
+
+    Args:
+      config: The experiment.
+      method: ``'source-only'``, ``'dann'`` or ``'train-on-target'``.
+      key: Number of the PRNG key.
+      pair: The images of both domains.
+      folder: Of this run alone.
+      devices: To train on.
+      checkpoint_every: Steps between two checkpoints.
+      report: Called while the training goes on.
+
+    Returns:
+      The record: accuracies at the last step, the curves, warnings and times.
+
+    Raises:
+      ValueError: The folder holds a run with other settings.
+    """
+    settings = resolved(config, method)
+    record = results.read(folder / "record.json")
+    if record is not None and record["settings"] != settings:
+        changed = sorted(k for k in settings if record["settings"].get(k) != settings[k])
+        raise ValueError(
+            f"{folder} holds a run with other settings ({', '.join(changed)}): "
+            "choose another --output, or --overwrite it"
+        )
+    if record is not None and record["finished"]:
+        return record
+
+    steps = config.steps_of(method)
+    model, optimizer, program, preprocess, arrays, mu = build(config, method, pair, devices)
+    init_key, train_key = jax.random.split(jax.random.key(key))
+    sample = jnp.zeros([2, config.image_size, config.image_size, 3])
+    state = training.init_state(model, optimizer, init_key, sample)
+    restored = checkpoints.restore(folder / "checkpoint", state) if record else None
+    if restored is None:
+        record = {
+            "settings": settings,
+            "finished": False,
+            "curves": [],
+            "evaluations": [],
+            "warnings": [],
+            "train_seconds": 0.0,
+            "wall_seconds": 0.0,
+        }
+    else:
+        state = restored
+    done = int(state.step)
+    for name in ("curves", "evaluations", "warnings"):
+        record[name] = [entry for entry in record[name] if entry["step"] <= done]
+    state = training.replicate(state, devices)
+    arrays = _placed(arrays, devices)
+    tests = {
+        "source": (pair.source_test, preprocess.source, 0),
+        "target": (pair.target_test, preprocess.target, 1 if method == "dann" else 0),
+    }
+    clock = _Clock(record)
+    pending = None  # metrics are read one call late, so that reading never holds the device up
+
+    def read():
+        nonlocal pending
+        if pending is None:
+            return None
+        step, metrics = pending
+        pending = None
+        means = {name: float(np.mean(values)) for name, values in metrics._asdict().items()}
+        record["curves"].append({"step": step, **means, "mu": float(mu(step - 1))})
+        report(Report(step=step, metrics=means, mu=record["curves"][-1]["mu"]))
+        return means
+
+    while done < steps:
+        stops = (
+            (done // config.evaluate_every + 1) * config.evaluate_every,
+            (done // LOG_EVERY + 1) * LOG_EVERY,
+            steps,
+        )
+        count = min(stops) - done
+        state, metrics = program(state, arrays, train_key, count)
+        done += count
+        read()
+        pending = done, metrics
+        if done % config.evaluate_every and done < steps:
+            continue
+        means = read()
+        clock.lap("train_seconds")
+        host_state = jax.device_get((state.theta, state.statistics))
+        view = _View(*jax.device_put(host_state, devices[0]))
+        accuracy = {
+            name: evaluation.evaluate(
+                evaluation.predict(
+                    model, view, images.image, preprocess=preprocess_image, domain=domain
+                ),
+                images.label,
+            )
+            for name, (images, preprocess_image, domain) in tests.items()
+        }
+        found = health.symptoms(
+            means, classes=config.classes, normalisation=config.normalisation
+        )
+        record["warnings"] += [{"step": done, "warning": text} for text in found]
+        record["evaluations"].append(
+            {"step": done, **{f"{name}_accuracy": value for name, value in accuracy.items()}}
+        )
+        report(
+            Report(
+                step=done,
+                metrics=means,
+                mu=record["curves"][-1]["mu"],
+                source_accuracy=accuracy["source"],
+                target_accuracy=accuracy["target"],
+                warnings=tuple(found),
+            )
+        )
+        clock.lap()
+        if done < steps and done % checkpoint_every < config.evaluate_every:
+            results.write_json(folder / "record.json", record)
+            checkpoints.save(folder / "checkpoint", jax.device_get(state))
+    last = record["evaluations"][-1]
+    record |= {
+        "finished": True,
+        "source_accuracy": last["source_accuracy"],
+        "target_accuracy": last["target_accuracy"],
+    }
+    checkpoints.save(folder / "state", jax.device_get(state))
+    results.write_json(folder / "record.json", record)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return record
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """What evaluation needs of a state."""
+
+    theta: Any
+    statistics: Any
+
+
+class _Clock:
+    """Adds the seconds since the last lap to a record."""
+
+    def __init__(self, record):
+        self.record, self.last = record, time.perf_counter()
+
+    def lap(self, *names):
+        now = time.perf_counter()
+        for name in (*names, "wall_seconds"):
+            self.record[name] += now - self.last
+        self.last = now
+
+
+def _placed(arrays, devices):
+    """Returns the arrays on the devices, an array that is named twice only once."""
+    placed = {id(a): training.replicate(a, devices) for a in arrays if a is not None}
+    return arrays._replace(
+        **{name: placed[id(a)] for name, a in arrays._asdict().items() if a is not None}
+    )
+

@@ -1,0 +1,23 @@
+"""Four simulated CPU devices and strict shapes, set before JAX is used."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+_FLAG = "--xla_force_host_platform_device_count"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=4".strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# [n, 1] against [n] must be an error, not an [n, n] matrix.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def devices():
+    """Four devices; the tests that need them are skipped where there are fewer."""
+    if jax.local_device_count() < 4:
+        pytest.skip("needs four devices")
+    return jax.local_devices()[:4]
