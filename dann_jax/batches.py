@@ -81,7 +81,9 @@ def batch_indices(
             )
     return BatchIndices(
         *(
-            _domain_indices(jax.random.fold_in(key, d), first_step, steps, examples[d], batch[d])
+            _domain_indices(
+                jax.random.fold_in(key, d), first_step, steps, examples[d], batch[d]
+            )
             for d in (0, 1)
         )
     )

@@ -452,7 +452,7 @@ def office(
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _declared(cls):
     parameters = inspect.signature(cls.__call__).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):

@@ -18,8 +18,8 @@ def reverse_gradient(x: PyTree, lam: float | jax.Array) -> PyTree:
     steps of Eqs. (4)-(6). ``lam`` receives a zero gradient. Reverse mode only: the layer is no
     function whose derivative is -lam, so forward-mode differentiation raises a ``TypeError``.
 
-    >>> jax.grad(lambda x: reverse_gradient(x, 0.5) ** 2)(3.0)  # -0.5 * 2 * 3
-    Array(-3., dtype=float32, weak_type=True)
+    >>> float(jax.grad(lambda x: reverse_gradient(x, 0.5) ** 2)(3.0))  # -0.5 * 2 * 3
+    -3.0
 
     Args:
       x: Pytree of floating-point arrays, any shapes; dtypes are kept, in the gradient too.

@@ -323,6 +323,8 @@ def make_train_steps(
             devices=devices,
         )
 
+    split = NamedSharding(Mesh(np.asarray(devices), ("device",)), PartitionSpec("device"))
+
     @functools.partial(jax.jit, static_argnames="steps")
     def draw(key, first_step, steps):
         return batches.batch_indices(
@@ -332,7 +334,9 @@ def make_train_steps(
     def place(indices):  # [steps, batch] -> what the program takes: devices first, then steps
         if count > 1:
             indices = indices.reshape(len(indices), count, -1).swapaxes(0, 1)
-        return indices if fused else np.asarray(indices)
+        if not fused:
+            return np.asarray(indices)
+        return indices if count == 1 else jax.device_put(indices, split)
 
     def train(state, arrays, key, steps):
         order_key, noise_key = jax.random.split(key)

@@ -6,10 +6,12 @@ import importlib
 import pkgutil
 from typing import Literal
 
+import flax.linen as nn
+
 from dann_jax import networks
 from dann_jax.objective import NORMALISATIONS
 
-__all__ = ["METHODS", "NETWORKS", "Config", "config_names", "find_config"]
+__all__ = ["INITIALISERS", "METHODS", "NETWORKS", "Config", "config_names", "find_config"]
 
 METHODS = ("source-only", "dann", "train-on-target")
 
@@ -18,6 +20,13 @@ NETWORKS = {
     "mnist_batch_norm": networks.mnist_batch_norm,
     "svhn": networks.svhn,
     "gtsrb": networks.gtsrb,
+}
+
+INITIALISERS = {
+    "truncated_normal_0.1": nn.initializers.truncated_normal(0.1),
+    "he_normal": nn.initializers.he_normal(),
+    "lecun_normal": nn.initializers.lecun_normal(),
+    "glorot_uniform": nn.initializers.glorot_uniform(),
 }
 
 
@@ -36,6 +45,11 @@ class Config:
 
     network: Literal["mnist", "mnist_batch_norm", "svhn", "gtsrb"] = "mnist"
     """Network; those of the paper's Fig. 4, and named variants."""
+
+    initialisation: Literal[
+        "default", "truncated_normal_0.1", "he_normal", "lecun_normal", "glorot_uniform"
+    ] = "default"
+    """Of all weights; ``default`` is the network's own."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters are float32."""
@@ -110,7 +124,13 @@ class Config:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        for name, valid in (("network", tuple(NETWORKS)), ("normalisation", NORMALISATIONS)):
+        for name, valid in (
+            ("network", tuple(NETWORKS)),
+            ("normalisation", NORMALISATIONS),
+            ("initialisation", ("default", *INITIALISERS)),
+            ("mean", ("joint", "per_domain")),
+            ("dtype", ("float32", "bfloat16")),
+        ):
             if getattr(self, name) not in valid:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}: expected one of {', '.join(valid)}"

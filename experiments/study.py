@@ -14,7 +14,7 @@ import numpy as np
 
 from dann_jax import checkpoints, evaluation, health, objective, schedules, training
 from experiments import domains, results
-from experiments.config import NETWORKS, Config
+from experiments.config import INITIALISERS, NETWORKS, Config
 
 __all__ = ["Report", "resolved", "train"]
 
@@ -40,7 +40,10 @@ def resolved(config: Config, method: str) -> dict[str, Any]:
 
 def build(config: Config, method: str, pair: domains.Pair, devices: list[jax.Device]):
     """Returns the model, its optimiser, the training program and the preprocessing."""
-    model = NETWORKS[config.network](classes=config.classes, dtype=jnp.dtype(config.dtype))
+    options = {"classes": config.classes, "dtype": jnp.dtype(config.dtype)}
+    if config.initialisation != "default":
+        options["kernel_init"] = INITIALISERS[config.initialisation]
+    model = NETWORKS[config.network](**options)
     steps = config.steps_of(method)
 
     def mu(step):

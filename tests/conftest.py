@@ -21,3 +21,11 @@ def devices():
     if jax.local_device_count() < 4:
         pytest.skip("needs four devices")
     return jax.local_devices()[:4]
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Spends little on optimising compiled programs, for tests that run them once or twice."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -13,6 +13,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from dann_jax import reverse_gradient
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 X = jnp.array([[0.5, -1.0, 2.0], [3.0, 0.25, -0.125], [1.0, 1.0, -2.0], [0.0, 4.0, 0.5]])
 
 
@@ -270,7 +272,9 @@ def test_nnx_grad_of_a_module():
     ],
 )
 def test_x_that_is_not_floating_is_refused(x, found):
-    with pytest.raises(TypeError, match=f"floating-point arrays, got {found}.*pass features as"):
+    with pytest.raises(
+        TypeError, match=f"floating-point arrays, got {found}.*pass features as"
+    ):
         reverse_gradient(x, 1.0)
 
 

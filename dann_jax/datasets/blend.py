@@ -1,4 +1,4 @@
-"""The blend of a digit over a photograph, by which MNIST becomes MNIST-M (section 4 of the paper).
+"""The blend of a digit over a photograph, which makes MNIST-M of MNIST (paper, section 4).
 
 The paper gives I_out = |I1 - I2| for each pixel and channel, with I1 a random patch of a colour
 photograph and I2 the digit. What it leaves open was settled by comparing with the published

@@ -18,11 +18,15 @@ SIZE = 28
 
 _CLASSES = 10
 _TEST_PARTS = 4  # one original in four is held out
-_DIGIT_SIZE = 20  # the height of an unscaled copy, as in MNIST
+_DIGIT_SIZE = 25  # the height of an unscaled copy
 _ANGLE = np.deg2rad(12.0)
 _LOG_SCALE = np.log(1.15)  # scale in [1 / 1.15, 1.15]
-_SHIFT = 2.0  # pixels of the copy
+_SHIFT = 1.5  # pixels of the copy
 _UPSAMPLING = 4
+STROKE = 96
+"""Grey level of an enlarged original at which its strokes end; it is 128 in a copy."""
+
+_CONTRAST = 4.0  # enlarging blurs strokes that were drawn sharp; this draws their edges again
 _BORDER = 3  # black pixels around an original, so that a copy never reaches its edge
 _CHUNK = 500  # copies made at once; bounds the memory
 
@@ -88,7 +92,8 @@ def copies(
 
     A pixel of the copy at offset d from the centre shows the original at offset
     R(-angle) (d - shift) / (scale * 20 / 8). Angle in +-12 degrees, log scale in +-log 1.15 and
-    shift in +-2 pixels along each axis are uniform; so is the original among those of the label.
+    shift in +-2 pixels along each axis are uniform; so is the choice among the originals of the
+    label.
 
     Args:
         source: the originals of the split.
@@ -153,4 +158,5 @@ def _transform(enlarged: np.ndarray, chosen: np.ndarray, draw: np.ndarray) -> np
     flat = enlarged.reshape(-1)
     upper = flat[corner] * (1 - column) + flat[corner + 1] * column
     lower = flat[corner + side] * (1 - column) + flat[corner + side + 1] * column
-    return np.round(upper * (1 - row) + lower * row).astype(np.uint8)
+    grey = upper * (1 - row) + lower * row
+    return np.round(np.clip(128 + _CONTRAST * (grey - STROKE), 0, 255)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What every TFDS builder of this package shares: labelled images, prepared without TensorFlow."""
+"""What the TFDS builders here share: labelled images, prepared without TensorFlow."""
 
 import abc
 import collections
@@ -100,8 +100,9 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
+        # TFDS's own downloads retry for minutes without a network, and warn at each try.
         find = functools.partial(
-            published.find, manual_dir=self.manual_dir, download=dl_manager.download
+            published.find, manual_dir=self.manual_dir, download_dir=dl_manager.download_dir
         )
         return {
             split: self._generate_examples(split, images, labels)
@@ -140,8 +141,8 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
             if got != list(expected) or stored != sum(expected):
                 raise ValueError(
                     f"{self.name}: expected {sum(expected):,} {split} examples with "
-                    f"{list(expected)} per label, got {stored:,} with {got}: check the published "
-                    f"files, or CLASS_COUNTS if the data set was meant to change"
+                    f"{list(expected)} per label, got {stored:,} with {got}: check the "
+                    f"published files, or CLASS_COUNTS if the data set was meant to change"
                 )
 
     def is_prepared(self) -> bool:

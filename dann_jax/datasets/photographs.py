@@ -84,9 +84,7 @@ def bsds500(
             got=f"photographs with SHA-256 {digest.hexdigest()}",
         )
     return {
-        part: tuple(
-            _decode(members[key], path) for key in sorted(members) if key[0] == part
-        )
+        part: tuple(_decode(members[key], path) for key in sorted(members) if key[0] == part)
         for part in counts
     }
 

@@ -1,12 +1,19 @@
-"""Files that others publish: where to find one on disk, where to fetch it, what it must hold."""
+"""Files that others publish: where one lies on disk, where to fetch it, what it must hold."""
 
 import gzip
+import http.client
+import os
+import shutil
+import tempfile
+import urllib.request
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PublishedFile", "find", "mismatch", "unzip"]
+__all__ = ["PublishedFile", "fetch", "find", "mismatch", "unzip"]
+
+
+_TIMEOUT = 30.0  # seconds without an answer or further bytes
 
 
 class PublishedFile(NamedTuple):
@@ -17,18 +24,16 @@ class PublishedFile(NamedTuple):
     urls: tuple[str, ...]  # public addresses, tried in this order
 
 
-def find(
-    file: PublishedFile, *, manual_dir: Path | None, download: Callable[[str], Path]
-) -> Path:
+def find(file: PublishedFile, *, manual_dir: Path | None, download_dir: Path) -> Path:
     """Returns the path of a file: the user's own copy if there is one, else a download.
 
     Args:
         file: which file.
         manual_dir: folder with files already on disk, or None.
-        download: fetches a URL and returns the path of what it fetched.
+        download_dir: where downloads are kept.
 
     Returns:
-        A path that exists.
+        A path that exists. What it holds is for the caller to check.
 
     Raises:
         NotADirectoryError: ``manual_dir`` is given and is not a folder.
@@ -42,22 +47,52 @@ def find(
                 f"{manual_dir}, which is not a folder"
             )
         searched = [manual_dir / file.name, manual_dir / file.folder / file.name]
-        for path in searched:
-            if path.is_file():
-                return path
+    downloaded = download_dir / file.folder / file.name
+    for path in (*searched, downloaded):
+        if path.is_file():
+            return path
     reasons = []
     for url in file.urls:
-        # Whatever a download raises (no network, no such host, wrong checksum, disk full), the
-        # next address is worth a try, and after the last one the user needs all the reasons.
         try:
-            return Path(download(url))
-        except Exception as error:
+            fetch(url, downloaded)
+        # No network, no such host or page, not HTTP, disk full: the next address is worth a
+        # try, and after the last one the user needs all the reasons.
+        except (OSError, http.client.HTTPException) as error:
             reasons.append(f"{url} ({_first_line(error)})")
+        else:
+            return downloaded
     where = f"not found as {' or '.join(map(str, searched))}" if searched else "not on disk"
     raise FileNotFoundError(
         f"{file.name} is {where} and could not be downloaded from {' or '.join(reasons)}: "
         f"put the file in a folder and pass that folder as manual_dir (--manual-dir)"
     )
+
+
+def fetch(url: str, path: Path) -> None:
+    """Downloads a file, which appears under its name only when it is complete.
+
+    Args:
+        url: an address.
+        path: where to put the file; its folder is made.
+
+    Raises:
+        OSError: the address does not answer within half a minute, refuses, or stops early.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with (
+            os.fdopen(handle, "wb") as file,
+            urllib.request.urlopen(url, timeout=_TIMEOUT) as answer,
+        ):
+            shutil.copyfileobj(answer, file)
+            length, got = answer.headers.get("Content-Length"), file.tell()
+        if length is not None and int(length) != got:
+            raise OSError(f"expected {int(length):,} bytes, got {got:,}")
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def mismatch(file: PublishedFile, path: Path, *, expected: str, got: str) -> ValueError:

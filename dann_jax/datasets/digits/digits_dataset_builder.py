@@ -34,12 +34,14 @@ class Builder(image_builder.ImageBuilder):
     SEED = 1
 
     DESCRIPTION = (
-        "Handwritten digits 0 to 9, white on black, 28x28 pixels: 10,000 images to train on and "
-        "2,000 to test on, each a turned, scaled and shifted copy of one of the 1,797 "
+        "Handwritten digits 0 to 9, white on black, 28x28 pixels: 10,000 images to train on "
+        "and 2,000 to test on, each a turned, scaled and shifted copy of one of the 1,797 "
         "handwritten digits that scikit-learn bundles. Train and test share no original."
     )
     CITATION = CITATION
-    HOMEPAGE = "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"
+    HOMEPAGE = (
+        "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"
+    )
     LICENCE = "Creative Commons Attribution 4.0 International (CC BY 4.0)"
 
     def _image_sets(self, find):

@@ -1,5 +1,6 @@
 """TFDS builder of the embedded target domain: handwritten digits blended over photographs."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +11,8 @@ from dann_jax.datasets.digits import digits_dataset_builder
 
 __all__ = ["Builder", "images"]
 
-_THRESHOLD = 96  # half of white is the edge of a blurred stroke; less keeps thin ones whole
+_EXPOSURE = (0.3, 1.0)  # of a patch, relative to its photograph
+_THRESHOLD = 127  # where a stroke of a copy ends, see handwriting.STROKE
 
 
 class Builder(image_builder.ImageBuilder):
@@ -32,8 +34,8 @@ class Builder(image_builder.ImageBuilder):
 
     DESCRIPTION = (
         "Handwritten digits 0 to 9 blended over patches of two colour photographs by the "
-        "absolute difference of each pixel and channel, 28x28 pixels: 10,000 images to train on "
-        "and 2,000 to test on. Digits and photographs are those that scikit-learn bundles."
+        "absolute difference of each pixel and channel, 28x28 pixels: 10,000 images to train "
+        "on and 2,000 to test on. Digits and photographs are those that scikit-learn bundles."
     )
     CITATION = digits_dataset_builder.CITATION
     HOMEPAGE = "https://scikit-learn.org/stable/datasets.html"
@@ -66,6 +68,21 @@ def images(split: str, start: int, stop: int, *, seed: int) -> tuple[np.ndarray,
     source = handwriting.originals(split)
     digit, label = handwriting.copies(source, seed=seed, split=split, start=start, stop=stop)
     pictures = photographs.bundled()[split]
-    draw = draws.uniform(seed, f"{split} patches", start, stop, count=3)
-    patches = np.stack([blend.patch(pictures, d, handwriting.SIZE) for d in draw])
+    draw = draws.uniform(seed, f"{split} patches", start, stop, count=5)
+    patches = np.stack([blend.patch(pictures, d[:3], handwriting.SIZE) for d in draw])
+    patches = _vary(patches, draw[:, 3:])
     return blend.blend(patches, blend.binarise(digit, threshold=_THRESHOLD)), label
+
+
+def _vary(patches: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """Returns patches under another exposure and with their colour channels in another order.
+
+    Two photographs have few backgrounds, where a natural collection has dark and light ones of
+    any colour.
+    """
+    low, high = _EXPOSURE
+    exposure = low + (high - low) * draw[:, 0]
+    exposed = np.round(patches * exposure[:, None, None, None]).astype(np.uint8)
+    orders = np.array(list(itertools.permutations(range(3))))
+    order = orders[draws.choice(draw[:, 1], len(orders))]
+    return np.take_along_axis(exposed, order[:, None, None, :], axis=-1)

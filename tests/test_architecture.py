@@ -1,0 +1,144 @@
+"""What may import what, and what every module promises."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import os
+import pathlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import dann_jax
+
+ROOT = pathlib.Path(dann_jax.__file__).parent
+CORE = sorted(
+    name
+    for _, name, is_package in pkgutil.iter_modules(dann_jax.__path__)
+    if not is_package and not name.startswith("_")
+)
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imported(path):
+    """Absolute names of all that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {path}"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules_of(name):
+    """The modules of the package that one of them imports."""
+    parts = {
+        n.split(".")[1] for n in imported(ROOT / f"{name}.py") if n.startswith("dann_jax.")
+    }
+    return parts & set(CORE)
+
+
+def test_importing_the_library_imports_no_optional_package():
+    heavy = (
+        "tensorflow tensorflow_datasets sklearn matplotlib orbax.checkpoint PIL".split()
+    )
+    code = (
+        "import sys, dann_jax; "
+        f"print(*[m for m in {heavy!r} if m in sys.modules], "
+        "*[m for m in sys.modules if m.startswith('dann_jax.datasets')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT.parent)},
+        check=True,
+    )
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_library_imports_neither_experiments_nor_tests(path):
+    assert not {n for n in imported(path) if n.split(".")[0] in ("experiments", "tests")}
+
+
+def test_the_arrows_between_modules_point_one_way():
+    below = {
+        "reversal": set(),
+        "schedules": set(),
+        "batches": set(),
+        "compilation": set(),
+        "checkpoints": set(),
+        "objective": {"reversal", "batches"},
+        "health": {"objective"},
+        "networks": {"objective"},
+        "evaluation": {"compilation", "networks"},
+        "training": {"batches", "compilation", "networks", "objective"},
+    }
+    assert set(below) <= set(CORE)
+    for name, allowed in below.items():
+        assert modules_of(name) <= allowed, name
+
+
+def test_core_modules_do_not_know_the_datasets():
+    for name in CORE:
+        assert not {n for n in imported(ROOT / f"{name}.py") if "dann_jax.datasets" in n}, name
+
+
+def test_no_module_is_named_after_nothing():
+    nothing = {"utils", "util", "helpers", "common", "misc", "core", "tools"}
+    for path in FILES:
+        assert not nothing & {part.removesuffix(".py") for part in path.parts[-3:]}, path
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_every_public_name_exists_and_is_documented(name):
+    module = importlib.import_module(f"dann_jax.{name}")
+    assert module.__doc__ and module.__all__
+    assert list(module.__all__) == sorted(set(module.__all__))
+    for public in module.__all__:
+        value = getattr(module, public)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert inspect.getdoc(value), public
+            assert value.__module__ == module.__name__, f"{public} is defined elsewhere"
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_no_public_definition_is_missing_from_all(name):
+    """A function or class that other modules of the library import by name has to be public."""
+    others = [path for path in FILES if path.stem != name]
+    module = importlib.import_module(f"dann_jax.{name}")
+    used = {n for path in others for n in imported(path) if n.startswith(f"dann_jax.{name}.")}
+    private = {n.split(".")[2] for n in used if n.split(".")[2].startswith("_")}
+    assert not private
+    assert all(hasattr(module, n.split(".")[2]) for n in used)
+
+
+def test_every_name_of_the_package_exists():
+    assert list(dann_jax.__all__) == sorted(set(dann_jax.__all__))
+    for name in dann_jax.__all__:
+        assert inspect.getdoc(getattr(dann_jax, name)), name
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_examples_in_the_docstrings_run(name):
+    assert doctest.testmod(importlib.import_module(f"dann_jax.{name}")).failed == 0
+
+
+def test_the_closed_forms_have_examples():
+    finder = doctest.DocTestFinder()
+    tested = {
+        test.name
+        for name in CORE
+        for test in finder.find(importlib.import_module(f"dann_jax.{name}"))
+        if test.examples
+    }
+    for name in ("reversal.reverse_gradient", "objective.label_loss", "objective.domain_loss"):
+        assert f"dann_jax.{name}" in tested
+    for name in ("schedules.lambda_p", "schedules.mu_p"):
+        assert f"dann_jax.{name}" in tested

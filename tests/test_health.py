@@ -1,0 +1,64 @@
+"""A healthy training shows no symptom; each way to fail is named."""
+
+import math
+import re
+
+import pytest
+
+from dann_jax.health import symptoms
+
+HEALTHY = {
+    "label_loss": 0.2,
+    "label_accuracy": 0.95,
+    "domain_loss": 0.54,
+    "domain_accuracy": 0.7,
+    "feature_norm": 12.0,
+    "lam": 0.9,
+}
+SOURCE_ONLY = {"domain_loss": math.nan, "domain_accuracy": math.nan}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"domain_loss": 0.693, "domain_accuracy": 0.5},  # G_d at chance: the aim
+        {"domain_loss": 0.02, "domain_accuracy": 1.0, "lam": 0.1},  # lambda is not yet at work
+        {"label_loss": 2.3, "lam": 0.0},  # the first steps are at chance
+        SOURCE_ONLY,
+    ],
+)
+def test_a_healthy_training_has_no_symptoms(change):
+    assert symptoms(HEALTHY | change, classes=10) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"label_loss": math.nan}, "diverged"),
+        ({"label_loss": math.inf} | SOURCE_ONLY, "diverged"),
+        ({"feature_norm": math.inf}, "diverged"),
+        ({"domain_loss": math.inf}, "diverged"),
+        ({"domain_loss": math.nan}, "diverged"),
+        ({"label_loss": 2.30}, "the features have collapsed: L_y 2.30 .* chance value 2.30"),
+        ({"label_loss": 2.30} | SOURCE_ONLY, "the features have collapsed"),
+        ({"domain_loss": 0.02}, "the domain classifier wins: L_d 0.020, 3% of its chance"),
+    ],
+)
+def test_each_failure_has_its_sentence(change, sentence):
+    found = symptoms(HEALTHY | change, classes=10)
+    assert len(found) == 1
+    assert re.search(sentence, found[0])
+
+
+def test_the_chance_values_are_those_of_the_task():
+    # ln 43 = 3.76 and 2 ln 2 = 1.386: neither 2.3 nor .1 is a sign there.
+    assert symptoms(HEALTHY | {"label_loss": 2.3}, classes=43) == []
+    low = HEALTHY | {"domain_loss": 0.1}
+    assert symptoms(low, classes=10) == []
+    assert len(symptoms(low, classes=10, normalisation="sum_of_means")) == 1
+
+
+def test_two_failures_are_both_named():
+    both = HEALTHY | {"label_loss": 2.3, "domain_loss": 0.01}
+    assert len(symptoms(both, classes=10)) == 2

@@ -1,0 +1,433 @@
+"""The update and its wrappers: one or four devices, fused or not, resumed or not."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dann_jax import (
+    DannModel,
+    DomainArrays,
+    DomainBatch,
+    PureFunction,
+    TrainState,
+    checkpoints,
+    init_state,
+    label_objective,
+    lambda_p,
+    make_optimizer,
+    make_train_steps,
+    make_update_step,
+    mu_p,
+    progress,
+    replicate,
+    reversed_objective,
+)
+from dann_jax.networks import DomainBatchNorm, FullyConnected
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(5)
+STEPS = 20
+SIZES = {"examples": (20, 12), "batch": (8, 8)}
+
+
+class Features(nn.Module):
+    """Dense features of flattened images, with batch norm per domain and dropout if asked."""
+
+    keep: float = 1.0
+    statistics: str | None = None
+
+    @nn.compact
+    def __call__(self, x, *, train=False, domain=None, axis_name=None):
+        x = nn.Dense(6, name="dense")(x.reshape(len(x), -1))
+        if self.statistics is not None:
+            norm = DomainBatchNorm(self.statistics, name="norm")
+            x = norm(x, train=train, domain=domain, axis_name=axis_name)
+        x = jnp.tanh(x)
+        return nn.Dropout(1.0 - self.keep, deterministic=not train)(x)
+
+
+MODEL = DannModel(
+    feature_extractor=Features(),
+    label_predictor=FullyConnected((), 3),
+    domain_classifier=FullyConnected((5,), 1),
+)
+NORMED = dataclasses.replace(MODEL, feature_extractor=Features(statistics="per_domain"))
+NOISY = dataclasses.replace(MODEL, feature_extractor=Features(keep=0.5))
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    random = np.random.default_rng(0)
+    return DomainArrays(
+        random.integers(0, 200, [20, 2, 2, 1]).astype(np.uint8),
+        random.integers(0, 3, 20).astype(np.int32),
+        random.integers(50, 255, [12, 2, 2, 1]).astype(np.uint8),
+    )
+
+
+def preprocess(batch):
+    def scale(x):
+        return (x.astype(jnp.float32) - 100.0) / 100.0
+
+    return batch._replace(
+        source_image=scale(batch.source_image), target_image=scale(batch.target_image)
+    )
+
+
+def lam(step):
+    return lambda_p(progress(step, STEPS))
+
+
+def optimizer(**options):
+    return make_optimizer(lambda step: mu_p(progress(step, STEPS), mu0=0.1), **options)
+
+
+@functools.cache
+def _start(model):
+    state = jax.jit(lambda: init_state(model, optimizer(), KEY, jnp.zeros([2, 2, 2, 1])))()
+    return jax.tree.map(np.array, state)
+
+
+def start(model=MODEL, count=1):
+    """The first state, on ``count`` devices; a new copy each time, as programs delete it."""
+    return replicate(jax.tree.map(np.copy, _start(model)), jax.devices()[:count])
+
+
+def program(model=MODEL, count=1, objective=reversed_objective, **options):
+    return make_train_steps(
+        functools.partial(make_update_step, model, optimizer(), lam, objective=objective),
+        preprocess=preprocess,
+        devices=jax.devices()[:count],
+        **SIZES | options,
+    )
+
+
+cached_program = functools.cache(program)  # to compile each but once
+
+
+def close(a, b, rtol=1e-4, atol=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def a_batch(key=0):
+    keys = jax.random.split(jax.random.key(key), 2)
+    return DomainBatch(
+        jax.random.normal(keys[0], [8, 2, 2, 1]),
+        jnp.arange(8) % 3,
+        jax.random.normal(keys[1], [8, 2, 2, 1]) + 0.5,
+    )
+
+
+# --- one trace ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("fused", [False, True])
+def test_one_trace_over_five_steps_while_lambda_and_mu_change(count, fused, devices, arrays):
+    traces = 0
+
+    def counted(*args, **kwargs):
+        nonlocal traces
+        traces += 1
+        return reversed_objective(*args, **kwargs)
+
+    train = program(count=count, objective=counted, fused=fused)
+    state, arrays = start(count=count), replicate(arrays, devices[:count])
+    seen = []
+    for _ in range(5):
+        state, metrics = train(state, arrays, KEY, 1)
+        seen.append(float(metrics.lam[0]))
+    assert traces == 1
+    np.testing.assert_allclose(seen, [lam(t) for t in range(5)], rtol=1e-5)
+    assert len(set(seen)) == 5 and int(state.step) == 5
+
+
+def test_mu_is_that_of_the_step():
+    # Without momentum the size of the step is mu times that of the gradient.
+    options = optimizer(momentum=0.0)
+    state = init_state(MODEL, options, KEY, jnp.zeros([2, 2, 2, 1]))
+    update = jax.jit(make_update_step(MODEL, options, lambda step: 1.0))
+    gradients = []
+    for t in range(3):
+        new, _ = update(state, a_batch(), KEY)
+        mu = mu_p(progress(t, STEPS), mu0=0.1)
+        gradient = jax.tree.map(lambda a, b, mu=mu: (a - b) / mu, state.theta, new.theta)
+        gradients.append(gradient)
+        state = new.replace(theta=state.theta)  # the same place, one step later
+    close(gradients[0], gradients[1], atol=1e-4)
+    close(gradients[0], gradients[2], atol=1e-4)
+
+
+# --- one device is four devices ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [MODEL, NORMED], ids=["plain", "batch norm"])
+def test_one_device_equals_four(model, devices, arrays):
+    one, one_metrics = cached_program(model)(
+        start(model), replicate(arrays, devices[:1]), KEY, 10
+    )
+    four, four_metrics = cached_program(model, 4)(
+        start(model, 4), replicate(arrays, devices), KEY, 10
+    )
+    assert int(four.step) == 10
+    close(one, four)
+    close(one_metrics, four_metrics)
+
+
+def test_every_shard_of_the_new_state_is_equal(devices, arrays):
+    state, metrics = cached_program(NORMED, 4)(
+        start(NORMED, 4), replicate(arrays, devices), KEY, 5
+    )
+    for leaf in jax.tree.leaves((state, metrics)):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == 4
+        for shard in shards[1:]:
+            np.testing.assert_array_equal(shard, shards[0])
+
+
+def split(batch):
+    return jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
+
+
+@pytest.mark.parametrize("model", [MODEL, NORMED], ids=["plain", "batch norm"])
+@pytest.mark.parametrize("objective", [reversed_objective, label_objective])
+def test_one_device_equals_a_mapped_axis_with_weights(model, objective):
+    """``out_axes=None`` under vmap also proves that nothing is left unaveraged."""
+    batch = a_batch()._replace(source_weight=jnp.array([1.0, 1, 0, 2, 0, 0, 1, 1]))
+    if objective is reversed_objective:
+        batch = batch._replace(target_label=jnp.array([-1, -1, 0, 1, -1, 2, 2, -1]))
+    state = start(model)
+    make = functools.partial(make_update_step, model, optimizer(), lam, objective=objective)
+    one, seen = jax.jit(make())(state, batch, KEY)
+    mapped = jax.vmap(
+        make(axis_name="device"), in_axes=(None, 0, None), out_axes=None, axis_name="device"
+    )
+    four, seen_by_four = jax.jit(mapped)(state, split(batch), KEY)
+    close(one, four)
+    close(seen.label_loss, seen_by_four.label_loss)
+    close(seen.domain_loss, seen_by_four.domain_loss)
+
+
+def test_an_update_that_does_not_average_is_found_out():
+    forgetful = make_update_step(MODEL, optimizer(), lam, axis_name=None)
+    mapped = jax.vmap(forgetful, in_axes=(None, 0, None), out_axes=None, axis_name="device")
+    with pytest.raises(ValueError, match="out_axes"):
+        jax.eval_shape(mapped, start(), split(a_batch()), KEY)
+
+
+@pytest.mark.parametrize(("batch", "name"), [((30, 8), "source"), ((8, 10), "target")])
+def test_a_batch_that_does_not_split_is_refused(batch, name, devices):
+    size = max(batch)
+    with pytest.raises(
+        ValueError,
+        match=f"batch of {size} {name} examples cannot be split over 4 devices: "
+        "make the batch size a multiple of 4",
+    ):
+        program(count=4, batch=batch)
+
+
+# --- many steps a call -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_fused_steps_equal_single_steps(count, devices, arrays):
+    arrays = replicate(arrays, devices[:count])
+    single = cached_program(NORMED, count)(start(NORMED, count), arrays, KEY, 5)
+    fused = program(NORMED, count, fused=True)(start(NORMED, count), arrays, KEY, 5)
+    close(single, fused)
+    assert single[1].label_loss.shape == fused[1].label_loss.shape == (5,)
+
+
+def test_steps_in_one_call_equal_steps_in_several(arrays):
+    train = cached_program(NOISY)
+    arrays = replicate(arrays, jax.devices()[:1])
+    once, seen = train(start(NOISY), arrays, KEY, 10)
+    state, first = train(start(NOISY), arrays, KEY, 5)
+    state, rest = train(state, arrays, KEY, 5)
+    equal(once, state)
+    equal(seen.label_loss, np.concatenate([first.label_loss, rest.label_loss]))
+
+
+def test_a_resumed_run_is_bit_exact(arrays, tmp_path):
+    model = dataclasses.replace(NORMED, label_predictor=FullyConnected((4,), 3, keep=0.5))
+    train = program(model)
+    arrays = replicate(arrays, jax.devices()[:1])
+    straight, _ = train(start(model), arrays, KEY, 10)
+    half, _ = train(start(model), arrays, KEY, 5)
+    checkpoints.save(tmp_path / "run", half)
+    restored = checkpoints.restore(tmp_path / "run", start(model))
+    assert isinstance(restored, TrainState) and int(restored.step) == 5
+    resumed, _ = train(restored, arrays, KEY, 5)
+    equal(straight, resumed)
+
+
+def test_the_state_is_donated_and_the_data_are_not(arrays):
+    train = cached_program()
+    arrays = replicate(arrays, jax.devices()[:1])
+    state = start()
+    new, _ = train(state, arrays, KEY, 1)
+    # The step count is read and not overwritten in place on all backends; the weights are.
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.theta))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, arrays)))
+
+
+def test_vmap_over_keys_equals_single_runs():
+    keys = jax.random.split(KEY, 3)
+    update = make_update_step(NOISY, optimizer(), lam)
+
+    def run(key):
+        state = init_state(NOISY, optimizer(), key, jnp.zeros([2, 2, 2, 1]))
+        return jax.lax.scan(lambda s, _: update(s, a_batch(), key), state, length=4)
+
+    together = jax.jit(jax.vmap(run))(keys)
+    alone = jax.jit(run)
+    for i, key in enumerate(keys):
+        close(jax.tree.map(lambda x, i=i: x[i], together), alone(key))
+
+
+# --- noise -------------------------------------------------------------------------------
+
+
+def test_dropout_depends_on_the_step_and_not_on_the_order_of_calls():
+    update = jax.jit(make_update_step(NOISY, optimizer(), lambda step: 1.0))
+    state = start(NOISY)
+    later = state.replace(step=state.step + 1)
+    first = update(state, a_batch(), KEY)[0].theta
+    other = update(later, a_batch(), KEY)[0].theta
+    equal(first, update(state, a_batch(), KEY)[0].theta)
+    for changed in (other, update(state, a_batch(), jax.random.key(6))[0].theta):
+        assert np.any(
+            np.asarray(first["f"]["dense"]["kernel"] != changed["f"]["dense"]["kernel"])
+        )
+
+
+def test_dropout_differs_between_devices():
+    shard = jax.tree.map(lambda x: x[None, :2], a_batch())
+
+    def after(model, count):
+        copies = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), shard)
+        update = make_update_step(model, optimizer(), lam, axis_name="device")
+        mapped = jax.vmap(update, in_axes=(None, 0, None), out_axes=None, axis_name="device")
+        return jax.jit(mapped)(start(model), copies, KEY)[0].theta["f"]["dense"]["kernel"]
+
+    # The same examples on each device: without noise the mean gradient is that of one device,
+    # and with it only if the masks were the same.
+    close(after(MODEL, 4), after(MODEL, 1))
+    assert np.max(np.abs(after(NOISY, 4) - after(NOISY, 1))) > 1e-4
+
+
+# --- objectives and optimiser ------------------------------------------------------------
+
+
+def test_source_only_training_leaves_the_domain_classifier_unchanged(arrays):
+    state = start()
+    before = jax.tree.map(np.array, state.theta)
+    train = program(objective=label_objective)
+    state, metrics = train(state, replicate(arrays, jax.devices()[:1]), KEY, 5)
+    equal(state.theta["d"], before["d"])
+    assert np.any(
+        np.asarray(state.theta["f"]["dense"]["kernel"]) != before["f"]["dense"]["kernel"]
+    )
+    assert np.all(np.isnan(metrics.domain_loss)) and np.all(np.isnan(metrics.domain_accuracy))
+    assert np.all(np.isfinite(metrics.label_loss))
+
+
+def test_source_only_training_moves_the_source_statistics_alone():
+    update = jax.jit(make_update_step(NORMED, optimizer(), lam, objective=label_objective))
+    state = start(NORMED)
+    new, _ = update(state, a_batch(), KEY)
+    old, new = (s.statistics["f"]["batch_stats"]["norm"] for s in (state, new))
+    assert np.any(np.asarray(new["source"]["mean"]) != np.asarray(old["source"]["mean"]))
+    equal(new["target"], old["target"])
+
+
+def test_metrics_worked_by_hand():
+    # G_f keeps the first two values, the logits are (f1, f2) and the domain logit is f1.
+    take = DannModel(
+        feature_extractor=PureFunction(lambda key, x: {}, lambda theta, x: x[:, :2]),
+        label_predictor=PureFunction(lambda key, f: {}, lambda theta, f: f),
+        domain_classifier=PureFunction(lambda key, f: {}, lambda theta, f: f[:, 0]),
+    )
+    batch = DomainBatch(
+        source_image=jnp.array([[3.0, 4.0], [0.0, -5.0]]),  # classes 1 and 0, norms 5 and 5
+        source_label=jnp.array([1, 1]),  # right, wrong
+        target_image=jnp.array([[-6.0, 8.0], [12.0, 5.0]]),  # norms 10 and 13
+        target_label=jnp.array([-1, 0]),  # unknown, right
+    )
+    state = init_state(take, optimizer(), KEY, batch.source_image)
+    _, metrics = make_update_step(take, optimizer(), lambda step: 0.25)(state, batch, KEY)
+    np.testing.assert_allclose(metrics.label_accuracy, 2 / 3, rtol=1e-6)
+    # Domain logits 3 (source, wrong), 0 (source, right), -6 (target, wrong), 12 (right).
+    np.testing.assert_allclose(metrics.domain_accuracy, 0.5)
+    np.testing.assert_allclose(metrics.feature_norm, (5 + 5 + 10 + 13) / 4, rtol=1e-6)
+    assert metrics.lam == 0.25
+
+
+def test_learning_rate_factors_scale_each_parameter_by_its_path():
+    seen = []
+
+    def factors(path):
+        seen.append(path)
+        new_layer = 10.0 if path[0] in "yd" else 1.0
+        return new_layer * (2.0 if path[-1] == "bias" else 1.0)
+
+    def step_of(**options):
+        chosen = make_optimizer(0.1, **options)
+        state = init_state(MODEL, chosen, KEY, jnp.zeros([2, 2, 2, 1]))
+        update = jax.jit(make_update_step(MODEL, chosen, lambda step: 1.0))
+        moved = []
+        for _ in range(2):  # the second step has momentum in it
+            new, _ = update(state, a_batch(), KEY)
+            moved.append(jax.tree.map(lambda a, b: a - b, new.theta, state.theta))
+            state = new.replace(theta=state.theta)
+        return moved
+
+    for scaled, plain in zip(step_of(factors=factors), step_of(), strict=True):
+        close(scaled["f"]["dense"]["kernel"], plain["f"]["dense"]["kernel"])
+        close(scaled["f"]["dense"]["bias"], 2 * plain["f"]["dense"]["bias"])
+        close(scaled["y"]["logits"]["kernel"], 10 * plain["y"]["logits"]["kernel"])
+        close(scaled["d"]["fc1"]["dense"]["bias"], 20 * plain["d"]["fc1"]["dense"]["bias"])
+    assert ("d", "fc1", "dense", "bias") in seen
+
+
+def test_weight_decay_shrinks_weights_and_not_biases():
+    chosen = make_optimizer(0.1, weight_decay=0.5)
+    theta = {"kernel": jnp.full([2, 2], 3.0), "bias": jnp.full([2], 3.0)}
+    updates, _ = chosen.update(jax.tree.map(jnp.zeros_like, theta), chosen.init(theta), theta)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5 * 3.0 * np.ones([2, 2]), rtol=1e-6)
+    np.testing.assert_array_equal(updates["bias"], np.zeros(2))
+
+
+def test_nesterov_looks_one_step_ahead():
+    # Gradient 1 twice at mu = 1, momentum .5: v = 1, 1.5; steps .5 v + 1 = 1.5, 1.75.
+    chosen = make_optimizer(1.0, momentum=0.5, nesterov=True)
+    theta, moved = jnp.zeros([]), []
+    state = chosen.init(theta)
+    for _ in range(2):
+        update, state = chosen.update(jnp.ones([]), state, theta)
+        moved.append(float(update))
+    np.testing.assert_allclose(moved, [-1.5, -1.75])
+
+
+def test_init_state_uses_the_shape_of_the_image_only_and_a_key_a_part():
+    some = init_state(MODEL, optimizer(), KEY, jnp.zeros([2, 2, 2, 1]))
+    equal(some.theta, init_state(MODEL, optimizer(), KEY, jnp.ones([5, 2, 2, 1])).theta)
+    same = dataclasses.replace(
+        MODEL,
+        feature_extractor=FullyConnected((), 4),
+        label_predictor=FullyConnected((), 4),
+        domain_classifier=FullyConnected((), 4),
+    )
+    theta = init_state(same, optimizer(), KEY, jnp.zeros([2, 4])).theta
+    kernels = [np.asarray(theta[part]["logits"]["kernel"]) for part in "fyd"]
+    assert np.any(kernels[0] != kernels[1]) and np.any(kernels[1] != kernels[2])
