@@ -72,7 +72,7 @@ def batch_indices(
     for name, size, count in zip(("source", "target"), examples, batch, strict=True):
         if size < 1 or count < 1:
             raise ValueError(
-                f"the {name} has {size} examples and {count} a batch: expected at least 1 of each"
+                f"the {name} has {size} examples and {count} a batch: expected at least 1 each"
             )
         if size * (count % size) >= 2**32:
             raise ValueError(
@@ -81,9 +81,7 @@ def batch_indices(
             )
     return BatchIndices(
         *(
-            _domain_indices(
-                jax.random.fold_in(key, d), first_step, steps, examples[d], batch[d]
-            )
+            _domain_indices(jax.random.fold_in(key, d), first_step, steps, examples[d], batch[d])
             for d in (0, 1)
         )
     )

@@ -168,10 +168,9 @@ class DomainBatchNorm(nn.Module):
                         f"per-domain statistics of a joint batch of {x.shape[0]} examples: "
                         "expected as many source as target examples"
                     )
-                x = jnp.concatenate([f(h) for f, h in zip((source, target), jnp.split(x, 2))])
-        scale, bias = (
-            p.astype(x.dtype).reshape([1] * (x.ndim - 1) + [-1]) for p in (scale, bias)
-        )
+                halves = jnp.split(x, 2)
+                x = jnp.concatenate([source(halves[0]), target(halves[1])])
+        scale, bias = (p.astype(x.dtype).reshape([1] * (x.ndim - 1) + [-1]) for p in (scale, bias))
         return x * scale + bias
 
 
@@ -229,9 +228,7 @@ class Hidden(nn.Module):
     @nn.compact
     def __call__(self, x, *, train=False):
         """Returns activations ``[n, features]``."""
-        x = nn.Dense(
-            self.features, kernel_init=self.kernel_init, dtype=self.dtype, name="dense"
-        )(x)
+        x = nn.Dense(self.features, kernel_init=self.kernel_init, dtype=self.dtype, name="dense")(x)
         return _dropout(nn.relu(x), self.keep, train, "drop")
 
 
@@ -359,9 +356,7 @@ def svhn(
         Convolution(128, 5, keep=0.5),
     )
     return DannModel(
-        feature_extractor=ConvolutionalFeatures(
-            layers, padding="SAME", input_keep=0.9, **shared
-        ),
+        feature_extractor=ConvolutionalFeatures(layers, padding="SAME", input_keep=0.9, **shared),
         label_predictor=FullyConnected((3072, 2048), classes, keep=0.5, **shared),
         domain_classifier=FullyConnected((1024, 1024), 1, **shared),
         max_norm=4.0,

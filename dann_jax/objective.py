@@ -285,9 +285,7 @@ def label_objective(
 def _joint(batch):
     """Returns images and domains of all N examples, labels of the labelled part, weights."""
     n_source, n_target = len(batch.source_image), len(batch.target_image)
-    x = jax.tree.map(
-        lambda s, t: jnp.concatenate([s, t]), batch.source_image, batch.target_image
-    )
+    x = jax.tree.map(lambda s, t: jnp.concatenate([s, t]), batch.source_image, batch.target_image)
     d = jnp.concatenate(
         [jnp.full([n_source], SOURCE, jnp.int32), jnp.full([n_target], TARGET, jnp.int32)]
     )
@@ -327,8 +325,7 @@ def _mean(losses, weights, axis_name):
         return jnp.mean(losses)
     if weights.shape != losses.shape:
         raise ValueError(
-            f"expected one weight for each example {list(losses.shape)}, "
-            f"got {list(weights.shape)}"
+            f"expected one weight for each example {list(losses.shape)}, got {list(weights.shape)}"
         )
     weights = weights.astype(losses.dtype)
     total = jnp.sum(weights)

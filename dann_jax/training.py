@@ -327,9 +327,7 @@ def make_train_steps(
 
     @functools.partial(jax.jit, static_argnames="steps")
     def draw(key, first_step, steps):
-        return batches.batch_indices(
-            key, first_step, steps=steps, examples=examples, batch=batch
-        )
+        return batches.batch_indices(key, first_step, steps=steps, examples=examples, batch=batch)
 
     def place(indices):  # [steps, batch] -> what the program takes: devices first, then steps
         if count > 1:

@@ -124,9 +124,7 @@ def _run(name, options, console):
     for method in found:
         console.print(f"{method}: {folder / method}.json is there already")
     if len(found) < len(options.methods):
-        pair = domains.load_pair(
-            config, data_dir=options.data_dir, manual_dir=options.manual_dir
-        )
+        pair = domains.load_pair(config, data_dir=options.data_dir, manual_dir=options.manual_dir)
         for method in options.methods:
             if method not in found:
                 found[method] = _method(

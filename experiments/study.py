@@ -186,9 +186,7 @@ def train(
             )
             for name, (images, preprocess_image, domain) in tests.items()
         }
-        found = health.symptoms(
-            means, classes=config.classes, normalisation=config.normalisation
-        )
+        found = health.symptoms(means, classes=config.classes, normalisation=config.normalisation)
         record["warnings"] += [{"step": done, "warning": text} for text in found]
         record["evaluations"].append(
             {"step": done, **{f"{name}_accuracy": value for name, value in accuracy.items()}}
@@ -246,4 +244,3 @@ def _placed(arrays, devices):
     return arrays._replace(
         **{name: placed[id(a)] for name, a in arrays._asdict().items() if a is not None}
     )
-

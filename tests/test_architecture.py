@@ -37,16 +37,12 @@ def imported(path):
 
 def modules_of(name):
     """The modules of the package that one of them imports."""
-    parts = {
-        n.split(".")[1] for n in imported(ROOT / f"{name}.py") if n.startswith("dann_jax.")
-    }
+    parts = {n.split(".")[1] for n in imported(ROOT / f"{name}.py") if n.startswith("dann_jax.")}
     return parts & set(CORE)
 
 
 def test_importing_the_library_imports_no_optional_package():
-    heavy = (
-        "tensorflow tensorflow_datasets sklearn matplotlib orbax.checkpoint PIL".split()
-    )
+    heavy = "tensorflow tensorflow_datasets sklearn matplotlib orbax.checkpoint PIL".split()
     code = (
         "import sys, dann_jax; "
         f"print(*[m for m in {heavy!r} if m in sys.modules], "

@@ -384,9 +384,7 @@ def test_idx_refuses_what_is_not_whole_or_not_bytes(content):
 def test_wrong_class_counts_fail_the_preparation(tmp_path, manual_dir, monkeypatch):
     counts = class_counts({"train": [3, 1, 4, 1, 5, 8], "test": LABELS["test"]})
     monkeypatch.setattr(mnist_dataset_builder.Builder, "CLASS_COUNTS", counts)
-    with pytest.raises(
-        ValueError, match="mnist: expected 6 train examples .* per label, got 6"
-    ):
+    with pytest.raises(ValueError, match="mnist: expected 6 train examples .* per label, got 6"):
         datasets.prepare("mnist", data_dir=tmp_path, manual_dir=manual_dir)
     assert not finished_versions(tmp_path, "mnist")
 
@@ -413,9 +411,7 @@ def test_mnist_m_blends_the_first_digits_over_the_photographs(tmp_path, manual_d
         np.testing.assert_array_equal(test.image[i], golden)
     pictures = pictures["train"] + pictures["val"]
     for i in reversed(range(5)):
-        golden = blend.mnist_m_image(
-            digit_images("train")[i], pictures, seed=0, split="train", i=i
-        )
+        golden = blend.mnist_m_image(digit_images("train")[i], pictures, seed=0, split="train", i=i)
         np.testing.assert_array_equal(train.image[i], golden)
 
 
@@ -445,9 +441,7 @@ def test_archive_members_elsewhere_and_links_are_ignored(tmp_path):
     path = tmp_path / "inner" / "BSR_bsds500.tgz"
     path.parent.mkdir()
     write_archive(path, files, extra)
-    pictures = photographs.bsds500(
-        lambda file: path, counts=PARTS, sha256=photograph_digest(files)
-    )
+    pictures = photographs.bsds500(lambda file: path, counts=PARTS, sha256=photograph_digest(files))
     assert {part: len(some) for part, some in pictures.items()} == PARTS
     assert list(tmp_path.rglob("*")) == [path.parent, path]
 
@@ -488,9 +482,7 @@ def test_oversized_photograph_is_refused_before_decoding(tmp_path):
     path = tmp_path / "BSR_bsds500.tgz"
     write_archive(path, files)
     with pytest.raises(ValueError, match="4,194,304 pixels .* got "):
-        photographs.bsds500(
-            lambda file: path, counts={"train": 1}, sha256=photograph_digest(files)
-        )
+        photographs.bsds500(lambda file: path, counts={"train": 1}, sha256=photograph_digest(files))
 
 
 # --- digits and digits-m --------------------------------------------------------------------
@@ -674,18 +666,14 @@ def test_losing_the_race_to_another_process_is_no_error(small_digits, tmp_path, 
 
     def win():
         monkeypatch.undo()
-        monkeypatch.setattr(
-            digits_dataset_builder.Builder, "CLASS_COUNTS", {"train": (2,) * 10}
-        )
+        monkeypatch.setattr(digits_dataset_builder.Builder, "CLASS_COUNTS", {"train": (2,) * 10})
         first.download_and_prepare()
 
     assert datasets.prepare("digits", data_dir=tmp_path).is_prepared()
     assert finished_versions(tmp_path, "digits") == ["1.0.0"]
 
 
-def test_cache_gives_back_the_same_arrays_without_the_records(
-    small_digits, tmp_path, monkeypatch
-):
+def test_cache_gives_back_the_same_arrays_without_the_records(small_digits, tmp_path, monkeypatch):
     first = datasets.load("digits", "train", data_dir=tmp_path)
     folder = tmp_path / "digits" / "1.0.0" / "arrays"
     names = sorted(path.name for path in folder.iterdir())

@@ -47,8 +47,7 @@ MODEL = DannModel(
     domain_classifier=dense(6, 1),
 )
 G_f, G_y, G_d = (
-    part.apply
-    for part in (MODEL.feature_extractor, MODEL.label_predictor, MODEL.domain_classifier)
+    part.apply for part in (MODEL.feature_extractor, MODEL.label_predictor, MODEL.domain_classifier)
 )
 APPLY = Apply(G_f, G_y, G_d)
 BATCH = DomainBatch(

@@ -81,9 +81,7 @@ def test_domain_loss_sum_of_means_worked_by_hand():
     np.testing.assert_allclose(value, 1.876709, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("normalisation", "chance"), [("mean", LN2), ("sum_of_means", 2 * LN2)]
-)
+@pytest.mark.parametrize(("normalisation", "chance"), [("mean", LN2), ("sum_of_means", 2 * LN2)])
 def test_domain_loss_at_chance(normalisation, chance):
     value = domain_loss(jnp.zeros([5]), jnp.array([0, 0, 1, 1, 1]), normalisation=normalisation)
     np.testing.assert_allclose(value, chance, rtol=1e-6)
@@ -127,9 +125,7 @@ def test_all_weights_zero_give_zero_and_finite_gradients(normalisation):
         lambda z: domain_loss(z, DOMAINS, zeros, normalisation=normalisation)
     )(LOGITS)
     assert value == 0.0 and not jnp.any(gradient)
-    value, gradient = jax.value_and_grad(lambda z: label_loss(z, jnp.arange(3), zeros))(
-        jnp.eye(3)
-    )
+    value, gradient = jax.value_and_grad(lambda z: label_loss(z, jnp.arange(3), zeros))(jnp.eye(3))
     assert value == 0.0 and not jnp.any(gradient)
 
 
@@ -163,9 +159,9 @@ def test_one_sided_weights_equal_ones_on_the_other_side():
 def test_extreme_logits_give_finite_values_and_gradients(dtype, size, normalisation):
     z = jnp.array([size, -size, size, -size], dtype)
     d = jnp.array([0, 0, 1, 1])
-    value, gradient = jax.value_and_grad(
-        lambda z: domain_loss(z, d, normalisation=normalisation)
-    )(z)
+    value, gradient = jax.value_and_grad(lambda z: domain_loss(z, d, normalisation=normalisation))(
+        z
+    )
     assert gradient.dtype == dtype and value.dtype == jnp.float32
     assert jnp.isfinite(value) and jnp.all(jnp.isfinite(gradient))
     # The two wrong examples cost `size` each, the two right ones nothing.
@@ -202,9 +198,7 @@ def test_eq1_value_is_label_loss_minus_lambda_domain_loss():
     f_s = jnp.tanh(batch.source_image @ theta["f"])
     f_t = jnp.tanh(batch.target_image @ theta["f"])
     L_y = label_loss(f_s @ theta["y"], batch.source_label)
-    L_d = domain_loss(
-        jnp.concatenate([f_s, f_t]) @ theta["d"], jnp.array([0, 0, 0, 1, 1, 1, 1, 1])
-    )
+    L_d = domain_loss(jnp.concatenate([f_s, f_t]) @ theta["d"], jnp.array([0, 0, 0, 1, 1, 1, 1, 1]))
     close((value, terms.label_loss, terms.domain_loss), (L_y - 0.3 * L_d, L_y, L_d))
     close(terms.features, jnp.concatenate([f_s, f_t]))
     np.testing.assert_array_equal(terms.domains, [0, 0, 0, 1, 1, 1, 1, 1])

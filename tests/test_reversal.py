@@ -272,9 +272,7 @@ def test_nnx_grad_of_a_module():
     ],
 )
 def test_x_that_is_not_floating_is_refused(x, found):
-    with pytest.raises(
-        TypeError, match=f"floating-point arrays, got {found}.*pass features as"
-    ):
+    with pytest.raises(TypeError, match=f"floating-point arrays, got {found}.*pass features as"):
         reverse_gradient(x, 1.0)
 
 

@@ -173,9 +173,7 @@ def test_mu_is_that_of_the_step():
 
 @pytest.mark.parametrize("model", [MODEL, NORMED], ids=["plain", "batch norm"])
 def test_one_device_equals_four(model, devices, arrays):
-    one, one_metrics = cached_program(model)(
-        start(model), replicate(arrays, devices[:1]), KEY, 10
-    )
+    one, one_metrics = cached_program(model)(start(model), replicate(arrays, devices[:1]), KEY, 10)
     four, four_metrics = cached_program(model, 4)(
         start(model, 4), replicate(arrays, devices), KEY, 10
     )
@@ -185,9 +183,7 @@ def test_one_device_equals_four(model, devices, arrays):
 
 
 def test_every_shard_of_the_new_state_is_equal(devices, arrays):
-    state, metrics = cached_program(NORMED, 4)(
-        start(NORMED, 4), replicate(arrays, devices), KEY, 5
-    )
+    state, metrics = cached_program(NORMED, 4)(start(NORMED, 4), replicate(arrays, devices), KEY, 5)
     for leaf in jax.tree.leaves((state, metrics)):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(shards) == 4
@@ -306,9 +302,7 @@ def test_dropout_depends_on_the_step_and_not_on_the_order_of_calls():
     other = update(later, a_batch(), KEY)[0].theta
     equal(first, update(state, a_batch(), KEY)[0].theta)
     for changed in (other, update(state, a_batch(), jax.random.key(6))[0].theta):
-        assert np.any(
-            np.asarray(first["f"]["dense"]["kernel"] != changed["f"]["dense"]["kernel"])
-        )
+        assert np.any(np.asarray(first["f"]["dense"]["kernel"] != changed["f"]["dense"]["kernel"]))
 
 
 def test_dropout_differs_between_devices():
@@ -335,9 +329,7 @@ def test_source_only_training_leaves_the_domain_classifier_unchanged(arrays):
     train = program(objective=label_objective)
     state, metrics = train(state, replicate(arrays, jax.devices()[:1]), KEY, 5)
     equal(state.theta["d"], before["d"])
-    assert np.any(
-        np.asarray(state.theta["f"]["dense"]["kernel"]) != before["f"]["dense"]["kernel"]
-    )
+    assert np.any(np.asarray(state.theta["f"]["dense"]["kernel"]) != before["f"]["dense"]["kernel"])
     assert np.all(np.isnan(metrics.domain_loss)) and np.all(np.isnan(metrics.domain_accuracy))
     assert np.all(np.isfinite(metrics.label_loss))
 

@@ -68,9 +68,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format=file_format, **kwargs)
 
     @abc.abstractmethod
-    def _image_sets(
-        self, find: Find
-    ) -> Mapping[str, tuple[Iterable[np.ndarray], Sequence[int]]]:
+    def _image_sets(self, find: Find) -> Mapping[str, tuple[Iterable[np.ndarray], Sequence[int]]]:
         """Returns the images (uint8, of IMAGE_SHAPE) and labels of each split.
 
         Files are read and checked here, so that a bad one is refused before anything is

@@ -103,9 +103,7 @@ def bundled() -> dict[str, tuple[np.ndarray, ...]]:
     start, stop = _BAND * _TEST_BAND, _BAND * (_TEST_BAND + 1)
     whole = datasets.load_sample_images().images
     return {
-        "train": tuple(
-            piece for image in whole for piece in (image[:, :start], image[:, stop:])
-        ),
+        "train": tuple(piece for image in whole for piece in (image[:, :start], image[:, stop:])),
         "test": tuple(image[:, start:stop] for image in whole),
     }
 

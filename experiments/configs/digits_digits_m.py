@@ -1,6 +1,10 @@
 """Handwritten digits to the same blended over photographs: the default that needs no download.
 
 Reproduces: in small, the paper's MNIST -> MNIST-M, from data that scikit-learn ships.
+Network: a variant, not the paper's: batch norm with the statistics of each domain, and 512 units
+in G_d (``mnist_batch_norm``). All methods use it.
+Takes: 3 minutes a key on 2 CPU cores, all three methods together.
+Command: python -m experiments.run digits_digits_m --keys 5
 """
 
 from experiments.config import Config
@@ -11,7 +15,7 @@ config = Config(
     network="mnist_batch_norm",
     image_size=28,
     steps=1_500,
-    baseline_steps=500,
+    baseline_steps=750,
     batch_size=64,
     mu0=0.03,
     evaluate_every=250,

@@ -39,9 +39,7 @@ class Builder(image_builder.ImageBuilder):
         "handwritten digits that scikit-learn bundles. Train and test share no original."
     )
     CITATION = CITATION
-    HOMEPAGE = (
-        "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"
-    )
+    HOMEPAGE = "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"
     LICENCE = "Creative Commons Attribution 4.0 International (CC BY 4.0)"
 
     def _image_sets(self, find):
