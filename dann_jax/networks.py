@@ -270,7 +270,7 @@ def _dropout(x, keep, train, name):
 def mnist(
     *,
     classes: int = 10,
-    kernel_init: Initializer = nn.initializers.truncated_normal(0.1),
+    kernel_init: Initializer = nn.initializers.he_normal(),
     dtype: Any = jnp.float32,
 ) -> DannModel:
     """Returns the network for MNIST to MNIST-M (JMLR Fig. 4a).

@@ -182,6 +182,7 @@ def _kept(path, config, method, keys, overwrite):
 
 def _method(name, config, method, keys, pair, folder, devices, options, console):
     records = []
+    prepared = study.prepare(config, method, pair, devices)
     for key in keys:
         with _progress(console) as progress:
             steps = config.steps_of(method)
@@ -189,12 +190,9 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
             watch = _Watch(progress, task, console, method, key)
             records.append(
                 study.train(
-                    config,
-                    method,
+                    prepared,
                     key,
-                    pair,
                     folder / method / f"key_{key}",
-                    devices=devices,
                     checkpoint_every=options.checkpoint_every,
                     report=watch,
                 )

@@ -11,12 +11,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from dann_jax import checkpoints, evaluation, health, objective, schedules, training
+from dann_jax import (
+    batches,
+    checkpoints,
+    evaluation,
+    health,
+    networks,
+    objective,
+    schedules,
+    training,
+)
 from experiments import domains, results
 from experiments.config import INITIALISERS, NETWORKS, Config
 
-__all__ = ["Report", "resolved", "train"]
+__all__ = ["Report", "Study", "prepare", "resolved", "train"]
 
 LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
 
@@ -38,8 +48,33 @@ def resolved(config: Config, method: str) -> dict[str, Any]:
     return {"method": method, **dataclasses.asdict(config)}
 
 
-def build(config: Config, method: str, pair: domains.Pair, devices: list[jax.Device]):
-    """Returns the model, its optimiser, the training program and the preprocessing."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """One method on one pair of domains: all that trainings with different keys share."""
+
+    config: Config
+    method: str
+    devices: list[jax.Device]
+    model: networks.DannModel
+    optimizer: optax.GradientTransformation
+    program: training.TrainSteps  # compiled once
+    mu: Callable[[Any], jax.Array]  # learning rate as a function of the step
+    arrays: batches.DomainArrays  # training images, on the devices
+    tests: dict[str, tuple]  # images, preprocessing and batch statistics of each accuracy
+
+
+def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.Device]) -> Study:
+    """Returns a method made ready to train on a pair of domains.
+
+    Args:
+      config: The experiment.
+      method: ``'source-only'``, ``'dann'`` or ``'train-on-target'``.
+      pair: The images of both domains.
+      devices: To train on.
+
+    Raises:
+      ValueError: The batch does not split evenly over the devices.
+    """
     options = {"classes": config.classes, "dtype": jnp.dtype(config.dtype)}
     if config.initialisation != "default":
         options["kernel_init"] = INITIALISERS[config.initialisation]
@@ -73,32 +108,39 @@ def build(config: Config, method: str, pair: domains.Pair, devices: list[jax.Dev
         preprocess=preprocess.batch,
         devices=devices,
     )
-    return model, optimizer, program, preprocess, arrays, mu
+    return Study(
+        config=config,
+        method=method,
+        devices=devices,
+        model=model,
+        optimizer=optimizer,
+        program=program,
+        mu=mu,
+        arrays=_placed(arrays, devices),
+        tests={
+            "source": (pair.source_test, preprocess.source, 0),
+            "target": (pair.target_test, preprocess.target, 1 if method == "dann" else 0),
+        },
+    )
 
 
 def train(
-    config: Config,
-    method: str,
+    study: Study,
     key: int,
-    pair: domains.Pair,
     folder: pathlib.Path,
     *,
-    devices: list[jax.Device],
     checkpoint_every: int = 5_000,
     report: Callable[[Report], None] = lambda report: None,
 ) -> dict[str, Any]:
-    """Trains one method with one key and returns the record of it.
+    """Trains with one key and returns the record of it.
 
     The record and the checkpoints lie in ``folder``; a run that was cut off goes on from its
     last checkpoint with the same numbers as if it had not been.
 
     Args:
-      config: The experiment.
-      method: ``'source-only'``, ``'dann'`` or ``'train-on-target'``.
+      study: The method, from ``prepare``.
       key: Number of the PRNG key.
-      pair: The images of both domains.
       folder: Of this run alone.
-      devices: To train on.
       checkpoint_every: Steps between two checkpoints.
       report: Called while the training goes on.
 
@@ -108,7 +150,8 @@ def train(
     Raises:
       ValueError: The folder holds a run with other settings.
     """
-    settings = resolved(config, method)
+    config, devices = study.config, study.devices
+    settings = resolved(config, study.method)
     record = results.read(folder / "record.json")
     if record is not None and record["settings"] != settings:
         changed = sorted(k for k in settings if record["settings"].get(k) != settings[k])
@@ -119,11 +162,11 @@ def train(
     if record is not None and record["finished"]:
         return record
 
-    steps = config.steps_of(method)
-    model, optimizer, program, preprocess, arrays, mu = build(config, method, pair, devices)
+    steps = config.steps_of(study.method)
     init_key, train_key = jax.random.split(jax.random.key(key))
     sample = jnp.zeros([2, config.image_size, config.image_size, 3])
-    state = training.init_state(model, optimizer, init_key, sample)
+    init = jax.jit(functools.partial(training.init_state, study.model, study.optimizer))
+    state = init(init_key, sample)
     restored = checkpoints.restore(folder / "checkpoint", state) if record else None
     if restored is None:
         record = {
@@ -141,11 +184,6 @@ def train(
     for name in ("curves", "evaluations", "warnings"):
         record[name] = [entry for entry in record[name] if entry["step"] <= done]
     state = training.replicate(state, devices)
-    arrays = _placed(arrays, devices)
-    tests = {
-        "source": (pair.source_test, preprocess.source, 0),
-        "target": (pair.target_test, preprocess.target, 1 if method == "dann" else 0),
-    }
     clock = _Clock(record)
     pending = None  # metrics are read one call late, so that reading never holds the device up
 
@@ -156,7 +194,7 @@ def train(
         step, metrics = pending
         pending = None
         means = {name: float(np.mean(values)) for name, values in metrics._asdict().items()}
-        record["curves"].append({"step": step, **means, "mu": float(mu(step - 1))})
+        record["curves"].append({"step": step, **means, "mu": float(study.mu(step - 1))})
         report(Report(step=step, metrics=means, mu=record["curves"][-1]["mu"]))
         return means
 
@@ -167,7 +205,7 @@ def train(
             steps,
         )
         count = min(stops) - done
-        state, metrics = program(state, arrays, train_key, count)
+        state, metrics = study.program(state, study.arrays, train_key, count)
         done += count
         read()
         pending = done, metrics
@@ -180,11 +218,11 @@ def train(
         accuracy = {
             name: evaluation.evaluate(
                 evaluation.predict(
-                    model, view, images.image, preprocess=preprocess_image, domain=domain
+                    study.model, view, images.image, preprocess=preprocess, domain=domain
                 ),
                 images.label,
             )
-            for name, (images, preprocess_image, domain) in tests.items()
+            for name, (images, preprocess, domain) in study.tests.items()
         }
         found = health.symptoms(means, classes=config.classes, normalisation=config.normalisation)
         record["warnings"] += [{"step": done, "warning": text} for text in found]

@@ -1,0 +1,247 @@
+"""The command line end to end, on a small version of the embedded data."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from dann_jax.datasets.digits import digits_dataset_builder
+from dann_jax.datasets.digits_m import digits_m_dataset_builder
+from experiments import config as configs
+from experiments import domains, report, results, run, study
+
+FEW = ["--steps", "6", "--baseline-steps", "3", "--evaluate-every", "3", "--batch-size", "8"]
+SCHEMA = {
+    "config", "method", "source", "target", "keys", "target_accuracy", "mean", "std",
+    "source_accuracy", "selection", "steps", "batch_size", "domain_loss", "device",
+    "device_count", "versions", "data", "wall_seconds", "steps_per_second", "curves",
+    "resolved_config",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Prepares 40 training and 20 test images of each of the two domains."""
+    few = {"train": (4,) * 10, "test": (2,) * 10}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (digits_dataset_builder, digits_m_dataset_builder):
+            patch.setattr(module.Builder, "CLASS_COUNTS", few)
+        yield tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def small(data_dir):
+    config = dataclasses.replace(
+        configs.find_config("digits_digits_m")[0], steps=6, batch_size=8, evaluate_every=2
+    )
+    return config, domains.load_pair(config, data_dir=data_dir)
+
+
+def call(data_dir, output, *options):
+    where = ["--data-dir", str(data_dir), "--output", str(output)]
+    return run.main(["digits_digits_m", *FEW, *where, *options])
+
+
+def test_a_run_writes_results_curves_and_a_table_and_keeps_them(data_dir, tmp_path, capsys):
+    assert call(data_dir, tmp_path, "--keys", "2", "--devices", "1") == 0
+    told = capsys.readouterr().out
+    for word in ("source-only", "dann", "train-on-target", "gap covered", "L_d", "lambda"):
+        assert word in told
+    folder = tmp_path / "digits_digits_m"
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for method in configs.METHODS:
+        result = json.loads((folder / f"{method}.json").read_text())
+        assert set(result) >= SCHEMA
+        assert result["method"] == method
+        assert result["keys"] == [0, 1]
+        assert len(result["target_accuracy"]) == len(result["source_accuracy"]) == 2
+        assert result["mean"] == pytest.approx(np.mean(result["target_accuracy"]))
+        assert result["std"] == pytest.approx(np.std(result["target_accuracy"], ddof=1))
+        assert result["selection"] == "last step"
+        assert result["steps"] == (6 if method == "dann" else 3)
+        assert result["device_count"] == 1
+        assert (result["domain_loss"] is not None) == (method == "dann")
+        assert result["data"]["digits_m/test"]["examples"] == 20
+        curve = result["curves"][1]
+        assert curve["training"]["step"][-1] == result["steps"]
+        assert curve["evaluations"]["target_accuracy"][-1] == pytest.approx(
+            result["target_accuracy"][1], abs=1e-5
+        )
+
+    before = (folder / "dann.json").stat().st_mtime_ns
+    assert call(data_dir, tmp_path, "--keys", "2", "--devices", "1") == 0
+    assert "is there already" in capsys.readouterr().out
+    assert call(data_dir, tmp_path, "--keys", "1") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert call(data_dir, tmp_path, "--keys", "2", "--mu0", "0.5") == 2
+    assert (folder / "dann.json").stat().st_mtime_ns == before
+    options = ("--methods", "dann", "--keys", "2", "--devices", "1", "--mu0", "0.001")
+    assert call(data_dir, tmp_path, *options, "--overwrite") == 0
+    assert json.loads((folder / "dann.json").read_text())["resolved_config"]["mu0"] == 0.001
+
+
+def test_a_run_that_was_cut_off_goes_on_with_the_same_numbers(small, tmp_path):
+    config, pair = small
+    prepared = study.prepare(config, "dann", pair, jax.local_devices()[:1])
+
+    def train(folder, report=lambda r: None):
+        return study.train(prepared, 3, folder, checkpoint_every=2, report=report)
+
+    class CutOff(Exception):
+        pass
+
+    def cut(told):
+        if told.step > 4:
+            raise CutOff
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(CutOff):
+        train(tmp_path / "cut", cut)
+    steps = []
+    resumed = train(tmp_path / "cut", lambda told: steps.append(told.step))
+    assert min(steps) > 4, "it went on from the checkpoint"
+    for name in ("curves", "evaluations", "target_accuracy", "source_accuracy"):
+        assert resumed[name] == whole[name]
+
+
+def test_a_folder_with_other_settings_is_refused(small, tmp_path):
+    config, pair = small
+    config = dataclasses.replace(config, steps=2)
+    devices = jax.local_devices()[:1]
+    prepared = study.prepare(config, "source-only", pair, devices)
+    study.train(prepared, 0, tmp_path)
+    other = dataclasses.replace(prepared, config=dataclasses.replace(config, mu0=0.5))
+    with pytest.raises(ValueError, match=r"other settings \(mu0\).*--output"):
+        study.train(other, 0, tmp_path)
+
+
+def test_source_only_and_dann_see_no_target_label(small):
+    _, pair = small
+    for method in ("source-only", "dann"):
+        arrays = domains.training_arrays(pair, method)
+        assert arrays.target_label is None
+        assert arrays.source_label is pair.source_train.label
+    assert domains.training_arrays(pair, "source-only").target_image is pair.source_train.image
+    upper = domains.training_arrays(pair, "train-on-target")
+    assert upper.source_image is pair.target_train.image
+    assert upper.source_label is pair.target_train.label
+
+
+def test_preprocessing_subtracts_the_mean_of_the_training_images(small):
+    config, pair = small
+    source = pair.source_train.image.astype(float)
+    target = pair.target_train.image.astype(float)
+    alone = domains.preprocessing(config, pair, "source-only")
+    np.testing.assert_allclose(alone.source_mean, [source.mean()] * 3)
+    assert alone.target_mean == alone.source_mean
+    upper = domains.preprocessing(config, pair, "train-on-target")
+    np.testing.assert_allclose(upper.source_mean, target.mean((0, 1, 2)))
+    joint = domains.preprocessing(config, pair, "dann")
+    np.testing.assert_allclose(joint.source_mean, (source.mean() + target.mean((0, 1, 2))) / 2)
+    each = domains.preprocessing(dataclasses.replace(config, mean="per_domain"), pair, "dann")
+    assert (each.source_mean, each.target_mean) == (alone.source_mean, upper.target_mean)
+    image = each.target(pair.target_train.image)
+    assert image.dtype == np.float32
+    np.testing.assert_allclose(np.mean(image, (0, 1, 2)), 0, atol=1e-5)
+    assert each.source(pair.source_train.image).shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["digits_digit_m"], "did you mean digits_digits_m"),
+        (["digits_digits_m", "--kees", "3"], "--keys"),
+        (["digits_digits_m", "--network", "minst"], "mnist"),
+        (["digits_digits_m", "--methods", "dan"], "did you mean dann"),
+        (["digits_digits_m", "--batch-size", "9"], "batch_size must be even"),
+        (["digits_digits_m", "--mu0", "-1"], "mu0 must be positive"),
+        (["digits_digits_m", "--keys", "0"], "at least 1"),
+        (["digits_digits_m", "--devices", "99"], "this process has"),
+        ([], "digits_digits_m"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_starts(arguments, hint, capsys, tmp_path):
+    options = ["--output", str(tmp_path)] if arguments else []
+    try:
+        status = run.main(arguments + options)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    told = capsys.readouterr()
+    assert hint in " ".join((told.err + told.out).split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_tells_of_each_config_and_help_of_each_option(capsys):
+    assert run.main(["--list"]) == 0
+    told = capsys.readouterr().out
+    for name in configs.config_names():
+        assert name in told
+    assert "Reproduces" in told
+    assert "python -m experiments.run" in told
+    with pytest.raises(SystemExit) as stop:
+        run.main(["digits_digits_m", "--help"])
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    for field in dataclasses.fields(configs.Config):
+        assert f"--{field.name.replace('_', '-')}" in told
+
+
+def test_every_config_says_what_it_reproduces_and_how_long_it_takes():
+    for name in configs.config_names():
+        config, about = configs.find_config(name)
+        for word in ("Reproduces:", "Takes:", "Expect:", f"experiments.run {name}"):
+            assert word in about, (name, word)
+        assert config.steps_of("dann") == config.steps
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a" / "result.json"
+    results.write_json(path, {"x": [1.0, math.nan]})
+    assert results.read(path) == {"x": [1.0, None]}
+    with pytest.raises(TypeError):
+        results.write_json(path, {"x": object()})
+    assert results.read(path) == {"x": [1.0, None]}
+    assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+    path.write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        results.read(path)
+
+
+def test_gap_covered_goes_from_source_only_to_train_on_target():
+    assert results.gap_covered(0.7, 0.5, 0.9) == pytest.approx(0.5)  # .2 of .4
+    assert results.gap_covered(0.7, 0.9, 0.9) is None
+
+
+def test_the_readme_agrees_with_the_result_files():
+    assert report.main(["--check"]) == 0
+
+
+def test_report_notices_a_figure_that_no_file_backs(tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\n| .9999 |\n{report.END}\n")
+    assert report.main(["--check", "--readme", str(readme)]) == 1
+    assert ".9999" in readme.read_text()
+    assert report.main(["--readme", str(readme)]) == 0
+    assert ".9999" not in readme.read_text()
+    assert report.main(["--check", "--readme", str(readme)]) == 0
+
+
+def test_a_row_without_a_file_is_dashes(tmp_path):
+    rows = report.table(tmp_path).splitlines()[2:]
+    assert len(rows) == len(configs.METHODS) * len(configs.config_names())
+    assert all(row.count("—") >= 7 for row in rows)
+
+
+def test_committed_results_name_their_data_device_versions_and_settings():
+    files = list(report.FOLDER.glob("*/*.json"))
+    for path in files:
+        result = results.read(path)
+        assert set(result) >= SCHEMA, path
+        mean, std = results.mean_and_std(result["target_accuracy"])
+        assert result["mean"] == pytest.approx(mean), path
+        assert result["std"] == (None if std is None else pytest.approx(std)), path
+        assert result["selection"] == "last step" or "oracle" in result["selection"]
