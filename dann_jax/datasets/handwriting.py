@@ -1,7 +1,7 @@
 """Varied copies of the handwritten digits that scikit-learn bundles (UCI, Alpaydin 1998).
 
 The 1,797 originals have 8x8 pixels with 17 grey levels. A copy is an original turned, scaled
-and shifted a little and enlarged to 28x28 pixels, about as MNIST looks. Originals are first
+and shifted a little, enlarged to 28x28 pixels and sharpened, about as MNIST looks. Originals are first
 divided between train and test, so that no test image is a copy of something trained on.
 """
 
@@ -18,7 +18,7 @@ SIZE = 28
 
 _CLASSES = 10
 _TEST_PARTS = 4  # one original in four is held out
-_DIGIT_SIZE = 25  # the height of an unscaled copy
+_DIGIT_SIZE = 23  # pixels that the 8 of an original become, before scaling
 _ANGLE = np.deg2rad(12.0)
 _LOG_SCALE = np.log(1.15)  # scale in [1 / 1.15, 1.15]
 _SHIFT = 1.5  # pixels of the copy
@@ -91,8 +91,8 @@ def copies(
     """Returns copies ``start .. stop - 1``; copy i is a function of (source, seed, split, i).
 
     A pixel of the copy at offset d from the centre shows the original at offset
-    R(-angle) (d - shift) / (scale * 20 / 8). Angle in +-12 degrees, log scale in +-log 1.15 and
-    shift in +-2 pixels along each axis are uniform; so is the choice among the originals of the
+    R(-angle) (d - shift) / (scale * 23 / 8). Angle in +-12 degrees, log scale in +-log 1.15 and
+    shift in +-1.5 pixels along each axis are uniform; so is the choice among the originals of the
     label.
 
     Args:
