@@ -199,6 +199,11 @@ class ConvolutionalFeatures(nn.Module):
         """Returns features ``[n, D]`` of images ``[n, height, width, channel]``."""
         x = _dropout(x.astype(self.dtype), self.input_keep, train, "drop_input")
         for i, layer in enumerate(self.layers, start=1):
+            if self.padding == "VALID" and min(x.shape[1:3]) < layer.kernel:
+                raise ValueError(
+                    f"conv{i} needs inputs of at least {layer.kernel}x{layer.kernel} pixels, got "
+                    f"{x.shape[1]}x{x.shape[2]}: use larger images"
+                )
             x = nn.Conv(
                 layer.features,
                 (layer.kernel, layer.kernel),

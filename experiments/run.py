@@ -6,11 +6,10 @@ off goes on where it was. --list shows the experiments.
 """
 
 import dataclasses
-import difflib
 import pathlib
 import shutil
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import tyro
@@ -39,8 +38,8 @@ class Options:
     first_key: int = 0
     """The first of them; the others follow."""
 
-    methods: tuple[str, ...] = configs.METHODS
-    """Which of source-only, dann and train-on-target."""
+    methods: tuple[Literal["source-only", "dann", "train-on-target"], ...] = configs.METHODS
+    """Which methods to train."""
 
     output: pathlib.Path = pathlib.Path("runs")
     """Folder of result files, pictures and checkpoints."""
@@ -95,6 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
             description=about if name else __doc__,
         )
         _run(name, options, console)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -105,8 +107,9 @@ def _list(console):
     for name in configs.config_names():
         settings, about = configs.find_config(name)
         pair = f"{settings.source} -> {settings.target}, {settings.steps:,} steps"
-        console.print(f"[bold]{name}[/bold]  ({pair})")
-        console.print("".join(f"  {line}\n" for line in about.strip().splitlines()))
+        console.print(f"[bold]{name}[/bold]  ({pair})", soft_wrap=True)
+        text = "".join(f"  {line}".rstrip() + "\n" for line in about.strip().splitlines())
+        console.print(text, soft_wrap=True, markup=False)
 
 
 def _run(name, options, console):
@@ -144,14 +147,6 @@ def _check(options):
             "--keys and --checkpoint-every must be at least 1, --first-key at least 0; got "
             f"{options.keys}, {options.checkpoint_every} and {options.first_key}"
         )
-    for method in options.methods:
-        if method not in configs.METHODS:
-            near = difflib.get_close_matches(method, configs.METHODS, n=1, cutoff=0.3)
-            raise ValueError(
-                f"unknown method {method!r}: did you mean {near[0]}?"
-                if near
-                else f"unknown method {method!r}: expected {', '.join(configs.METHODS)}"
-            )
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
 
@@ -283,8 +278,21 @@ def _result(name, config, method, keys, records, pair, devices):
             for record in records
         ],
         "resolved_config": study.resolved(config, method),
-        "command": f"{PROGRAM} {name} --keys {len(keys)}",
+        "command": _command(name, config, method, keys),
     }
+
+
+def _command(name, config, method, keys):
+    """Returns the command line that makes a result again, without the folders of one machine."""
+    usual, _ = configs.find_config(name)
+    words = [PROGRAM, name, "--methods", method, "--keys", str(len(keys))]
+    if keys[0]:
+        words += ["--first-key", str(keys[0])]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != getattr(usual, field.name):
+            words += [f"--{field.name.replace('_', '-')}", str(value)]
+    return " ".join(words)
 
 
 def _columns(entries):
@@ -297,7 +305,7 @@ def _columns(entries):
 
 def _table(name, found):
     table = Table(title=f"{name}: accuracy on the target's test images, last step")
-    for column in ("method", "mean", "sd", "keys", "gap covered", "steps", "minutes"):
+    for column in ("method", "mean", "sd", "keys", "gap covered", "steps", "minutes a key"):
         table.add_column(column, justify="left" if column == "method" else "right")
     bounds = [found.get(method) for method in ("source-only", "train-on-target")]
     for method, result in found.items():
@@ -311,7 +319,7 @@ def _table(name, found):
             str(len(result["keys"])),
             "—" if gap is None else f"{gap:.1%}",
             f"{result['steps']:,}",
-            f"{result['wall_seconds'] / 60:.1f}",
+            f"{result['wall_seconds'] / 60 / len(result['keys']):.1f}",
         )
     return table
 
