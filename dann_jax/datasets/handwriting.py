@@ -1,8 +1,8 @@
 """Varied copies of the handwritten digits that scikit-learn bundles (UCI, Alpaydin 1998).
 
 The 1,797 originals have 8x8 pixels with 17 grey levels. A copy is an original turned, scaled
-and shifted a little, enlarged to 28x28 pixels and sharpened, about as MNIST looks. Originals are first
-divided between train and test, so that no test image is a copy of something trained on.
+and shifted a little, enlarged to 28x28 pixels and sharpened, about as MNIST looks. The originals
+are first divided between train and test, so that no test image is a copy of something trained on.
 """
 
 from typing import NamedTuple
