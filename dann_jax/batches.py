@@ -13,11 +13,12 @@ __all__ = ["BatchIndices", "DomainArrays", "DomainBatch", "batch_indices", "gath
 class DomainBatch(NamedTuple):
     """One batch of labelled source and unlabelled target examples.
 
-    A weight of 0 takes an example out of every mean that it would enter (padding, say).
+    A weight of 0 takes an example out of the losses and the metrics (padding, say); batch
+    statistics, where a network has any, are those of all examples.
     """
 
     source_image: chex.Array  # [source_batch, height, width, channel]
-    source_label: chex.Array  # [source_batch] int, 0..classes-1
+    source_label: chex.Array  # [source_batch] int, 0..classes-1, -1 where unknown
     target_image: chex.Array  # [target_batch, height, width, channel]
     target_label: chex.Array | None = None  # [target_batch] int, -1 where unknown
     source_weight: chex.Array | None = None  # [source_batch], 1 for each if None

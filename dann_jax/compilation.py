@@ -1,6 +1,9 @@
 """Compiler options, in one place, by platform."""
 
+import functools
 import os
+
+import jax
 
 __all__ = ["options"]
 
@@ -22,4 +25,14 @@ def options(platform: str) -> dict[str, str] | None:
     """
     if platform != "cpu" or os.environ.get("DANN_JAX_PLAIN_XLA", "0") not in ("", "0"):
         return None
-    return dict(_CPU)
+    return dict(_CPU) if _known() else None
+
+
+@functools.cache
+def _known():
+    """Whether this version of XLA knows the options; it refuses to compile with others."""
+    try:
+        jax.jit(lambda x: x, compiler_options=_CPU).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

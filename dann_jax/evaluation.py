@@ -59,7 +59,8 @@ def predict(
       model: The model that was trained.
       state: Its ``TrainState`` (``theta`` and ``statistics`` are used).
       images: ``[n, height, width, channel]``, as stored.
-      preprocess: Turns a batch of images as stored into one that G_f takes.
+      preprocess: Turns a batch of images as stored into one that G_f takes. Pass the same
+        function each time: a new one means a new compilation.
       domain: Whose batch statistics to use, where they are per domain: 0 source, 1 target.
       batch_size: Examples a call; the last batch is padded.
 
@@ -130,11 +131,24 @@ def evaluate(label_logits: chex.Array, labels: chex.Array) -> float:
       label_logits: ``[n, classes]``.
       labels: ``[n]`` int.
     """
+    if np.ndim(label_logits) != 2 or np.shape(labels) != np.shape(label_logits)[:1]:
+        raise ValueError(
+            f"expected logits [n, classes] and labels [n], got {list(np.shape(label_logits))} "
+            f"and {list(np.shape(labels))}"
+        )
     return hits(jnp.asarray(label_logits), jnp.asarray(labels)).accuracy
 
 
-@functools.lru_cache(maxsize=64)
 def _forward(model, domain, preprocess, layer):
+    """Returns a compiled program, the same for the same arguments where they are hashable."""
+    try:
+        return _compiled(model, domain, preprocess, layer)
+    except TypeError:  # a module with an array among its attributes
+        return _compiled.__wrapped__(model, domain, preprocess, layer)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(model, domain, preprocess, layer):
     def forward(theta, statistics, images):
         x = preprocess(images)
         if layer is None:
@@ -180,6 +194,8 @@ def _activations(model, theta, statistics, x, domain):
 
 
 def _in_batches(forward, state, images, batch_size):
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     outputs = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]

@@ -41,7 +41,8 @@ def symptoms(
     if lam > 0.1 and label_loss > 0.95 * math.log(classes):
         found.append(
             f"the features have collapsed: L_y {label_loss:.2f} is at its chance value "
-            f"{math.log(classes):.2f}; lower the domain weight, mu0 or the scale of the inputs"
+            f"{math.log(classes):.2f}; lower {'the domain weight, ' if adapts else ''}mu0 or the "
+            "scale of the inputs"
         )
     chance = chance_domain_loss(normalisation)
     if adapts and lam > 0.5 and domain_loss < 0.1 * chance:

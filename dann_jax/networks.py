@@ -454,16 +454,15 @@ def office(
 
 @functools.cache
 def _declared(cls):
-    parameters = inspect.signature(cls.__call__).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None  # takes any
-    return frozenset(p.name for p in parameters)
+    return frozenset(inspect.signature(cls.__call__).parameters)
 
 
 def accepted(module: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """Returns those of ``options`` that the module's ``__call__`` declares."""
+    """Returns those of ``options`` that the module's ``__call__`` declares by name."""
+    if isinstance(module, PureFunction):
+        return {}
     declared = _declared(type(module))
-    return {k: v for k, v in options.items() if declared is None or k in declared}
+    return {k: v for k, v in options.items() if k in declared}
 
 
 def project_max_norm(theta: Any, bound: float) -> Any:

@@ -26,6 +26,7 @@ __all__ = [
     "label_objective",
     "reversed_objective",
     "saddle_objective",
+    "weighted_mean",
 ]
 
 SOURCE, TARGET = 0, 1  # the domain label d
@@ -51,6 +52,7 @@ class Terms(NamedTuple):
     labels: chex.Array  # [labelled], -1 where unknown
     domain_logits: chex.Array | None  # [n]
     domains: chex.Array | None  # [n] 0 source, 1 target
+    weights: chex.Array | None  # [n] of the examples, None for 1 each
 
 
 class Objective(Protocol):
@@ -71,15 +73,16 @@ def label_loss(
 ) -> chex.Array:
     """Returns L_y, the multinomial logistic loss, averaged over the examples.
 
-    ``L_y = - sum_i w_i log softmax(z_i)[y_i] / sum_i w_i``, computed in float32 (stable for any
-    finite logits). 0 where all weights are 0.
+    ``L_y = - sum_i w_i log softmax(z_i)[y_i] / sum_i w_i`` over the examples whose label is
+    known, computed in float32 (stable for any finite logits). 0 where all weights are 0.
 
     >>> round(float(label_loss(jnp.zeros([2, 10]), jnp.array([3, 7]))), 4)  # ln 10
     2.3026
 
     Args:
       label_logits: ``[n, classes]``.
-      labels: ``[n]``, integers 0..classes-1.
+      labels: ``[n]``, integers 0..classes-1, or negative where the label is not known. Any
+        other value gives NaN.
       weights: ``[n]``, non-negative; 1 for each if None.
       axis_name: Mapped axis over which the normaliser is averaged, so that the mean of the
         devices' losses is the loss of the whole batch even where their weights differ.
@@ -93,6 +96,7 @@ def label_loss(
 
     Source: Ganin & Lempitsky (2015), Sec. 3.1.
     """
+    label_logits, labels = jnp.asarray(label_logits), jnp.asarray(labels)
     if label_logits.ndim != 2 or labels.shape != label_logits.shape[:1]:
         raise ValueError(
             f"expected label logits [n, classes] and labels [n], got {list(label_logits.shape)} "
@@ -100,10 +104,20 @@ def label_loss(
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels must be integers, got {labels.dtype}: pass class numbers [n]")
+    labels = labels.astype(jnp.int32)
     losses = optax.softmax_cross_entropy_with_integer_labels(
-        label_logits.astype(jnp.float32), labels
+        label_logits.astype(jnp.float32), jnp.maximum(labels, 0)
     )
-    return _mean(losses, weights, axis_name)
+    return weighted_mean(losses, _known(labels, weights), axis_name)
+
+
+def _known(labels, weights):
+    """Returns the weights of examples, 0 where the label is not known."""
+    known = (labels >= 0).astype(jnp.float32)
+    if weights is None:
+        return known
+    _check_weights(weights, labels)
+    return weights * known
 
 
 def domain_loss(
@@ -140,6 +154,7 @@ def domain_loss(
     Source: Ganin & Lempitsky (2015), Sec. 3.1; Ganin et al. (JMLR 2016), Eq. (10).
     """
     _check_normalisation(normalisation)
+    domain_logits, domains = jnp.asarray(domain_logits), jnp.asarray(domains)
     if domain_logits.ndim == 2 and domain_logits.shape[1] == 1:
         domain_logits = domain_logits[:, 0]  # [n, 1] against [n] would broadcast to [n, n]
     if domain_logits.ndim != 1 or domains.shape != domain_logits.shape:
@@ -150,10 +165,10 @@ def domain_loss(
     domains = domains.astype(jnp.float32)
     losses = optax.sigmoid_binary_cross_entropy(domain_logits.astype(jnp.float32), domains)
     if normalisation == "mean":
-        return _mean(losses, weights, axis_name)
+        return weighted_mean(losses, weights, axis_name)
     weights = jnp.ones_like(losses) if weights is None else weights
-    source = _mean(losses, weights * (1.0 - domains), axis_name)
-    return source + _mean(losses, weights * domains, axis_name)
+    source = weighted_mean(losses, weights * (1.0 - domains), axis_name)
+    return source + weighted_mean(losses, weights * domains, axis_name)
 
 
 def chance_domain_loss(normalisation: str = "mean") -> float:
@@ -207,7 +222,7 @@ def saddle_objective(
     f = G_f(theta["f"], x)
     L_y, z_y = _label_term(G_y(theta["y"], _first(f, y)), y, w, axis_name)
     L_d, z_d = _domain_term(G_d(theta["d"], f), d, w, normalisation, axis_name)
-    return L_y - lam * domain_weight * L_d, Terms(L_y, L_d, f, z_y, y, z_d, d)
+    return L_y - lam * domain_weight * L_d, Terms(L_y, L_d, f, z_y, y, z_d, d, w)
 
 
 def reversed_objective(
@@ -245,7 +260,7 @@ def reversed_objective(
     L_y, z_y = _label_term(G_y(theta["y"], _first(f, y)), y, w, axis_name)
     R_f = reverse_gradient(f, lam)
     L_d, z_d = _domain_term(G_d(theta["d"], R_f), d, w, normalisation, axis_name)
-    return L_y + domain_weight * L_d, Terms(L_y, L_d, f, z_y, y, z_d, d)
+    return L_y + domain_weight * L_d, Terms(L_y, L_d, f, z_y, y, z_d, d, w)
 
 
 def label_objective(
@@ -275,29 +290,30 @@ def label_objective(
     """
     del lam
     G_f, G_y, _ = apply
-    y, w = batch.source_label, batch.source_weight
+    y, w = jnp.asarray(batch.source_label).astype(jnp.int32), batch.source_weight
     f = G_f(theta["f"], batch.source_image)
     z_y = G_y(theta["y"], f)
     L_y = label_loss(z_y, y, w, axis_name=axis_name)
-    return L_y, Terms(L_y, None, f, z_y, y, None, None)
+    return L_y, Terms(L_y, None, f, z_y, y, None, None, w)
 
 
 def _joint(batch):
     """Returns images and domains of all N examples, labels of the labelled part, weights."""
-    n_source, n_target = len(batch.source_image), len(batch.target_image)
     x = jax.tree.map(lambda s, t: jnp.concatenate([s, t]), batch.source_image, batch.target_image)
+    n_source, n_target = (
+        len(jax.tree.leaves(image)[0]) for image in (batch.source_image, batch.target_image)
+    )
     d = jnp.concatenate(
         [jnp.full([n_source], SOURCE, jnp.int32), jnp.full([n_target], TARGET, jnp.int32)]
     )
-    y = batch.source_label
+    y = jnp.asarray(batch.source_label).astype(jnp.int32)  # unsigned labels have no -1
     if batch.target_label is not None:
-        y = jnp.concatenate([y, batch.target_label.astype(y.dtype)])
+        y = jnp.concatenate([y, jnp.asarray(batch.target_label).astype(jnp.int32)])
     if batch.source_weight is None and batch.target_weight is None:
         return x, d, y, None
-    ones = jnp.ones([n_source], jnp.float32), jnp.ones([n_target], jnp.float32)
     w = [
-        one if weight is None else weight
-        for one, weight in zip(ones, (batch.source_weight, batch.target_weight), strict=True)
+        jnp.ones([n], jnp.float32) if weight is None else weight
+        for n, weight in ((n_source, batch.source_weight), (n_target, batch.target_weight))
     ]
     return x, d, y, jnp.concatenate(w)
 
@@ -308,11 +324,8 @@ def _first(f, y):
 
 
 def _label_term(label_logits, y, w, axis_name):
-    if w is not None:
-        w = w[: len(y)]
-    known = (y >= 0).astype(jnp.float32)
-    w = known if w is None else w * known
-    return label_loss(label_logits, jnp.maximum(y, 0), w, axis_name=axis_name), label_logits
+    w = None if w is None else w[: len(y)]
+    return label_loss(label_logits, y, w, axis_name=axis_name), label_logits
 
 
 def _domain_term(domain_logits, d, w, normalisation, axis_name):
@@ -320,19 +333,39 @@ def _domain_term(domain_logits, d, w, normalisation, axis_name):
     return L_d, domain_logits.reshape(d.shape)
 
 
-def _mean(losses, weights, axis_name):
+def weighted_mean(
+    values: chex.Array, weights: chex.Array | None = None, axis_name: str | None = None
+) -> chex.Array:
+    """Returns ``sum_i w_i v_i / sum_i w_i``; 0 where all weights are 0.
+
+    Args:
+      values: ``[n]``.
+      weights: ``[n]``, non-negative; 1 for each if None.
+      axis_name: Mapped axis over which the sum of the weights is averaged: then the mean of the
+        devices' values is the weighted mean over all of them.
+
+    Returns:
+      The mean, shape ``[]``.
+
+    Raises:
+      ValueError: There is not one weight for each value.
+    """
     if weights is None:
-        return jnp.mean(losses)
-    if weights.shape != losses.shape:
-        raise ValueError(
-            f"expected one weight for each example {list(losses.shape)}, got {list(weights.shape)}"
-        )
-    weights = weights.astype(losses.dtype)
+        return jnp.mean(values)
+    _check_weights(weights, values)
+    weights = weights.astype(values.dtype)
     total = jnp.sum(weights)
     if axis_name is not None:
         total = jax.lax.pmean(total, axis_name)
-    # 0 / 1, not 0 / 0, where nothing has a weight; the losses there are finite.
-    return jnp.sum(weights * losses) / jnp.where(total > 0, total, 1.0)
+    # 0 / 1, not 0 / 0, where nothing has a weight; the values there are finite.
+    return jnp.sum(weights * values) / jnp.where(total > 0, total, 1.0)
+
+
+def _check_weights(weights, values):
+    if weights.shape != values.shape:
+        raise ValueError(
+            f"expected one weight for each example {list(values.shape)}, got {list(weights.shape)}"
+        )
 
 
 def _check_normalisation(normalisation):

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dann_jax import batches, compilation, networks
-from dann_jax.objective import Apply, Objective, reversed_objective
+from dann_jax.objective import SOURCE, Apply, Objective, reversed_objective, weighted_mean
 
 __all__ = [
     "Metrics",
@@ -148,7 +148,7 @@ def init_state(
 def make_update_step(
     model: networks.DannModel,
     optimizer: optax.GradientTransformation,
-    lam: Callable[[chex.Array], chex.Array],
+    lam: Callable[[chex.Array], chex.Array] | float,
     *,
     objective: Objective = reversed_objective,
     axis_name: str | None = None,
@@ -163,7 +163,8 @@ def make_update_step(
     Args:
       model: G_f, G_y and G_d.
       optimizer: From ``make_optimizer``, or any optax transformation over theta.
-      lam: lambda as a function of the number of updates done.
+      lam: lambda as a function of the number of updates done (not of p: see
+        ``schedules.progress``), or a constant.
       objective: ``reversed_objective`` (DANN; ``functools.partial`` sets its normalisation and
         weight), ``label_objective`` (the baselines), or a function like them.
       axis_name: Mapped axis of the devices; their gradients are averaged. None for one device.
@@ -176,7 +177,7 @@ def make_update_step(
     functions = {part: _part(getattr(model, name)) for part, name in PARTS.items()}
 
     def update(state, batch, key):
-        lam_t = lam(state.step)
+        lam_t = lam(state.step) if callable(lam) else jnp.float32(lam)
         key = jax.random.fold_in(key, state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
@@ -186,13 +187,16 @@ def make_update_step(
 
             def applied(part, number):
                 def apply(theta_part, x):
+                    one_domain = _is_source_only(x, batch)
+                    if not one_domain:
+                        _check_halves(getattr(model, PARTS[part]), batch)
                     y, statistics[part] = functions[part].apply(
                         theta_part,
                         state.statistics[part],
                         x,
                         key=jax.random.fold_in(key, number),
                         train=True,
-                        domain=0 if _is_source_only(x, batch) else None,
+                        domain=SOURCE if one_domain else None,
                         axis_name=axis_name,
                     )
                     return y
@@ -203,8 +207,9 @@ def make_update_step(
             value, terms = objective(theta, batch, lam_t, apply, axis_name=axis_name)
             return value, (terms, statistics)
 
-        gradients, (terms, statistics) = jax.grad(loss, has_aux=True)(state.theta)
-        metrics = _metrics(terms, lam_t)
+        theta = state.theta if axis_name is None else _varying(state.theta, axis_name)
+        gradients, (terms, statistics) = jax.grad(loss, has_aux=True)(theta)
+        metrics = _metrics(terms, lam_t, axis_name)
         if axis_name is not None:
             gradients = jax.lax.pmean(gradients, axis_name)
             statistics, metrics = jax.lax.pmean((statistics, metrics), axis_name)
@@ -221,27 +226,59 @@ def make_update_step(
 
 def _is_source_only(x, batch):
     """Whether x holds the source examples alone, rather than those of both domains."""
-    return len(jax.tree.leaves(x)[0]) == len(batch.source_image)
+    return _examples(x) == _examples(batch.source_image)
 
 
-def _metrics(terms, lam):
+def _examples(tree):
+    return len(jax.tree.leaves(tree)[0])
+
+
+def _check_halves(function, batch):
+    """Raises where a part tells the domains of a joint batch apart by its halves."""
+    sizes = _examples(batch.source_image), _examples(batch.target_image)
+    if sizes[0] != sizes[1] and networks.accepted(function, {"domain": None}):
+        raise ValueError(
+            f"a batch of {sizes[0]} source and {sizes[1]} target examples, but the network "
+            "declares `domain` and takes the first half of a joint batch for source: make both "
+            "sizes equal"
+        )
+
+
+def _varying(theta, axis_name):
+    """Returns theta as values that may differ between devices.
+
+    Under ``jax.shard_map`` the gradient for replicated values is summed over the devices
+    already, and averaging it afterwards would leave it too large by their number.
+    """
+    try:
+        return jax.lax.pcast(theta, axis_name, to="varying")
+    except ValueError:  # under vmap, which makes no such difference
+        return theta
+
+
+def _metrics(terms, lam, axis_name):
     nan = jnp.float32(jnp.nan)
-    known = terms.labels >= 0
-    hits = known & (jnp.argmax(terms.label_logits, -1) == terms.labels)
+
+    def mean(values, weights):
+        return weighted_mean(values.astype(jnp.float32), weights, axis_name)
+
+    known = (terms.labels >= 0).astype(jnp.float32)
+    if terms.weights is not None:
+        known = known * terms.weights[: len(known)]
     domain_loss, domain_accuracy = nan, nan
     if terms.domain_loss is not None:
         domain_loss = terms.domain_loss
-        domain_accuracy = jnp.mean((terms.domain_logits > 0) == (terms.domains > 0))
+        domain_accuracy = mean((terms.domain_logits > 0) == (terms.domains > 0), terms.weights)
     squares = [
         jnp.sum(a.astype(jnp.float32).reshape(len(a), -1) ** 2, -1)
         for a in jax.tree.leaves(terms.features)
     ]
     return Metrics(
         label_loss=terms.label_loss,
-        label_accuracy=jnp.sum(hits) / jnp.maximum(jnp.sum(known), 1),
+        label_accuracy=mean(jnp.argmax(terms.label_logits, -1) == terms.labels, known),
         domain_loss=domain_loss,
         domain_accuracy=domain_accuracy,
-        feature_norm=jnp.mean(jnp.sqrt(sum(squares))),
+        feature_norm=mean(jnp.sqrt(sum(squares)), terms.weights),
         lam=jnp.asarray(lam, jnp.float32),
     )
 
@@ -337,6 +374,14 @@ def make_train_steps(
         return indices if count == 1 else jax.device_put(indices, split)
 
     def train(state, arrays, key, steps):
+        found = len(arrays.source_image), len(arrays.target_image)
+        if found != tuple(examples) or len(arrays.source_label) != found[0]:
+            raise ValueError(
+                f"expected arrays of {examples[0]} source and {examples[1]} target examples, got "
+                f"{found[0]} images with {len(arrays.source_label)} labels, and {found[1]}"
+            )
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
         order_key, noise_key = jax.random.split(key)
         source, target = map(place, draw(order_key, state.step, steps))
         if fused:
@@ -364,9 +409,9 @@ def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
     """
     devices = jax.local_devices() if devices is None else list(devices)
     if len(devices) == 1:
-        return jax.device_put(tree, devices[0])
+        return jax.device_put(tree, devices[0], may_alias=False)
     mesh = Mesh(np.asarray(devices), ("device",))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()), may_alias=False)
 
 
 def _part(function):
@@ -377,8 +422,9 @@ def _part(function):
         )
 
     def init(key, x):
-        one_domain = networks.accepted(function, {"domain": 0})  # any number of examples
-        variables = dict(function.init(key, x, **one_domain))
+        # One domain: a joint batch would have to have two halves.
+        options = {"train": False, "domain": SOURCE, "axis_name": None}
+        variables = dict(function.init(key, x, **networks.accepted(function, options)))
         return variables.pop("params", {}), variables
 
     def apply(theta, statistics, x, *, key, train=False, domain=None, axis_name=None):

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib
+import math
 import pkgutil
 from typing import Literal
 
@@ -65,31 +66,32 @@ class Config:
     """Number by which mean-subtracted pixels are divided, grey levels."""
 
     steps: int = 10_000
-    """Number of updates of DANN."""
+    """Length of DANN, updates."""
 
     baseline_steps: int | None = None
-    """Number of updates of source-only and train-on-target; None for as many as DANN."""
+    """Length of source-only and train-on-target, updates; None for that of DANN."""
 
     batch_size: int = 128
-    """Examples a step over all devices: half source, half target."""
+    """Examples a step over all devices: half source, half target. The baselines train on as
+    many labelled examples as DANN, half of this number."""
 
     mu0: float = 0.01
-    """Learning rate at the start."""
+    """Learning rate at the start, per update."""
 
     alpha: float = 10.0
-    """Speed of the learning rate's annealing; 0 for none."""
+    """Speed of the learning rate's annealing, dimensionless; 0 for none."""
 
     beta: float = 0.75
-    """Exponent of the learning rate's annealing."""
+    """Exponent of the learning rate's annealing, dimensionless."""
 
     gamma: float = 10.0
-    """Steepness of lambda's rise."""
+    """Steepness of lambda's rise, dimensionless."""
 
     lambda_horizon: int | None = None
-    """Step at which lambda is complete; None for the last."""
+    """When lambda is complete, updates; None for the last."""
 
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD, share of the last step, 0 to 1."""
 
     weight_decay: float = 0.0
     """Multiple of the weights (not the biases) added to the gradient."""
@@ -98,10 +100,10 @@ class Config:
     """What L_d averages over: the joint batch, or each domain (then summed)."""
 
     domain_weight: float = 1.0
-    """Weight of L_d."""
+    """Weight of L_d, dimensionless."""
 
     evaluate_every: int = 1_000
-    """Steps between two evaluations on the test images."""
+    """Updates between two evaluations on the test images."""
 
     def __post_init__(self):
         """Checks the values against each other."""
@@ -117,10 +119,10 @@ class Config:
                 f"batch_size must be even (half source, half target), got {self.batch_size}"
             )
         for name in ("mu0", "input_scale"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("alpha", "beta", "gamma", "weight_decay", "domain_weight"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")

@@ -3,6 +3,8 @@
 import pathlib
 from typing import Any
 
+from experiments import results
+
 __all__ = ["draw"]
 
 COLOURS = {"source-only": "#4477aa", "dann": "#cc3311", "train-on-target": "#228833"}
@@ -57,12 +59,13 @@ def draw(found: dict[str, dict[str, Any]], chance: float, path: pathlib.Path) ->
     if "dann" in found:
         training = found["dann"]["curves"][0]["training"]
         axes[3].plot(training["step"], training["lam"], color="#aa3377", label=r"$\lambda_p$")
-        relative = np.array(training["mu"]) / training["mu"][0]
+        mu0 = found["dann"]["resolved_config"]["mu0"]
+        relative = np.array(training["mu"]) / mu0
         axes[3].plot(
             training["step"],
             relative,
             color="#666666",
-            label=rf"$\mu_p / \mu_0$, $\mu_0$ = {training['mu'][0]:g}",
+            label=rf"$\mu_p / \mu_0$, $\mu_0$ = {mu0:g}",
         )
         axes[3].plot(
             training["step"],
@@ -75,6 +78,6 @@ def draw(found: dict[str, dict[str, Any]], chance: float, path: pathlib.Path) ->
         axes[3].legend(fontsize=8, frameon=False)
     axes[0].set_ylim(0, 1)
     axes[0].legend(fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with results.whole(path) as temporary:
+        figure.savefig(temporary, dpi=110)
     plt.close(figure)

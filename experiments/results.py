@@ -1,39 +1,92 @@
 """Result files: what they hold, and how they are written and read."""
 
+import contextlib
+import fcntl
 import json
 import math
 import os
 import pathlib
+import platform
 import statistics
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
 import jax
 
-__all__ = ["device_kind", "gap_covered", "mean_and_std", "read", "versions", "write_json"]
+__all__ = [
+    "alone",
+    "device_kind",
+    "gap_covered",
+    "mean_and_std",
+    "read",
+    "versions",
+    "whole",
+    "write_json",
+]
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
+def write_json(path: pathlib.Path, content: Any, *, replace: bool = True) -> None:
     """Writes a JSON file whole or not at all.
 
     Args:
       path: Where to; folders are created.
       content: What to write; NaN becomes null.
+      replace: Whether a file that is there may be replaced.
+
+    Raises:
+      FileExistsError: There is a file, and it may not be replaced.
+    """
+    text = json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n"
+    with whole(path, replace=replace) as temporary:
+        temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]:
+    """Gives the path of a temporary file that takes the place of ``path`` when it is complete.
+
+    Args:
+      path: Where the file is to be in the end; folders are created.
+      replace: Whether a file that is there may be replaced.
+
+    Raises:
+      FileExistsError: There is a file, and it may not be replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    temporary = pathlib.Path(name)
     try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(_without_nan(content), file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        os.fsync(handle)
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)
+    finally:
+        os.close(handle)
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[None]:
+    """Holds a folder, which is created, against other processes that would hold it.
+
+    Raises:
+      ValueError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another process is training into {folder}: wait for it, or choose another "
+                "--output"
+            ) from error
+        yield
 
 
 def _without_nan(content):
@@ -81,8 +134,11 @@ def versions() -> dict[str, str]:
     """Returns the versions of what the numbers depend on."""
     from dann_jax import __version__
 
-    names = ("jax", "jaxlib", "flax", "optax", "numpy")
-    return {"dann_jax": __version__, **{name: metadata.version(name) for name in names}}
+    found = {"dann_jax": __version__, "python": platform.python_version()}
+    for name in ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "Pillow"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def device_kind(devices: list[jax.Device]) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 import pathlib
 import shutil
 import sys
+import time
 from typing import Annotated, Literal
 
 import jax
@@ -24,6 +25,7 @@ from experiments import curves, domains, results, study
 __all__ = ["Options", "main"]
 
 PROGRAM = "python -m experiments.run"
+DEFAULT = "digits_digits_m"  # whose settings --help shows where no config is named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class Options:
     """Number of local devices to train on; by default all."""
 
     checkpoint_every: int = 5_000
-    """Steps between two checkpoints (made after an evaluation)."""
+    """Updates between two checkpoints, each made after an evaluation."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,13 +87,13 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     try:
-        settings, about = configs.find_config(name or "digits_digits_m")
+        settings, about = configs.find_config(name or DEFAULT)
         options = tyro.cli(
             Annotated[Options, tyro.conf.arg(name="")],
             args=arguments,
             default=Options(config=settings),
             prog=f"{PROGRAM} {name or 'CONFIG'}",
-            description=about if name else __doc__,
+            description=about if name else f"{__doc__}\nThe defaults below are those of {DEFAULT}.",
         )
         _run(name, options, console)
     except KeyboardInterrupt:
@@ -117,28 +119,32 @@ def _run(name, options, console):
     devices = _devices(options.devices)
     config, folder = options.config, options.output / name
     keys = list(range(options.first_key, options.first_key + options.keys))
-    kept = {}
+    missing = []
     for method in options.methods:
-        kept[method] = _kept(folder / f"{method}.json", config, method, keys, options.overwrite)
-    if options.overwrite:
-        for method in options.methods:
-            shutil.rmtree(folder / method, ignore_errors=True)
-    found = {method: result for method, result in kept.items() if result is not None}
-    for method in found:
-        console.print(f"{method}: {folder / method}.json is there already")
-    if len(found) < len(options.methods):
-        pair = domains.load_pair(config, data_dir=options.data_dir, manual_dir=options.manual_dir)
-        for method in options.methods:
-            if method not in found:
-                found[method] = _method(
-                    name, config, method, keys, pair, folder, devices, options, console
-                )
-    found = {method: found[method] for method in configs.METHODS if method in found}
+        path = folder / f"{method}.json"
+        if options.overwrite or not _is_kept(path, config, method, keys):
+            missing.append(method)
+        else:
+            console.print(f"{path} is there already", markup=False, soft_wrap=True)
     picture = folder / "curves.png"
-    curves.draw(found, chance_domain_loss(config.normalisation), picture)
-    console.print(_table(name, found))
-    files = [str(folder / f"{method}.json") for method in found] + [str(picture)]
-    console.print("written: " + ", ".join(files), soft_wrap=True)
+    if missing:
+        with results.alone(folder):  # before hours of training, not after them
+            pair = domains.load_pair(
+                config, data_dir=options.data_dir, manual_dir=options.manual_dir
+            )
+            for method in missing:
+                _method(name, config, method, keys, pair, folder, devices, options, console)
+            found = _found(folder)
+            curves.draw(found, chance_domain_loss(config.normalisation), picture)
+        files = [str(folder / f"{method}.json") for method in missing] + [str(picture)]
+        console.print("written: " + ", ".join(files), soft_wrap=True, markup=False)
+    console.print(_table(name, _found(folder)))
+
+
+def _found(folder):
+    """Returns the results of all methods that have one."""
+    every = {method: results.read(folder / f"{method}.json") for method in configs.METHODS}
+    return {method: result for method, result in every.items() if result is not None}
 
 
 def _check(options):
@@ -147,6 +153,8 @@ def _check(options):
             "--keys and --checkpoint-every must be at least 1, --first-key at least 0; got "
             f"{options.keys}, {options.checkpoint_every} and {options.first_key}"
         )
+    if options.first_key + options.keys > 2**32:
+        raise ValueError(f"PRNG keys are below 2^32: lower --first-key {options.first_key}")
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
 
@@ -160,15 +168,16 @@ def _devices(count):
     return devices[:count]
 
 
-def _kept(path, config, method, keys, overwrite):
-    """Returns the result that is there and need not be made anew, None if there is none."""
-    if overwrite:
-        return None
+def _is_kept(path, config, method, keys):
+    """Whether the result is there; False also where it has the first of the keys alone."""
     result = results.read(path)
     if result is None:
-        return None
-    if result["keys"] == keys and result["resolved_config"] == study.resolved(config, method):
-        return result
+        return False
+    if result.get("resolved_config") == study.resolved(config, method):
+        if result["keys"] == keys:
+            return True
+        if set(result["keys"]) < set(keys):
+            return False
     raise ValueError(
         f"{path} holds a result with other keys or settings: choose another --output, or "
         "replace it with --overwrite"
@@ -178,6 +187,12 @@ def _kept(path, config, method, keys, overwrite):
 def _method(name, config, method, keys, pair, folder, devices, options, console):
     records = []
     prepared = study.prepare(config, method, pair, devices)
+    replaced = folder / f"{method}.replaced"
+    if options.overwrite and (folder / method).exists():
+        if not replaced.exists():  # kept until there is a new result
+            (folder / method).rename(replaced)
+        elif not _goes_on(folder / method, study.resolved(config, method)):
+            shutil.rmtree(folder / method)
     for key in keys:
         with _progress(console) as progress:
             steps = config.steps_of(method)
@@ -192,9 +207,17 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
                     report=watch,
                 )
             )
-    result = _result(name, config, method, keys, records, pair, devices)
-    results.write_json(folder / f"{method}.json", result)
-    return result
+    result = _result(name, config, method, keys, records)
+    path = folder / f"{method}.json"
+    extends = path.exists() and not options.overwrite and not _is_kept(path, config, method, keys)
+    results.write_json(path, result, replace=options.overwrite or extends)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _goes_on(folder, settings):
+    """Whether all that an earlier overwrite has trained, before it was cut off, fits this one."""
+    records = [results.read(path) for path in folder.glob("key_*/record.json")]
+    return all(record.get("settings") == settings for record in records)
 
 
 def _progress(console):
@@ -215,6 +238,7 @@ class _Watch:
     def __init__(self, progress, task, console, method, key):
         self.progress, self.task, self.console = progress, task, console
         self.label = f"{method} key {key}"
+        self.last, self.pace = None, ""
 
     def __call__(self, report):
         m = report.metrics
@@ -225,8 +249,15 @@ class _Watch:
                 f"  lambda {m['lam']:.3f}"
             )
         told += f"  mu {report.mu:.5f}  |f| {m['feature_norm']:.1f}"
-        speed = self.progress.tasks[self.task].speed
-        pace = f"{speed:.1f} step/s" if speed else ""
+        now = time.perf_counter()
+        if report.target_accuracy is None:  # an evaluation repeats the step before it
+            if self.last is not None:
+                step, then = self.last
+                self.pace = f"{(report.step - step) / (now - then):.1f} step/s"
+            self.last = report.step, now
+        else:
+            self.last = None
+        pace = self.pace
         self.progress.update(self.task, completed=report.step, told=f"{pace}  {told}")
         if report.target_accuracy is not None:
             self.console.print(
@@ -238,7 +269,7 @@ class _Watch:
             self.console.print(f"[yellow]warning: {text}[/yellow]", soft_wrap=True)
 
 
-def _result(name, config, method, keys, records, pair, devices):
+def _result(name, config, method, keys, records):
     accuracy = [record["target_accuracy"] for record in records]
     mean, std = results.mean_and_std(accuracy)
     steps = config.steps_of(method)
@@ -261,10 +292,7 @@ def _result(name, config, method, keys, records, pair, devices):
         }
         if method == "dann"
         else None,
-        "device": results.device_kind(devices),
-        "device_count": len(devices),
-        "versions": results.versions(),
-        "data": pair.provenance,
+        **records[0]["origin"],  # the same for all of them
         "wall_seconds": round(sum(record["wall_seconds"] for record in records), 1),
         "steps_per_second": round(
             steps * len(keys) / sum(record["train_seconds"] for record in records), 2
@@ -306,7 +334,8 @@ def _columns(entries):
 def _table(name, found):
     table = Table(title=f"{name}: accuracy on the target's test images, last step")
     for column in ("method", "mean", "sd", "keys", "gap covered", "steps", "minutes a key"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+        side = "left" if column == "method" else "right"
+        table.add_column(column, justify=side, no_wrap=column == "method")
     bounds = [found.get(method) for method in ("source-only", "train-on-target")]
     for method, result in found.items():
         gap = None

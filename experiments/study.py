@@ -61,6 +61,7 @@ class Study:
     mu: Callable[[Any], jax.Array]  # learning rate as a function of the step
     arrays: batches.DomainArrays  # training images, on the devices
     tests: dict[str, tuple]  # images, preprocessing and batch statistics of each accuracy
+    origin: dict[str, Any]  # what else decides the numbers: data, versions, devices
 
 
 def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.Device]) -> Study:
@@ -121,6 +122,12 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             "source": (pair.source_test, preprocess.source, 0),
             "target": (pair.target_test, preprocess.target, 1 if method == "dann" else 0),
         },
+        origin={
+            "data": pair.provenance,
+            "versions": results.versions(),
+            "device": results.device_kind(devices),
+            "device_count": len(devices),
+        },
     )
 
 
@@ -148,17 +155,13 @@ def train(
       The record: accuracies at the last step, the curves, warnings and times.
 
     Raises:
-      ValueError: The folder holds a run with other settings.
+      ValueError: The folder holds a run with other settings, data, versions or devices.
     """
     config, devices = study.config, study.devices
     settings = resolved(config, study.method)
     record = results.read(folder / "record.json")
-    if record is not None and record["settings"] != settings:
-        changed = sorted(k for k in settings if record["settings"].get(k) != settings[k])
-        raise ValueError(
-            f"{folder} holds a run with other settings ({', '.join(changed)}): "
-            "choose another --output, or --overwrite it"
-        )
+    if record is not None:
+        _check_same(record, {"settings": settings, "origin": study.origin}, folder)
     if record is not None and record["finished"]:
         return record
 
@@ -171,6 +174,7 @@ def train(
     if restored is None:
         record = {
             "settings": settings,
+            "origin": study.origin,
             "finished": False,
             "curves": [],
             "evaluations": [],
@@ -243,6 +247,7 @@ def train(
         if done < steps and done % checkpoint_every < config.evaluate_every:
             results.write_json(folder / "record.json", record)
             checkpoints.save(folder / "checkpoint", jax.device_get(state))
+            clock.lap()
     last = record["evaluations"][-1]
     record |= {
         "finished": True,
@@ -253,6 +258,21 @@ def train(
     results.write_json(folder / "record.json", record)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return record
+
+
+def _check_same(record, expected, folder):
+    """Raises where a record was not made with the same settings, data, versions and devices."""
+    changed = [
+        name
+        for kind, values in expected.items()
+        for name, value in values.items()
+        if record.get(kind, {}).get(name) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({', '.join(sorted(changed))}): "
+            "choose another --output, or --overwrite it"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

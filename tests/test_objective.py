@@ -139,7 +139,7 @@ def test_objective_with_masks_equals_the_smaller_batch():
     for objective in (saddle_objective, reversed_objective):
         for normalisation in ("mean", "sum_of_means"):
             f = functools.partial(objective, normalisation=normalisation)
-            grad = jax.value_and_grad(lambda theta, b, f=f: f(theta, b, 0.7, APPLY)[0])
+            grad = jax.jit(jax.value_and_grad(lambda t, b, f=f: f(t, b, 0.7, APPLY)[0]))
             close(grad(theta, masked), grad(theta, smaller))
 
 
