@@ -135,9 +135,13 @@ def test_an_unknown_layer_is_answered_with_those_there_are(state):
         features(MODEL, state, IMAGES, layer="conv1", preprocess=preprocess)
 
 
-def test_no_images_are_refused(state):
+def test_wrong_sizes_are_refused(state):
     with pytest.raises(ValueError, match="no images"):
         predict(MODEL, state, IMAGES[:0], preprocess=preprocess)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        predict(MODEL, state, IMAGES, preprocess=preprocess, batch_size=0)
+    with pytest.raises(ValueError, match=r"got \[3, 2\] and \[2\]"):
+        evaluate(np.zeros([3, 2]), np.zeros(2, int))
 
 
 def test_parts_that_are_plain_functions():

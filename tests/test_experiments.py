@@ -13,6 +13,8 @@ from dann_jax.datasets.digits_m import digits_m_dataset_builder
 from experiments import config as configs
 from experiments import domains, report, results, run, study
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 FEW = ["--steps", "6", "--baseline-steps", "3", "--evaluate-every", "3", "--batch-size", "8"]
 SCHEMA = {
     "config", "method", "source", "target", "keys", "target_accuracy", "mean", "std",

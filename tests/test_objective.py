@@ -244,6 +244,13 @@ def test_labelled_target_examples_join_the_label_loss():
     np.testing.assert_array_equal(terms.labels, y)
 
 
+def test_label_loss_leaves_unknown_labels_out():
+    logits = jax.random.normal(jax.random.key(3), [4, 3])
+    labels, keep = jnp.array([2, -1, 0, -1]), jnp.array([0, 2])
+    close(label_loss(logits, labels), label_loss(logits[keep], labels[keep]))
+    assert label_loss(logits, jnp.full([4], -1)) == 0.0
+
+
 def test_label_minus_one_means_unknown():
     theta, batch = problem()
     some = batch._replace(target_label=jnp.array([-1, 1, -1, 0, -1]))

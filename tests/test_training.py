@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from dann_jax import (
     DannModel,
@@ -214,6 +215,23 @@ def test_one_device_equals_a_mapped_axis_with_weights(model, objective):
     close(seen.domain_loss, seen_by_four.domain_loss)
 
 
+def test_one_device_equals_shard_map(devices):
+    """With replication checks a gradient may be summed already: it must not be counted twice."""
+    split_, whole = PartitionSpec("device"), PartitionSpec()
+    batch = a_batch()
+    make = functools.partial(make_update_step, MODEL, optimizer(), lam)
+    sharded = jax.shard_map(
+        make(axis_name="device"),
+        mesh=Mesh(np.array(devices), ("device",)),
+        in_specs=(whole, jax.tree.map(lambda _: split_, batch), whole),
+        out_specs=whole,
+    )
+    start_ = jax.tree.map(jnp.asarray, _start(MODEL))
+    # Momentum sums the steps, so that a gradient of another size shows.
+    one, four = (jax.jit(update)(start_, batch, KEY)[0] for update in (make(), sharded))
+    close(one, four)
+
+
 def test_an_update_that_does_not_average_is_found_out():
     forgetful = make_update_step(MODEL, optimizer(), lam, axis_name=None)
     mapped = jax.vmap(forgetful, in_axes=(None, 0, None), out_axes=None, axis_name="device")
@@ -230,6 +248,26 @@ def test_a_batch_that_does_not_split_is_refused(batch, name, devices):
         "make the batch size a multiple of 4",
     ):
         program(count=4, batch=batch)
+
+
+def test_unequal_domains_are_refused_where_halves_tell_them_apart():
+    batch = a_batch()
+    smaller = batch._replace(target_image=batch.target_image[:4])
+    make = functools.partial(make_update_step, optimizer=optimizer(), lam=lam)
+    with pytest.raises(ValueError, match="8 source and 4 target examples.*make both sizes equal"):
+        make(NORMED)(start(NORMED), smaller, KEY)
+    plain = dataclasses.replace(MODEL, feature_extractor=FullyConnected((), 4))
+    flat = jax.tree.map(lambda x: x.reshape(len(x), -1) if x.ndim > 1 else x, smaller)
+    state = init_state(plain, optimizer(), KEY, flat.source_image)
+    assert make(plain)(state, flat, KEY)[0].step == 1  # no statistics: any sizes
+
+
+def test_programs_say_which_arrays_and_steps_they_expect(arrays):
+    with pytest.raises(ValueError, match="20 source and 12 target examples, got 19 images"):
+        fewer = arrays._replace(source_image=arrays.source_image[1:])
+        cached_program()(start(), fewer, KEY, 1)
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        cached_program()(start(), arrays, KEY, 0)
 
 
 # --- many steps a call -------------------------------------------------------------------
@@ -363,6 +401,14 @@ def test_metrics_worked_by_hand():
     np.testing.assert_allclose(metrics.domain_accuracy, 0.5)
     np.testing.assert_allclose(metrics.feature_norm, (5 + 5 + 10 + 13) / 4, rtol=1e-6)
     assert metrics.lam == 0.25
+    # Without the second source and the second target example: 1 of 1, 0 of 2, (5 + 10) / 2.
+    w = jnp.array([1.0, 0.0])
+    weighted = batch._replace(source_weight=w, target_weight=w)
+    _, metrics = make_update_step(take, optimizer(), 0.25)(state, weighted, KEY)
+    np.testing.assert_allclose(metrics.label_accuracy, 1.0)
+    np.testing.assert_allclose(metrics.domain_accuracy, 0.0)
+    np.testing.assert_allclose(metrics.feature_norm, 7.5, rtol=1e-6)
+    assert metrics.lam == 0.25  # a constant will do as well
 
 
 def test_learning_rate_factors_scale_each_parameter_by_its_path():
