@@ -250,10 +250,9 @@ def _varying(theta, axis_name):
     Under ``jax.shard_map`` the gradient for replicated values is summed over the devices
     already, and averaging it afterwards would leave it too large by their number.
     """
-    try:
-        return jax.lax.pcast(theta, axis_name, to="varying")
-    except ValueError:  # under vmap, which makes no such difference
-        return theta
+    # Adding what varies makes a sum that varies, whatever maps the axis: vmap, pmap, shard_map.
+    zero = 0 * jax.lax.axis_index(axis_name)
+    return jax.tree.map(lambda t: t + zero.astype(t.dtype), theta)
 
 
 def _metrics(terms, lam, axis_name):

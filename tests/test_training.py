@@ -255,11 +255,11 @@ def test_unequal_domains_are_refused_where_halves_tell_them_apart():
     smaller = batch._replace(target_image=batch.target_image[:4])
     make = functools.partial(make_update_step, optimizer=optimizer(), lam=lam)
     with pytest.raises(ValueError, match="8 source and 4 target examples.*make both sizes equal"):
-        make(NORMED)(start(NORMED), smaller, KEY)
+        jax.eval_shape(make(NORMED), start(NORMED), smaller, KEY)
     plain = dataclasses.replace(MODEL, feature_extractor=FullyConnected((), 4))
-    flat = jax.tree.map(lambda x: x.reshape(len(x), -1) if x.ndim > 1 else x, smaller)
-    state = init_state(plain, optimizer(), KEY, flat.source_image)
-    assert make(plain)(state, flat, KEY)[0].step == 1  # no statistics: any sizes
+    shapes = jax.eval_shape(lambda x: init_state(plain, optimizer(), KEY, x), jnp.zeros([8, 4]))
+    flat = smaller._replace(source_image=jnp.zeros([8, 4]), target_image=jnp.zeros([4, 4]))
+    jax.eval_shape(make(plain), shapes, flat, KEY)  # no statistics: any sizes
 
 
 def test_programs_say_which_arrays_and_steps_they_expect(arrays):
