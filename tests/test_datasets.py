@@ -525,11 +525,13 @@ def test_unmoved_copy_shows_the_original():
     draw = np.full((4, 4), 0.5)  # angle 0, scale 1, shift 0
     copies = handwriting._transform(handwriting._enlarge(source.image), np.arange(4), draw)
     assert copies.shape == (4, 28, 28)
-    # 20 of 28 pixels for 8 of the original: original pixel k lies at 4 + 2.5 (k + 1/2) - 1/2.
-    at = np.round(4 + 2.5 * (np.arange(8) + 0.5) - 0.5).astype(int)
+    # 23 of 28 pixels for 8 of the original: original pixel k lies at 2.5 + 23/8 (k + 1/2) - 1/2.
+    at = np.round(2.5 + 23 / 8 * (np.arange(8) + 0.5) - 0.5).astype(int)
     shown = copies[:, at][:, :, at].reshape(4, -1)
-    for one, original in zip(shown, source.image[:4].reshape(4, -1), strict=True):
-        assert np.corrcoef(one, original)[0, 1] > 0.95
+    # Sharpened: grey level 96 of 255 becomes 128, and a step of one becomes a step of four.
+    sharp = np.clip(128 + 4 * (source.image[:4].reshape(4, -1) * 255 / 16 - 96), 0, 255)
+    for one, expected in zip(shown, sharp, strict=True):
+        assert np.corrcoef(one, expected)[0, 1] > 0.9
     for edge in (copies[:, :2], copies[:, -2:], copies[:, :, :2], copies[:, :, -2:]):
         assert edge.max() <= 2  # the tail of the cubic kernel
 
@@ -546,7 +548,7 @@ def test_copy_is_turned_and_shifted_as_the_formula_says():
 
     middle, upper, lower = slice(10, 18), slice(6, 10), slice(18, 22)
     np.testing.assert_allclose(centroid(middle, [0.5, 0.5, 0.5, 0.5]), 13.5, atol=0.01)
-    np.testing.assert_allclose(centroid(middle, [0.5, 0.5, 0.5, 1.0]), 15.5, atol=0.01)
+    np.testing.assert_allclose(centroid(middle, [0.5, 0.5, 0.5, 1.0]), 15.0, atol=0.01)
     turned = [1.0, 0.5, 0.5, 0.5]  # 12 degrees over the 12 rows between the two bands
     lean = centroid(upper, turned) - centroid(lower, turned)
     np.testing.assert_allclose(abs(lean), 12 * np.tan(np.deg2rad(12)), atol=0.25)
@@ -565,6 +567,14 @@ def test_photograph_pieces_of_train_and_test_are_disjoint():
         np.testing.assert_array_equal(joined, image)
 
 
+def test_a_patch_keeps_its_content_under_another_exposure_and_order_of_colours():
+    patches = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    # Exposure .3 + .7 u of u = 1 and 0; orders 0 (as it was) and 5 (reversed) of the six.
+    varied = digits_m_dataset_builder._vary(patches, np.array([[1.0, 0.0], [0.0, 0.99]]))
+    np.testing.assert_array_equal(varied[0], patches[0])
+    np.testing.assert_array_equal(varied[1], np.round(patches[1] * 0.3)[..., ::-1])
+
+
 def test_digits_m_is_a_binary_digit_over_a_photograph():
     # A digit of 0 and 255 leaves either the photograph or its negative: blended with itself,
     # every pixel of the same patch is all 0 or all 255 in the three channels together.
@@ -572,9 +582,11 @@ def test_digits_m_is_a_binary_digit_over_a_photograph():
     digit, label = handwriting.copies(source, seed=2, split="train", start=0, stop=8)
     image, image_label = digits_m_dataset_builder.images("train", 0, 8, seed=2)
     np.testing.assert_array_equal(label, image_label)
-    draw = draws.uniform(2, "train patches", 0, 8, count=3)
-    for i in range(8):
-        patch = blend.patch(photographs.bundled()["train"], draw[i], 28)
+    draw = draws.uniform(2, "train patches", 0, 8, count=5)
+    pictures = photographs.bundled()["train"]
+    patches = np.stack([blend.patch(pictures, d[:3], 28) for d in draw])
+    varied = digits_m_dataset_builder._vary(patches, draw[:, 3:])
+    for i, patch in enumerate(varied):
         mask = blend.blend(image[i], np.zeros((28, 28), np.uint8)).astype(int) != patch
         stroke = digit[i] > digits_m_dataset_builder._THRESHOLD
         np.testing.assert_array_equal(mask.any(axis=-1), stroke)
