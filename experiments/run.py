@@ -238,7 +238,7 @@ class _Watch:
     def __init__(self, progress, task, console, method, key):
         self.progress, self.task, self.console = progress, task, console
         self.label = f"{method} key {key}"
-        self.last, self.pace = None, ""
+        self.since, self.pace = None, ""
 
     def __call__(self, report):
         m = report.metrics
@@ -249,15 +249,7 @@ class _Watch:
                 f"  lambda {m['lam']:.3f}"
             )
         told += f"  mu {report.mu:.5f}  |f| {m['feature_norm']:.1f}"
-        now = time.perf_counter()
-        if report.target_accuracy is None:  # an evaluation repeats the step before it
-            if self.last is not None:
-                step, then = self.last
-                self.pace = f"{(report.step - step) / (now - then):.1f} step/s"
-            self.last = report.step, now
-        else:
-            self.last = None
-        pace = self.pace
+        pace = self._pace(report)
         self.progress.update(self.task, completed=report.step, told=f"{pace}  {told}")
         if report.target_accuracy is not None:
             self.console.print(
@@ -267,6 +259,17 @@ class _Watch:
             )
         for text in report.warnings:
             self.console.print(f"[yellow]warning: {text}[/yellow]", soft_wrap=True)
+        if self.since is None or report.target_accuracy is not None:
+            self.since = report.step, time.perf_counter()
+
+    def _pace(self, report):
+        """Returns the steps a second since the last evaluation, or the first report."""
+        if self.since is not None:
+            step, then = self.since
+            seconds = time.perf_counter() - then
+            if report.step > step and seconds > 0.5:
+                self.pace = f"{(report.step - step) / seconds:.1f} step/s"
+        return self.pace
 
 
 def _result(name, config, method, keys, records):
