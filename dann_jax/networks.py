@@ -31,11 +31,13 @@ __all__ = [
     "FullyConnected",
     "OfficeFeatures",
     "PureFunction",
+    "accepted",
     "gtsrb",
     "max_pool",
     "mnist",
     "mnist_batch_norm",
     "office",
+    "project_max_norm",
     "svhn",
 ]
 

@@ -51,14 +51,13 @@ def _standardise(image, mean, scale):
     return (image - jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)) / scale
 
 
-def load_pair(config: Config, *, data_dir=None, manual_dir=None, domains=None) -> Pair:
+def load_pair(config: Config, *, data_dir=None, manual_dir=None) -> Pair:
     """Returns the training and test images of both domains.
 
     Args:
       config: Names the data sets and the image size.
       data_dir: Where prepared data lies or goes, see ``datasets.load``.
       manual_dir: Where files that were fetched by hand lie.
-      domains: Unused names are rejected by ``datasets``; None for those of the config.
 
     Returns:
       The pair, with the digest of each part as it was stored.
@@ -67,7 +66,7 @@ def load_pair(config: Config, *, data_dir=None, manual_dir=None, domains=None) -
       ValueError: Images are larger than ``config.image_size``, or a label is out of range.
     """
     parts, provenance = [], {}
-    for name in domains or (config.source, config.target):
+    for name in (config.source, config.target):
         for split in ("train", "test"):
             images = datasets.load(name, split, data_dir=data_dir, manual_dir=manual_dir)
             provenance[f"{name}/{split}"] = {

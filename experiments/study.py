@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dann_jax import (
     batches,
@@ -56,7 +55,7 @@ class Study:
     method: str
     devices: list[jax.Device]
     model: networks.DannModel
-    optimizer: optax.GradientTransformation
+    init: Callable[..., training.TrainState]  # (key, image) -> state, compiled once
     program: training.TrainSteps  # compiled once
     mu: Callable[[Any], jax.Array]  # learning rate as a function of the step
     arrays: batches.DomainArrays  # training images, on the devices
@@ -114,7 +113,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
         method=method,
         devices=devices,
         model=model,
-        optimizer=optimizer,
+        init=jax.jit(functools.partial(training.init_state, model, optimizer)),
         program=program,
         mu=mu,
         arrays=_placed(arrays, devices),
@@ -168,8 +167,7 @@ def train(
     steps = config.steps_of(study.method)
     init_key, train_key = jax.random.split(jax.random.key(key))
     sample = jnp.zeros([2, config.image_size, config.image_size, 3])
-    init = jax.jit(functools.partial(training.init_state, study.model, study.optimizer))
-    state = init(init_key, sample)
+    state = study.init(init_key, sample)
     restored = checkpoints.restore(folder / "checkpoint", state) if record else None
     if restored is None:
         record = {
@@ -217,8 +215,7 @@ def train(
             continue
         means = read()
         clock.lap("train_seconds")
-        host_state = jax.device_get((state.theta, state.statistics))
-        view = _View(*jax.device_put(host_state, devices[0]))
+        view = jax.device_put(jax.device_get(state.replace(opt_state=())), devices[0])
         accuracy = {
             name: evaluation.evaluate(
                 evaluation.predict(
@@ -273,14 +270,6 @@ def _check_same(record, expected, folder):
             f"{folder} holds a run with other settings ({', '.join(sorted(changed))}): "
             "choose another --output, or --overwrite it"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _View:
-    """What evaluation needs of a state."""
-
-    theta: Any
-    statistics: Any
 
 
 class _Clock:
