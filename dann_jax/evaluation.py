@@ -125,18 +125,19 @@ def layer_names(model: DannModel, state: Any, image: chex.Array) -> tuple[str, .
 
 
 def evaluate(label_logits: chex.Array, labels: chex.Array) -> float:
-    """Returns the accuracy, in [0, 1].
+    """Returns the accuracy, in [0, 1], over the examples whose label is known; NaN without any.
 
     Args:
       label_logits: ``[n, classes]``.
-      labels: ``[n]`` int.
+      labels: ``[n]`` int, negative where unknown.
     """
     if np.ndim(label_logits) != 2 or np.shape(labels) != np.shape(label_logits)[:1]:
         raise ValueError(
             f"expected logits [n, classes] and labels [n], got {list(np.shape(label_logits))} "
             f"and {list(np.shape(labels))}"
         )
-    return hits(jnp.asarray(label_logits), jnp.asarray(labels)).accuracy
+    labels = jnp.asarray(labels)
+    return hits(jnp.asarray(label_logits), labels, labels >= 0).accuracy
 
 
 def _forward(model, domain, preprocess, layer):

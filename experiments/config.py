@@ -10,17 +10,34 @@ from typing import Literal
 import flax.linen as nn
 
 from dann_jax import networks
+from dann_jax.backbones import AlexNet
 from dann_jax.objective import NORMALISATIONS
 
-__all__ = ["INITIALISERS", "METHODS", "NETWORKS", "Config", "config_names", "find_config"]
+__all__ = [
+    "INITIALISERS",
+    "METHODS",
+    "NETWORKS",
+    "Config",
+    "config_names",
+    "find_config",
+    "office31",
+]
 
 METHODS = ("source-only", "dann", "train-on-target")
+
+
+def _office_alexnet(*, dtype, **options):
+    kernel_init = options.get("kernel_init", nn.initializers.he_normal())
+    backbone = AlexNet(kernel_init=kernel_init, dtype=dtype)
+    return networks.office(backbone, dtype=dtype, **options)
+
 
 NETWORKS = {
     "mnist": networks.mnist,
     "mnist_batch_norm": networks.mnist_batch_norm,
     "svhn": networks.svhn,
     "gtsrb": networks.gtsrb,
+    "office_alexnet": _office_alexnet,
 }
 
 INITIALISERS = {
@@ -36,15 +53,28 @@ class Config:
     """The settings of one row of the results: a pair of domains and a training recipe."""
 
     source: str
-    """Data set of the labelled source."""
+    """Labelled source: the name of a data set, or a folder with a sub-folder for each class."""
 
     target: str
-    """Data set of the unlabelled target."""
+    """Unlabelled target: the name of a data set, or a folder; its images may lie in sub-folders
+    for each class, which are then used to measure the accuracy."""
 
-    classes: int = 10
-    """Number of labels."""
+    source_train: str = "train"
+    """Split of the source to train on, or a named part of one."""
 
-    network: Literal["mnist", "mnist_batch_norm", "svhn", "gtsrb"] = "mnist"
+    source_test: str = "test"
+    """Split of the source to measure the accuracy on."""
+
+    target_train: str = "train"
+    """Split of the target to train on, without its labels."""
+
+    target_test: str = "test"
+    """Split of the target to measure the accuracy on; ``train`` is the transductive protocol."""
+
+    classes: int | None = 10
+    """Number of labels; None for as many as the source has."""
+
+    network: Literal["mnist", "mnist_batch_norm", "svhn", "gtsrb", "office_alexnet"] = "mnist"
     """Network; those of the paper's Fig. 4, and named variants."""
 
     initialisation: Literal[
@@ -57,6 +87,13 @@ class Config:
 
     image_size: int = 32
     """Height and width of the images, pixels; smaller ones are padded with black."""
+
+    crop: int | None = None
+    """Height and width of the part of an image that the network sees, pixels: at random in
+    training, in the middle in evaluation; None for all of it."""
+
+    mirror: bool = False
+    """Whether training images are exchanged left and right at random, one half of them."""
 
     mean: Literal["joint", "per_domain"] = "joint"
     """Colour subtracted from images: the mean of both domains' training images, or of each
@@ -107,10 +144,15 @@ class Config:
 
     def __post_init__(self):
         """Checks the values against each other."""
-        for name in ("steps", "batch_size", "evaluate_every", "image_size", "classes"):
+        for name in ("source", "target"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} must be the name of a data set, or a folder of images")
+        for name in ("steps", "batch_size", "evaluate_every", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("baseline_steps", "lambda_horizon"):
+        if self.crop is not None and self.crop > self.image_size:
+            raise ValueError(f"crop must be at most image_size {self.image_size}, got {self.crop}")
+        for name in ("baseline_steps", "lambda_horizon", "classes", "crop"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -138,9 +180,45 @@ class Config:
                     f"unknown {name} {getattr(self, name)!r}: expected one of {', '.join(valid)}"
                 )
 
+    @property
+    def seen_size(self) -> int:
+        """Height and width of what the network sees, pixels."""
+        return self.crop or self.image_size
+
     def steps_of(self, method: str) -> int:
         """Returns the number of updates of a method."""
         return self.steps if method == "dann" else self.baseline_steps or self.steps
+
+
+def office31(source: str, target: str) -> Config:
+    """Returns the paper's settings for two domains of Office-31, fully transductive.
+
+    All images of the source are trained on with their labels, all of the target without, and the
+    accuracy is that on the latter. Schedules, L_d's weight, crops and mirror images are those of
+    the authors' files.
+
+    Args:
+      source: ``amazon``, ``dslr`` or ``webcam``.
+      target: Another one.
+    """
+    return Config(
+        source=f"office31/{source}",
+        target=f"office31/{target}",
+        source_test="train",
+        target_test="train",
+        classes=31,
+        network="office_alexnet",
+        image_size=256,
+        crop=227,
+        mirror=True,
+        input_scale=128.0,
+        steps=50_000,
+        mu0=0.001,
+        alpha=50.0,  # 0.001 a step
+        lambda_horizon=10_000,
+        domain_weight=0.1,
+        evaluate_every=5_000,
+    )
 
 
 def config_names() -> tuple[str, ...]:

@@ -55,7 +55,8 @@ def draw(found: dict[str, dict[str, Any]], chance: float, path: pathlib.Path) ->
             axis.set_yscale("log")
         if name == "domain_loss":
             axis.axhline(chance, color="0.5", ls=":", lw=1)
-            axis.text(0, chance, " chance", fontsize=8, va="bottom", color="0.4")
+            beside = axis.get_yaxis_transform()  # x as a share of the width
+            axis.text(0, chance, " chance", fontsize=8, va="bottom", color="0.4", transform=beside)
     if "dann" in found:
         training = found["dann"]["curves"][0]["training"]
         axes[3].plot(training["step"], training["lam"], color="#aa3377", label=r"$\lambda_p$")
@@ -77,7 +78,8 @@ def draw(found: dict[str, dict[str, Any]], chance: float, path: pathlib.Path) ->
         axes[3].set_ylim(0, 1.02)
         axes[3].legend(fontsize=8, frameon=False)
     axes[0].set_ylim(0, 1)
-    axes[0].legend(fontsize=8, frameon=False)
+    if axes[0].lines:  # a target without labels has no accuracy
+        axes[0].legend(fontsize=8, frameon=False)
     with results.whole(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)

@@ -1,12 +1,15 @@
 """Pairs of domains as arrays, and what happens to an image before G_f sees it."""
 
 import functools
+import os
+import pathlib
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import datasets
+from dann_jax.augmentation import centre_crop
 from dann_jax.batches import DomainArrays, DomainBatch
 from experiments.config import Config
 
@@ -20,29 +23,32 @@ class Pair(NamedTuple):
     source_test: datasets.ImageSet
     target_train: datasets.ImageSet
     target_test: datasets.ImageSet
+    class_names: tuple[str, ...]
+    target_files: list[str] | None  # of the images to test on, where the target is a folder
     provenance: dict  # "name/split" -> {"examples": ..., "sha256": ...}
 
 
 class Preprocess(NamedTuple):
-    """Mean subtraction and scaling, by domain."""
+    """Mean subtraction and scaling, by domain, and the crop for an evaluation."""
 
     source_mean: tuple[float, ...]  # grey levels, one for each channel
     target_mean: tuple[float, ...]
     scale: float
+    crop: int  # height and width of what is seen in an evaluation, pixels
 
     def source(self, image):
-        """Returns source images ``[n, h, w, 3]`` float32 of stored ones, grey or colour."""
-        return _standardise(image, self.source_mean, self.scale)
+        """Returns source images ``[n, h, w, 3]`` float32 for an evaluation, of stored ones."""
+        return _standardise(centre_crop(image, self.crop), self.source_mean, self.scale)
 
     def target(self, image):
-        """Returns target images ``[n, h, w, 3]`` float32 of stored ones, grey or colour."""
-        return _standardise(image, self.target_mean, self.scale)
+        """Returns target images ``[n, h, w, 3]`` float32 for an evaluation, of stored ones."""
+        return _standardise(centre_crop(image, self.crop), self.target_mean, self.scale)
 
     def batch(self, batch: DomainBatch) -> DomainBatch:
-        """Returns a batch as G_f takes it of one as stored."""
+        """Returns a batch to train on, of one as stored, grey or colour; crops are made later."""
         return batch._replace(
-            source_image=self.source(batch.source_image),
-            target_image=self.target(batch.target_image),
+            source_image=_standardise(batch.source_image, self.source_mean, self.scale),
+            target_image=_standardise(batch.target_image, self.target_mean, self.scale),
         )
 
 
@@ -51,34 +57,82 @@ def _standardise(image, mean, scale):
     return (image - jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)) / scale
 
 
-def load_pair(config: Config, *, data_dir=None, manual_dir=None) -> Pair:
+def load_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> Pair:
     """Returns the training and test images of both domains.
 
+    A folder without a split ``test`` is tested on the images that it is trained on; if it is the
+    target, that is the transductive protocol: its labels, if any, are not trained on.
+
     Args:
-      config: Names the data sets and the image size.
+      config: Names the data sets, their splits and the image size.
       data_dir: Where prepared data lies or goes, see ``datasets.load``.
       manual_dir: Where files that were fetched by hand lie.
+      progress: Whether to show a bar where data is prepared.
 
     Returns:
       The pair, with the digest of each part as it was stored.
 
     Raises:
-      ValueError: Images are larger than ``config.image_size``, or a label is out of range.
+      ValueError: There is no such data set, images are larger than ``config.image_size``, or a
+        label is out of range.
+      NotADirectoryError: There is no such folder.
     """
-    parts, provenance = [], {}
-    for name in (config.source, config.target):
-        for split in ("train", "test"):
-            images = datasets.load(name, split, data_dir=data_dir, manual_dir=manual_dir)
-            provenance[f"{name}/{split}"] = {
-                "examples": len(images.label),
-                "sha256": datasets.digest(images),
-            }
-            if images.label.max() >= config.classes:
-                raise ValueError(
-                    f"{name} has label {images.label.max()}, but classes is {config.classes}"
-                )
-            parts.append(images._replace(image=_padded(images.image, config.image_size, name)))
-    return Pair(*parts, provenance)
+    where = {"data_dir": data_dir, "manual_dir": manual_dir}
+    source = _builder(config.source, config.image_size, None, **where)
+    if not source.CLASS_NAMES:
+        raise ValueError(
+            f"{config.source}: expected a sub-folder for each class, since the source must have "
+            "labels, got images alone"
+        )
+    target = _builder(config.target, config.image_size, source.CLASS_NAMES, **where)
+    class_names = tuple(source.CLASS_NAMES)
+    if config.classes is not None and config.classes != len(class_names):
+        raise ValueError(
+            f"{config.source} has {len(class_names)} classes, but --classes is {config.classes}"
+        )
+    parts, provenance = {}, {}
+    for domain, name, built in (
+        ("source", config.source, source),
+        ("target", config.target, target),
+    ):
+        loaded = {}  # a split that is both trained and tested on is loaded once
+        for use in ("train", "test"):
+            split = getattr(config, f"{domain}_{use}")
+            if _is_folder(name) and split not in built.CLASS_COUNTS:
+                split = "train"
+            if split not in loaded:
+                images = datasets.arrays(built, split, progress=progress)
+                if images.label.max() >= len(class_names):
+                    raise ValueError(
+                        f"{name} has label {images.label.max()}, but {config.source} has only "
+                        f"{len(class_names)} classes"
+                    )
+                shown = pathlib.Path(name).name if _is_folder(name) else name
+                provenance[f"{shown}/{split}"] = {
+                    "examples": len(images.label),
+                    "sha256": datasets.digest(images),
+                }
+                padded = _padded(images.image, config.image_size, name)
+                loaded[split] = images._replace(image=padded)
+            parts[f"{domain}_{use}"] = loaded[split]
+        files = built.files(split) if _is_folder(name) else None
+    return Pair(**parts, class_names=class_names, target_files=files, provenance=provenance)
+
+
+def _builder(name, image_size, class_names, *, data_dir, manual_dir):
+    if _is_folder(name):
+        return datasets.from_folder(
+            name, image_size=image_size, class_names=class_names, data_dir=data_dir
+        )
+    try:
+        return datasets.builder(name, data_dir=data_dir, manual_dir=manual_dir)
+    except ValueError as error:
+        raise ValueError(f"{error}; a folder of images is given by its path") from error
+
+
+def _is_folder(name):
+    """Whether a domain is a folder of images rather than a data set with a name."""
+    return name not in datasets.names() and (os.sep in name or pathlib.Path(name).is_dir())
 
 
 def _padded(image, size, name):
@@ -107,7 +161,8 @@ def preprocessing(config: Config, pair: Pair, method: str) -> Preprocess:
     elif config.mean == "joint":
         counts = len(pair.source_train.label), len(pair.target_train.label)
         source = target = np.average([source, target], axis=0, weights=counts)
-    return Preprocess(tuple(source.tolist()), tuple(target.tolist()), config.input_scale)
+    means = tuple(source.tolist()), tuple(target.tolist())
+    return Preprocess(*means, config.input_scale, config.seen_size)
 
 
 def _mean(image):

@@ -6,6 +6,7 @@ off goes on where it was. --list shows the experiments.
 """
 
 import dataclasses
+import math
 import pathlib
 import shutil
 import sys
@@ -130,13 +131,25 @@ def _run(name, options, console):
     if missing:
         with results.alone(folder):  # before hours of training, not after them
             pair = domains.load_pair(
-                config, data_dir=options.data_dir, manual_dir=options.manual_dir
+                config,
+                data_dir=options.data_dir,
+                manual_dir=options.manual_dir,
+                progress=console.is_terminal,
             )
+            if "train-on-target" in missing and pair.target_train.label.max() < 0:
+                console.print("train-on-target is left out: the target has no labels")
+                missing.remove("train-on-target")
             for method in missing:
                 _method(name, config, method, keys, pair, folder, devices, options, console)
             found = _found(folder)
             curves.draw(found, chance_domain_loss(config.normalisation), picture)
         files = [str(folder / f"{method}.json") for method in missing] + [str(picture)]
+        if pair.target_files is not None:
+            files += [
+                str(folder / method / f"key_{key}" / "predictions.csv")
+                for method in missing
+                for key in keys
+            ]
         console.print("written: " + ", ".join(files), soft_wrap=True, markup=False)
     console.print(_table(name, _found(folder)))
 
@@ -173,7 +186,7 @@ def _is_kept(path, config, method, keys):
     result = results.read(path)
     if result is None:
         return False
-    if result.get("resolved_config") == study.resolved(config, method):
+    if _completed(result.get("resolved_config", {})) == study.resolved(config, method):
         if result["keys"] == keys:
             return True
         if set(result["keys"]) < set(keys):
@@ -182,6 +195,13 @@ def _is_kept(path, config, method, keys):
         f"{path} holds a result with other keys or settings: choose another --output, or "
         "replace it with --overwrite"
     )
+
+
+def _completed(settings):
+    """Returns settings with those that came to be after the result was written, at defaults."""
+    fields = dataclasses.fields(configs.Config)
+    usual = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    return {**usual, **settings}
 
 
 def _method(name, config, method, keys, pair, folder, devices, options, console):
@@ -253,8 +273,8 @@ class _Watch:
         self.progress.update(self.task, completed=report.step, told=f"{pace}  {told}")
         if report.target_accuracy is not None:
             self.console.print(
-                f"{self.label} step {report.step:,}: target {report.target_accuracy:.4f}  "
-                f"source {report.source_accuracy:.4f}  {told}  {pace}",
+                f"{self.label} step {report.step:,}: target {_accuracy(report.target_accuracy)}  "
+                f"source {_accuracy(report.source_accuracy)}  {told}  {pace}",
                 soft_wrap=True,
             )
         for text in report.warnings:
@@ -273,7 +293,11 @@ class _Watch:
 
 
 def _result(name, config, method, keys, records):
-    accuracy = [record["target_accuracy"] for record in records]
+    # Null in a file is NaN here: a target without labels.
+    accuracy = [
+        math.nan if record["target_accuracy"] is None else record["target_accuracy"]
+        for record in records
+    ]
     mean, std = results.mean_and_std(accuracy)
     steps = config.steps_of(method)
     return {
@@ -334,6 +358,10 @@ def _columns(entries):
     }
 
 
+def _accuracy(value):
+    return "—" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
 def _table(name, found):
     table = Table(title=f"{name}: accuracy on the target's test images, last step")
     for column in ("method", "mean", "sd", "keys", "gap covered", "steps", "minutes a key"):
@@ -342,12 +370,12 @@ def _table(name, found):
     bounds = [found.get(method) for method in ("source-only", "train-on-target")]
     for method, result in found.items():
         gap = None
-        if method == "dann" and None not in bounds:
+        if method == "dann" and None not in bounds and result["mean"] is not None:
             gap = results.gap_covered(result["mean"], *(bound["mean"] for bound in bounds))
         table.add_row(
             method,
-            f"{result['mean']:.4f}",
-            "—" if result["std"] is None else f"{result['std']:.4f}",
+            _accuracy(result["mean"]),
+            _accuracy(result["std"]),
             str(len(result["keys"])),
             "—" if gap is None else f"{gap:.1%}",
             f"{result['steps']:,}",

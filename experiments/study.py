@@ -1,5 +1,6 @@
 """One training of one method with one key, resumable at any checkpoint."""
 
+import csv
 import dataclasses
 import functools
 import pathlib
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import (
+    augmentation,
     batches,
     checkpoints,
     evaluation,
@@ -55,6 +57,8 @@ class Study:
     method: str
     devices: list[jax.Device]
     model: networks.DannModel
+    class_names: tuple[str, ...]
+    target_files: list[str] | None
     init: Callable[..., training.TrainState]  # (key, image) -> state, compiled once
     program: training.TrainSteps  # compiled once
     mu: Callable[[Any], jax.Array]  # learning rate as a function of the step
@@ -75,7 +79,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
     Raises:
       ValueError: The batch does not split evenly over the devices.
     """
-    options = {"classes": config.classes, "dtype": jnp.dtype(config.dtype)}
+    options = {"classes": len(pair.class_names), "dtype": jnp.dtype(config.dtype)}
     if config.initialisation != "default":
         options["kernel_init"] = INITIALISERS[config.initialisation]
     model = NETWORKS[config.network](**options)
@@ -101,8 +105,15 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
     )
     preprocess = domains.preprocessing(config, pair, method)
     arrays = domains.training_arrays(pair, method)
+    make_update = functools.partial(
+        training.make_update_step, model, optimizer, lam, objective=loss
+    )
+    if config.crop or config.mirror:
+        make_update = augmentation.augmented(
+            make_update, size=config.seen_size, mirror=config.mirror
+        )
     program = training.make_train_steps(
-        functools.partial(training.make_update_step, model, optimizer, lam, objective=loss),
+        make_update,
         examples=(len(arrays.source_image), len(arrays.target_image)),
         batch=(config.batch_size // 2, config.batch_size // 2),
         preprocess=preprocess.batch,
@@ -113,6 +124,8 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
         method=method,
         devices=devices,
         model=model,
+        class_names=pair.class_names,
+        target_files=pair.target_files,
         init=jax.jit(functools.partial(training.init_state, model, optimizer)),
         program=program,
         mu=mu,
@@ -166,7 +179,7 @@ def train(
 
     steps = config.steps_of(study.method)
     init_key, train_key = jax.random.split(jax.random.key(key))
-    sample = jnp.zeros([2, config.image_size, config.image_size, 3])
+    sample = jnp.zeros([2, config.seen_size, config.seen_size, 3])
     state = study.init(init_key, sample)
     restored = checkpoints.restore(folder / "checkpoint", state) if record else None
     if restored is None:
@@ -216,16 +229,19 @@ def train(
         means = read()
         clock.lap("train_seconds")
         view = jax.device_put(jax.device_get(state.replace(opt_state=())), devices[0])
-        accuracy = {
-            name: evaluation.evaluate(
-                evaluation.predict(
-                    study.model, view, images.image, preprocess=preprocess, domain=domain
-                ),
-                images.label,
+        logits = {
+            name: evaluation.predict(
+                study.model, view, images.image, preprocess=preprocess, domain=domain
             )
             for name, (images, preprocess, domain) in study.tests.items()
         }
-        found = health.symptoms(means, classes=config.classes, normalisation=config.normalisation)
+        accuracy = {
+            name: evaluation.evaluate(logits[name], images.label)
+            for name, (images, _, _) in study.tests.items()
+        }
+        found = health.symptoms(
+            means, classes=len(study.class_names), normalisation=config.normalisation
+        )
         record["warnings"] += [{"step": done, "warning": text} for text in found]
         record["evaluations"].append(
             {"step": done, **{f"{name}_accuracy": value for name, value in accuracy.items()}}
@@ -252,9 +268,22 @@ def train(
         "target_accuracy": last["target_accuracy"],
     }
     checkpoints.save(folder / "state", jax.device_get(state))
+    if study.target_files is not None:
+        _write_predictions(folder / "predictions.csv", study, logits["target"])
     results.write_json(folder / "record.json", record)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return record
+
+
+def _write_predictions(path, study, logits):
+    """Writes the most probable class of each file of the target."""
+    probability = np.exp(logits - logits.max(-1, keepdims=True))
+    probability /= probability.sum(-1, keepdims=True)
+    with results.whole(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "class", "probability"])
+        for name, row in zip(study.target_files, probability, strict=True):
+            writer.writerow([name, study.class_names[row.argmax()], f"{row.max():.4f}"])
 
 
 def _check_same(record, expected, folder):

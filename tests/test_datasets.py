@@ -127,9 +127,10 @@ def finished_versions(data_dir, name):
 
 
 def test_names_are_those_of_the_builders():
-    assert datasets.names() == ("digits", "digits_m", "mnist", "mnist_m")
     for name in datasets.names():
-        assert datasets.builder(name, data_dir="unused").name == name
+        built = datasets.builder(name, data_dir="unused")
+        config = f"/{built.builder_config.name}" if built.builder_config else ""
+        assert built.name + config == name
 
 
 @pytest.mark.parametrize("wrong, near", [("mnst", "mnist"), ("digits-m", "digits_m")])
@@ -218,7 +219,7 @@ def test_mnist_m_image_is_the_padded_binarised_digit_over_a_patch():
     photograph = np.full((32, 32, 3), (10, 20, 30), np.uint8)
     digit = np.zeros((28, 28), np.uint8)
     digit[0, 0] = 1
-    image = blend.mnist_m_image(digit, [photograph], seed=0, split="train", i=0)
+    (image,) = blend.mnist_m_images(digit[None], [photograph], seed=0, split="train")
     golden = photograph.copy()
     golden[2, 2] = (245, 235, 225)
     np.testing.assert_array_equal(image, golden)
@@ -405,13 +406,15 @@ def test_mnist_m_blends_the_first_digits_over_the_photographs(tmp_path, manual_d
     )
     assert {part: len(some) for part, some in pictures.items()} == PARTS
     for i in reversed(range(2)):
-        golden = blend.mnist_m_image(
-            digit_images("test")[i], pictures["test"], seed=0, split="test", i=i
+        (golden,) = blend.mnist_m_images(
+            digit_images("test")[i : i + 1], pictures["test"], seed=0, split="test", start=i
         )
         np.testing.assert_array_equal(test.image[i], golden)
     pictures = pictures["train"] + pictures["val"]
     for i in reversed(range(5)):
-        golden = blend.mnist_m_image(digit_images("train")[i], pictures, seed=0, split="train", i=i)
+        (golden,) = blend.mnist_m_images(
+            digit_images("train")[i : i + 1], pictures, seed=0, split="train", start=i
+        )
         np.testing.assert_array_equal(train.image[i], golden)
 
 

@@ -1,10 +1,16 @@
 """Labelled images of the paper's domains, as arrays and as TFDS builders without TensorFlow.
 
-``digits`` and ``digits_m`` come with scikit-learn and need no download; ``mnist`` and
-``mnist_m`` are made from published files, taken from ``manual_dir`` or else downloaded.
+``digits`` and ``digits_m`` come with scikit-learn, ``syn_numbers`` and ``syn_signs`` are drawn
+here: they need no download. The others are made from published files, taken from ``manual_dir``
+or else downloaded.
 
-    source = load("digits", "train")
-    target = load("digits_m", "train")
+    source = load("syn_signs", "train")
+    target = load("gtsrb", "train")
+    labelled = load("gtsrb", "train", per_class=10, key=0)  # 430 images; also split "labelled"
+
+Images of one's own lie in a folder with a sub-folder for each class:
+
+    source = arrays(from_folder("photographs", image_size=32), "train")
 
 Whoever prefers records to arrays uses the TFDS builder itself, whose record i is image i:
 
@@ -18,38 +24,46 @@ TFDS knows another mnist:
 """
 
 import contextlib
+import copy
 import difflib
-import hashlib
 import importlib
 import os
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
+from dann_jax.datasets.image_sets import ImageSet, cached, digest, subset
 
 if TYPE_CHECKING:
     from dann_jax.datasets.image_builder import ImageBuilder
 
 __all__ = [
     "ImageSet",
+    "arrays",
     "builder",
     "default_data_dir",
     "digest",
+    "from_folder",
     "load",
     "names",
     "prepare",
+    "subset",
 ]
 
-_NAMES = ("digits", "digits_m", "mnist", "mnist_m")
+_NAMES = (
+    "digits",
+    "digits_m",
+    "gtsrb",
+    "mnist",
+    "mnist_m",
+    "office31/amazon",
+    "office31/dslr",
+    "office31/webcam",
+    "svhn",
+    "syn_numbers",
+    "syn_signs",
+)
 _DATA_DIR_VARIABLE = "DANN_JAX_DATA"
-
-
-class ImageSet(NamedTuple):
-    """Labelled images of one split of one domain."""
-
-    image: np.ndarray  # uint8 [n, height, width, channel]
-    label: np.ndarray  # int32 [n]
 
 
 def names() -> tuple[str, ...]:
@@ -82,18 +96,55 @@ def builder(
         ValueError: there is no data set of that name.
     """
     if name not in _NAMES:
-        near = difflib.get_close_matches(name, _NAMES, cutoff=0.4) or _NAMES
+        near = difflib.get_close_matches(name, _NAMES, cutoff=0.4)
         raise ValueError(
-            f"expected the name of a data set ({', '.join(_NAMES)}), got {name!r}: "
-            f"did you mean {' or '.join(near)}?"
+            f"expected the name of a data set ({', '.join(_NAMES)}), got {name!r}"
+            + (f": did you mean {' or '.join(near)}?" if near else "")
         )
+    name, _, config = name.partition("/")
     module = importlib.import_module(f"{__name__}.{name}.{name}_dataset_builder")
-    root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-    return module.Builder(data_dir=root, manual_dir=manual_dir)
+    options = {"config": config} if config else {}
+    return module.Builder(data_dir=_root(data_dir), manual_dir=manual_dir, **options)
+
+
+def from_folder(
+    folder: str | os.PathLike,
+    *,
+    image_size: int,
+    class_names: Sequence[str] | None = None,
+    data_dir: str | os.PathLike | None = None,
+) -> "ImageBuilder":
+    """Returns the TFDS builder of a folder of images, which may or may not be prepared yet.
+
+    The classes are the names of the sub-folders. A folder with images and no sub-folders holds
+    images of unknown label, -1. If there are sub-folders ``train`` and ``test``, each holds a
+    split; otherwise all images are the split ``train``.
+
+    Args:
+        folder: the images: JPEG, PNG, BMP, GIF, PPM, TIFF or WebP.
+        image_size: height and width to which they are resized, pixels.
+        class_names: which classes there may be, in the order of their labels; None for the
+            sub-folders in alphabetical order.
+        data_dir: where prepared data lie; None for ``default_data_dir()``.
+
+    Returns:
+        A ``tfds.core.GeneratorBasedBuilder``.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+        ValueError: it holds no images, or a class that is not in ``class_names``.
+    """
+    module = importlib.import_module(f"{__name__}.image_folder.image_folder_dataset_builder")
+    return module.Builder(
+        folder=folder,
+        image_size=image_size,
+        class_names=class_names,
+        data_dir=_root(data_dir),
+    )
 
 
 def prepare(
-    name: str,
+    name: "str | ImageBuilder",
     *,
     data_dir: str | os.PathLike | None = None,
     manual_dir: str | os.PathLike | None = None,
@@ -106,10 +157,10 @@ def prepare(
     prepare the same data set at once.
 
     Args:
-        name: one of ``names()``.
+        name: one of ``names()``, or a builder, which knows its folders.
         data_dir: where prepared data lie; None for ``default_data_dir()``.
         manual_dir: folder with published files already on disk; None to download them.
-        progress: whether to show TFDS's progress bars.
+        progress: whether to show progress bars.
 
     Returns:
         A prepared ``tfds.core.GeneratorBasedBuilder``.
@@ -119,15 +170,18 @@ def prepare(
         FileNotFoundError: a published file is neither on disk nor to be downloaded.
         NotADirectoryError: ``manual_dir`` is not a folder.
     """
-    built = builder(name, data_dir=data_dir, manual_dir=manual_dir)
+    built = name
+    if isinstance(name, str):
+        built = builder(name, data_dir=data_dir, manual_dir=manual_dir)
     if built.is_prepared():
         return built
-    with _progress_bars(progress):
+    built.progress = progress
+    with _without_tfds_bars():
         try:
             built.download_and_prepare()
         except OSError:
             # Another process may have finished first, and its folder cannot be replaced.
-            finished = builder(name, data_dir=data_dir, manual_dir=manual_dir)
+            finished = copy.copy(built)  # TFDS builds it anew, and so looks at the disk again
             if not finished.is_prepared():
                 raise
             return finished
@@ -138,19 +192,22 @@ def load(
     name: str,
     split: str,
     *,
+    per_class: int | None = None,
+    key: int = 0,
     data_dir: str | os.PathLike | None = None,
     manual_dir: str | os.PathLike | None = None,
+    progress: bool = False,
 ) -> ImageSet:
     """Returns a whole split in memory, prepared first if it was not yet.
 
-    The arrays are kept as ``.npy`` beside the prepared records, in the folder of the builder's
-    version, and later calls read those. Files that are not whole are made anew.
-
     Args:
         name: one of ``names()``.
-        split: ``"train"`` or ``"test"``.
+        split: see ``arrays``.
+        per_class: see ``arrays``.
+        key: see ``arrays``.
         data_dir: where prepared data lie; None for ``default_data_dir()``.
         manual_dir: folder with published files already on disk; None to download them.
+        progress: whether to show progress bars.
 
     Returns:
         The images and labels in the data set's order.
@@ -161,81 +218,72 @@ def load(
         NotADirectoryError: ``manual_dir`` is not a folder.
     """
     built = builder(name, data_dir=data_dir, manual_dir=manual_dir)
-    if split not in built.CLASS_COUNTS:
-        raise ValueError(
-            f"expected a split of {name} ({', '.join(built.CLASS_COUNTS)}), got {split!r}"
-        )
-    if not built.is_prepared():
-        built = prepare(name, data_dir=data_dir, manual_dir=manual_dir)
-    folder = Path(built.data_dir) / "arrays"
-    shape = (built.info.splits[split].num_examples, *built.IMAGE_SHAPE)
-    cached = _read_cache(folder, split, shape)
-    if cached is not None:
-        return cached
-    loaded = ImageSet(*built.read(split))
-    # A folder that may only be read (shared data, a container) costs the next start some
-    # seconds; it is no reason to fail.
-    with contextlib.suppress(OSError):
-        _write_cache(folder, split, loaded)
-    return loaded
+    return arrays(built, split, per_class=per_class, key=key, progress=progress)
 
 
-def digest(image_set: ImageSet) -> str:
-    """Returns the SHA-256 of a set of images: of shapes, types and bytes, images then labels.
+def arrays(
+    built: "ImageBuilder",
+    split: str,
+    *,
+    per_class: int | None = None,
+    key: int = 0,
+    progress: bool = False,
+) -> ImageSet:
+    """Returns a whole split of a builder's data set in memory, prepared first if it was not yet.
+
+    The arrays are kept as ``.npy`` beside the prepared records, in the folder of the builder's
+    version, and later calls read those.
 
     Args:
-        image_set: any images and labels.
+        built: from ``builder`` or ``from_folder``.
+        split: ``"train"`` or ``"test"``, or a named part of one: ``"labelled"`` of gtsrb (10
+            images a class), ``"split_0"`` to ``"split_4"`` of office31 (20 or 8 a class, or all of a
+            class that has fewer).
+        per_class: as many images of each class, drawn with ``key`` (see ``subset``); None for
+            all.
+        key: which draw.
+        progress: whether to show progress bars if the data set is to be prepared.
 
     Returns:
-        64 hexadecimal digits.
+        The images and labels in the data set's order.
+
+    Raises:
+        ValueError: no such split, fewer images of a class than asked for, or a published file
+            is not as published.
+        FileNotFoundError: a published file is neither on disk nor to be downloaded.
+        NotADirectoryError: ``manual_dir`` of the builder is not a folder.
     """
-    sha256 = hashlib.sha256()
-    for array in image_set:
-        array = np.asarray(array)
-        little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-        sha256.update(f"{little.dtype.str}{little.shape}".encode())
-        sha256.update(little.data)
-    return sha256.hexdigest()
-
-
-def _cache_paths(folder: Path, split: str) -> tuple[Path, Path]:
-    return folder / f"{split}-image.npy", folder / f"{split}-label.npy"
-
-
-def _read_cache(folder: Path, split: str, shape: tuple[int, ...]) -> ImageSet | None:
-    """Returns the cached arrays, or None if they are absent or not what they should be."""
-    try:
-        cached = ImageSet(
-            *(np.load(path, allow_pickle=False) for path in _cache_paths(folder, split))
-        )
-    except (OSError, ValueError, EOFError):
-        return None
-    expected = [(shape, np.uint8), (shape[:1], np.int32)]
-    got = [(array.shape, array.dtype) for array in cached]
-    return cached if got == expected else None
-
-
-def _write_cache(folder: Path, split: str, image_set: ImageSet) -> None:
-    folder.mkdir(exist_ok=True)
-    for path, array in zip(_cache_paths(folder, split), image_set, strict=True):
-        # A name of its own for each process; the rename makes the whole file appear at once.
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, array, allow_pickle=False)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+    known = (*built.CLASS_COUNTS, *built.SUBSETS)
+    if split not in known:
+        raise ValueError(f"expected a split of {built.name} ({', '.join(known)}), got {split!r}")
+    if split in built.SUBSETS:
+        named = built.SUBSETS[split]
+        found = arrays(built, named.split, progress=progress)
+        chosen = subset(found.label, named.per_class, named.key, at_most=named.at_most)
+        found = ImageSet(found.image[chosen], found.label[chosen])
+    else:
+        built = prepare(built, progress=progress)
+        shape = (built.info.splits[split].num_examples, *built.IMAGE_SHAPE)
+        folder = Path(built.data_dir) / "arrays"
+        found = cached(folder, split, shape, lambda: ImageSet(*built.read(split)))
+    if per_class is None:
+        return found
+    chosen = subset(found.label, per_class, key)
+    return ImageSet(found.image[chosen], found.label[chosen])
 
 
 @contextlib.contextmanager
-def _progress_bars(shown: bool):
+def _without_tfds_bars():
+    """Leaves one bar to be seen, that of ``ImageBuilder``, which knows how long it will take."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
     before = tqdm_utils._active  # TFDS has a switch but no way to ask how it stands
-    tqdm_utils.display_progress_bar(shown)
+    tqdm_utils.disable_progress_bar()
     try:
         yield
     finally:
         tqdm_utils.display_progress_bar(before)
+
+
+def _root(data_dir: str | os.PathLike | None) -> Path:
+    return default_data_dir() if data_dir is None else Path(data_dir).expanduser()

@@ -5,13 +5,13 @@ photograph and I2 the digit. What it leaves open was settled by comparing with t
 images: the digit keeps its 28x28 pixels, is padded by 2 to 32x32 and is binarised.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from dann_jax.datasets import draws
 
-__all__ = ["binarise", "blend", "mnist_m_image", "pad", "patch"]
+__all__ = ["binarise", "blend", "mnist_m_images", "pad", "patch"]
 
 _MARGIN = 2  # 28 + 2 * 2 = 32 pixels
 
@@ -89,21 +89,27 @@ def patch(photographs: Sequence[np.ndarray], draw: np.ndarray, size: int) -> np.
     return photograph[top : top + size, left : left + size]
 
 
-def mnist_m_image(
-    digit: np.ndarray, photographs: Sequence[np.ndarray], *, seed: int, split: str, i: int
-) -> np.ndarray:
-    """Returns image i of a split of MNIST-M, a function of the arguments alone.
+def mnist_m_images(
+    digits: np.ndarray,
+    photographs: Sequence[np.ndarray],
+    *,
+    seed: int,
+    split: str,
+    start: int = 0,
+) -> Iterator[np.ndarray]:
+    """Yields images of a split of MNIST-M, each a function of its digit and position alone.
 
     Args:
-        digit: uint8 ``[28, 28]``, MNIST image i of that split.
+        digits: uint8 ``[n, 28, 28]``, MNIST images of that split, from image ``start`` on.
         photographs: uint8 ``[height, width, 3]`` each, those of the split.
         seed: the data set's seed.
         split: ``"train"`` or ``"test"``.
-        i: position in the split.
+        start: position of the first digit in the split.
 
-    Returns:
+    Yields:
         uint8 ``[32, 32, 3]``.
     """
-    padded = pad(binarise(digit), margin=_MARGIN)
-    draw = draws.uniform(seed, split, i, i + 1, count=3)[0]
-    return blend(patch(photographs, draw, padded.shape[0]), padded)
+    draw = draws.uniform(seed, split, start, start + len(digits), count=3)
+    for digit, d in zip(digits, draw, strict=True):
+        padded = pad(binarise(digit), margin=_MARGIN)
+        yield blend(patch(photographs, d, padded.shape[0]), padded)

@@ -1,16 +1,13 @@
 """Colour photographs to cut patches from: BSDS500's, and the two that scikit-learn bundles."""
 
 import hashlib
-import io
 import re
-import tarfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from dann_jax.datasets import published
+from dann_jax.datasets import archives, published
 
 __all__ = ["BSDS500", "BSDS500_COUNTS", "BSDS500_SHA256", "bsds500", "bundled"]
 
@@ -31,8 +28,6 @@ BSDS500_SHA256 = "e72e5ae4e3fe42119b87f3dc2c9469aeb16cae633e991ed900847f9e836a22
 """Digest of the photographs alone; the rest of the archive (annotations, code) is not used."""
 
 _MEMBER = re.compile(r"BSR/BSDS500/data/images/(train|val|test)/([0-9]+\.jpg)")
-_MEMBER_BYTES = 4 << 20  # a photograph has about 75 kB; larger is not one of them
-_MEMBER_PIXELS = 1 << 22  # 481x321 in fact; keeps a crafted file from filling the memory
 _BAND = 128  # pixels; both bundled photographs are 640 wide
 _TEST_BAND = 2  # the middle one of five, which crosses pagoda, lake, trees, leaves and petals
 
@@ -62,7 +57,9 @@ def bsds500(
         ValueError: the archive is damaged, incomplete or holds other photographs.
     """
     path = find(BSDS500)
-    members = _read_members(path)
+    members = {
+        match.groups(): content for match, content in archives.tar_members(BSDS500, path, _MEMBER)
+    }
     for part, count in counts.items():
         got = sum(member_part == part for member_part, _ in members)
         if got != count:
@@ -84,7 +81,11 @@ def bsds500(
             got=f"photographs with SHA-256 {digest.hexdigest()}",
         )
     return {
-        part: tuple(_decode(members[key], path) for key in sorted(members) if key[0] == part)
+        part: tuple(
+            archives.rgb(BSDS500, path, name, members[part, name], format="JPEG")
+            for member_part, name in sorted(members)
+            if member_part == part
+        )
         for part in counts
     }
 
@@ -106,35 +107,3 @@ def bundled() -> dict[str, tuple[np.ndarray, ...]]:
         "train": tuple(piece for image in whole for piece in (image[:, :start], image[:, stop:])),
         "test": tuple(image[:, start:stop] for image in whole),
     }
-
-
-def _read_members(path: Path) -> dict[tuple[str, str], bytes]:
-    members = {}
-    try:
-        # Read as a stream: one pass over the compressed file, in its order.
-        with tarfile.open(path, "r|gz") as archive:
-            for member in archive:
-                match = _MEMBER.fullmatch(member.name.removeprefix("./"))
-                if match and member.isreg() and member.size <= _MEMBER_BYTES:
-                    members[match.groups()] = archive.extractfile(member).read()
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise published.mismatch(
-            BSDS500,
-            path,
-            expected="a complete gzipped tar archive",
-            got=f"a damaged or truncated file ({error})",
-        ) from error
-    return members
-
-
-def _decode(content: bytes, path: Path) -> np.ndarray:
-    from PIL import Image
-
-    expected = f"photographs of at most {_MEMBER_PIXELS:,} pixels that can be decoded"
-    try:
-        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
-            if image.width * image.height > _MEMBER_PIXELS:
-                raise ValueError(f"one of {image.width}x{image.height}")
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise published.mismatch(BSDS500, path, expected=expected, got=str(error)) from error

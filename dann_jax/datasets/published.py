@@ -1,6 +1,7 @@
 """Files that others publish: where one lies on disk, where to fetch it, what it must hold."""
 
 import gzip
+import hashlib
 import http.client
 import os
 import shutil
@@ -10,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PublishedFile", "fetch", "find", "mismatch", "unzip"]
+__all__ = ["PublishedFile", "fetch", "find", "mismatch", "reason", "unzip"]
 
 
 _TIMEOUT = 30.0  # seconds without an answer or further bytes
@@ -22,6 +23,8 @@ class PublishedFile(NamedTuple):
     name: str  # file name, as published
     folder: str  # sub-folder of manual_dir that is searched after manual_dir itself
     urls: tuple[str, ...]  # public addresses, tried in this order
+    md5: str = ""  # that a download must have; "" where the content is checked otherwise
+    aliases: tuple[str, ...] = ()  # other names that the user's own copy may have
 
 
 def find(file: PublishedFile, *, manual_dir: Path | None, download_dir: Path) -> Path:
@@ -33,7 +36,8 @@ def find(file: PublishedFile, *, manual_dir: Path | None, download_dir: Path) ->
         download_dir: where downloads are kept.
 
     Returns:
-        A path that exists. What it holds is for the caller to check.
+        A path that exists. A download has the published MD5, if one is known; the user's own
+        copy may be encoded anew. What either holds is for the caller to check.
 
     Raises:
         NotADirectoryError: ``manual_dir`` is given and is not a folder.
@@ -46,11 +50,17 @@ def find(file: PublishedFile, *, manual_dir: Path | None, download_dir: Path) ->
                 f"manual_dir (--manual-dir) must be a folder that holds {file.name}, got "
                 f"{manual_dir}, which is not a folder"
             )
-        searched = [manual_dir / file.name, manual_dir / file.folder / file.name]
-    downloaded = download_dir / file.folder / file.name
-    for path in (*searched, downloaded):
+        searched = [
+            folder / name
+            for name in (file.name, *file.aliases)
+            for folder in (manual_dir, manual_dir / file.folder)
+        ]
+    for path in searched:
         if path.is_file():
             return path
+    downloaded = download_dir / file.folder / file.name
+    if _is_intact(file, downloaded):
+        return downloaded
     reasons = []
     for url in file.urls:
         try:
@@ -58,9 +68,11 @@ def find(file: PublishedFile, *, manual_dir: Path | None, download_dir: Path) ->
         # No network, no such host or page, not HTTP, disk full: the next address is worth a
         # try, and after the last one the user needs all the reasons.
         except (OSError, http.client.HTTPException) as error:
-            reasons.append(f"{url} ({_first_line(error)})")
+            reasons.append(f"{url} ({reason(error)})")
         else:
-            return downloaded
+            if _is_intact(file, downloaded):
+                return downloaded
+            reasons.append(f"{url} (it delivers something whose MD5 is not {file.md5})")
     where = f"not found as {' or '.join(map(str, searched))}" if searched else "not on disk"
     raise FileNotFoundError(
         f"{file.name} is {where} and could not be downloaded from {' or '.join(reasons)}: "
@@ -132,7 +144,7 @@ def unzip(file: PublishedFile, path: Path, *, size: int) -> bytes:
         with gzip.open(path) as stream:
             content = stream.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
-        got = f"a damaged or truncated file ({_first_line(error)})"
+        got = f"a damaged or truncated file ({reason(error)})"
         raise mismatch(file, path, expected=expected, got=got) from error
     if len(content) != size:
         got = f"more than {size:,}" if len(content) > size else f"{len(content):,}"
@@ -140,6 +152,17 @@ def unzip(file: PublishedFile, path: Path, *, size: int) -> bytes:
     return content
 
 
-def _first_line(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Returns what an error says in one line: its first one, or else its type."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def _is_intact(file: PublishedFile, path: Path) -> bool:
+    """Returns whether a download is there and is what was published, as far as that is known."""
+    if not path.is_file():
+        return False
+    if not file.md5:
+        return True
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "md5").hexdigest() == file.md5

@@ -75,9 +75,8 @@ class Builder(image_builder.ImageBuilder):
         sets = {}
         for split, size in self.SIZES.items():
             digits, labels = idx.read_split(self.FILES[split], find)
-            sets[split] = (self._images(digits[:size], pictures[split], split), labels[:size])
+            images = blend.mnist_m_images(
+                digits[:size], pictures[split], seed=self.SEED, split=split
+            )
+            sets[split] = (images, labels[:size])
         return sets
-
-    def _images(self, digits, pictures, split):
-        for i, digit in enumerate(digits):
-            yield blend.mnist_m_image(digit, pictures, seed=self.SEED, split=split, i=i)

@@ -1,0 +1,183 @@
+"""Random crops and mirror images, as pure functions of (key, step, domain, position in the batch).
+
+``draw_views`` says which part of each image is seen, and it alone is random. ``take_views``
+takes these parts on the device, inside the compiled step; a loader takes them with ``take_view``
+before the images go to the device, which leaves less to copy. Both give the same pixels.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["Views", "augmented", "centre_crop", "draw_views", "spare", "take_view", "take_views"]
+
+# Folded into a key that is otherwise used with steps, which end at 2^31 - 1.
+_VIEWS = np.uint32(2**32 - 1)
+
+
+class Views(NamedTuple):
+    """Which part of each image is seen, and how."""
+
+    corner: chex.Array  # [n, 2] int32, top and left of the part, pixels
+    mirrored: chex.Array  # [n] bool, whether left and right are exchanged
+
+
+def spare(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Returns how many pixels of the height and of the width a crop leaves out.
+
+    >>> spare((256, 256, 3), 227)
+    (29, 29)
+
+    Args:
+      shape: (..., height, width, channel) of the images.
+      size: Height and width of the crop.
+
+    Raises:
+      ValueError: The crop is larger than the images, or empty.
+    """
+    height, width = shape[-3:-1]
+    if not 1 <= size <= min(height, width):
+        raise ValueError(
+            f"expected a crop of 1 to {min(height, width)} pixels for images of {height}x{width}, "
+            f"got {size}: change the crop, or the size of the stored images"
+        )
+    return height - size, width - size
+
+
+def draw_views(
+    key: chex.PRNGKey,
+    step: int | chex.Array,
+    *,
+    domain: int,
+    positions: chex.Array,
+    spare: tuple[int, int],
+    mirror: bool = False,
+) -> Views:
+    """Returns a view for each position in the batch of a step.
+
+    The view at a position depends on (key, step, domain, position) alone: on neither the
+    number of devices or processes nor where a run was resumed.
+
+    Args:
+      key: PRNG key of the noise: the one that the update gets.
+      step: Number of updates done; may be traced.
+      domain: 0 source, 1 target.
+      positions: Positions in the global batch of the domain, int ``[n]``.
+      spare: Height and width of the image less those of the view, pixels, see ``spare``.
+      mirror: Whether to mirror one half of the images, at random.
+
+    Returns:
+      The views; all corners are equally likely.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, _VIEWS), domain), step)
+
+    def draw(position):
+        corner_key, mirror_key = jax.random.split(jax.random.fold_in(key, position))
+        corner = jax.random.randint(corner_key, [2], 0, jnp.asarray(spare, jnp.int32) + 1)
+        return Views(corner, jax.random.bernoulli(mirror_key) & mirror)
+
+    return jax.vmap(draw)(positions)
+
+
+def take_views(images: chex.Array, views: Views, size: int) -> chex.Array:
+    """Returns the views of a batch of images, on the device.
+
+    Args:
+      images: ``[n, height, width, channel]``, any dtype.
+      views: One for each image.
+      size: Height and width of a view, pixels, static.
+
+    Returns:
+      ``[n, size, size, channel]`` of the same dtype.
+    """
+
+    def take(image, corner, mirrored):
+        seen = jax.lax.dynamic_slice(image, (*corner, 0), (size, size, image.shape[-1]))
+        return jnp.where(mirrored, seen[:, ::-1], seen)
+
+    return jax.vmap(take)(images, *views)
+
+
+def take_view(image: np.ndarray, corner: np.ndarray, mirrored: bool, size: int) -> np.ndarray:
+    """Returns the view of one image, on the host, without copying it.
+
+    Args:
+      image: ``[height, width, ...]``.
+      corner: Top and left, ``[2]``.
+      mirrored: Whether left and right are exchanged.
+      size: Height and width of the view, pixels.
+
+    Returns:
+      ``[size, size, ...]``, a view of the image's memory.
+    """
+    top, left = corner
+    seen = image[top : top + size, left : left + size]
+    return seen[:, ::-1] if mirrored else seen
+
+
+def centre_crop(images: chex.Array, size: int) -> chex.Array:
+    """Returns the middle of images: what is seen of them in an evaluation.
+
+    >>> centre_crop(np.arange(5).reshape(1, 5, 1), 1)
+    array([[[2]]])
+
+    Args:
+      images: ``[..., height, width, channel]``, NumPy or JAX.
+      size: Height and width of the crop, pixels.
+
+    Returns:
+      ``[..., size, size, channel]``.
+
+    Raises:
+      ValueError: The crop is larger than the images, or empty.
+    """
+    top, left = (pixels // 2 for pixels in spare(images.shape, size))
+    return images[..., top : top + size, left : left + size, :]
+
+
+def augmented(
+    make_update: Callable[..., Callable], *, size: int, mirror: bool = False
+) -> Callable[..., Callable]:
+    """Returns ``make_update`` for updates that see a random view of each image.
+
+        make_train_steps(augmented(make_update, size=227, mirror=True), ...)
+
+    Args:
+      make_update: ``axis_name -> update``, as ``make_train_steps`` takes it.
+      size: Height and width of a view, pixels.
+      mirror: Whether to mirror one half of the images.
+
+    Returns:
+      ``axis_name -> update``. The update takes batches of whole images, as stored or
+      preprocessed, and raises where these are smaller than ``size``.
+    """
+
+    def make_augmented(*, axis_name=None):
+        update = make_update(axis_name=axis_name)
+
+        def seen(images, key, step, domain):
+            device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+            views = draw_views(
+                key,
+                step,
+                domain=domain,
+                positions=device * len(images) + jnp.arange(len(images)),
+                spare=spare(images.shape, size),
+                mirror=mirror,
+            )
+            return take_views(images, views, size)
+
+        def augmented_update(state, batch, key):
+            batch = batch._replace(
+                source_image=seen(batch.source_image, key, state.step, 0),
+                target_image=seen(batch.target_image, key, state.step, 1),
+            )
+            return update(state, batch, key)
+
+        return augmented_update
+
+    return make_augmented

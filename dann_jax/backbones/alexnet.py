@@ -1,0 +1,62 @@
+"""AlexNet up to fc7, the backbone of the paper's Office-31 experiments."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from dann_jax.networks import Initializer, max_pool
+
+__all__ = ["AlexNet"]
+
+_CONVOLUTIONS = (  # features, window, stride, padding, pooling after it
+    (64, 11, 4, 2, True),
+    (192, 5, 1, 2, True),
+    (384, 3, 1, 1, False),
+    (256, 3, 1, 1, False),
+    (256, 3, 1, 1, True),
+)
+
+
+class AlexNet(nn.Module):
+    """AlexNet through fc7, in the one-column form without local response normalisation.
+
+    Attributes:
+      keep: Probability that an input of fc6 and of fc7 is kept in training.
+      kernel_init: Initializer of the weights; biases start at 0.
+      dtype: Of the computation; parameters are float32.
+
+    Source: Krizhevsky, One weird trick for parallelizing convolutional neural networks
+    (arXiv:1404.5997), the form whose ImageNet weights are most widely published.
+    """
+
+    keep: float = 0.5
+    kernel_init: Initializer = nn.initializers.he_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        """Returns activations ``[n, 4096]`` of images ``[n, size, size, 3]``, 223 to 254 pixels."""
+        shared = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        for i, (features, window, stride, padding, pooled) in enumerate(_CONVOLUTIONS, start=1):
+            x = nn.Conv(
+                features,
+                (window, window),
+                strides=stride,
+                padding=padding,
+                name=f"conv{i}",
+                **shared,
+            )(x)
+            x = nn.relu(x)
+            if pooled:
+                x = max_pool(x, 3, 2)
+        if x.shape[1:3] != (6, 6):
+            raise ValueError(
+                f"expected images whose last convolution is 6x6 (223 to 254 pixels), got "
+                f"{x.shape[1]}x{x.shape[2]}: crop or resize the images to 227x227"
+            )
+        x = x.reshape(len(x), -1)
+        for name in ("fc6", "fc7"):
+            x = nn.Dropout(1 - self.keep, deterministic=not train)(x)
+            x = nn.relu(nn.Dense(4096, name=name, **shared)(x))
+        return x

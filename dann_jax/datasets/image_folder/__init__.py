@@ -1,0 +1,1 @@
+"""A folder of images of the user's own, with a sub-folder for each class."""

@@ -1,0 +1,179 @@
+"""TFDS builder of a folder of images with a sub-folder for each class."""
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dann_jax.datasets import image_builder
+
+__all__ = ["Builder"]
+
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_SPLITS = ("train", "test")
+_MOST_PIXELS = 1 << 28  # keeps a damaged or crafted file from filling the memory
+_UNKNOWN = -1
+
+
+class _Picture(NamedTuple):
+    """One file and the name of its class, None where that is not known."""
+
+    path: Path
+    class_name: str | None
+
+
+class Builder(image_builder.ImageBuilder):
+    """The images of a folder, resized to squares of one size, in the order of their paths.
+
+    Prepared data are kept for each state of the folder: a file that is added, removed or written
+    anew makes another data set.
+
+    Attributes:
+        folder: the folder.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Resized with Pillow's bilinear filter."}
+
+    DESCRIPTION = "Images of a folder of the user's own, resized to squares of one size."
+    CITATION = ""
+    HOMEPAGE = ""
+    LICENCE = "That of the images."
+
+    def __init__(
+        self, *, folder, image_size: int, class_names: Sequence[str] | None = None, **kwargs
+    ):
+        """Builds the builder.
+
+        Args:
+            folder: the images, see ``datasets.from_folder``.
+            image_size: height and width to which they are resized, pixels.
+            class_names: which classes there may be, in the order of their labels; None for the
+                sub-folders in alphabetical order.
+            **kwargs: those of ``ImageBuilder``.
+
+        Raises:
+            NotADirectoryError: there is no such folder.
+            ValueError: it holds no images, or a class that is not in ``class_names``.
+        """
+        self.folder = Path(folder).expanduser().resolve()
+        if image_size < 1:
+            raise ValueError(f"expected image_size of at least 1 pixel, got {image_size}")
+        self._pictures = _splits(self.folder)
+        everything = [picture for some in self._pictures.values() for picture in some]
+        found = sorted({p.class_name for p in everything if p.class_name is not None})
+        self.CLASS_NAMES = tuple(class_names) if class_names is not None else tuple(found)
+        self._check_classes(found)
+        self.IMAGE_SHAPE = (image_size, image_size, 3)
+        self._labels = {split: self._labels_of(some) for split, some in self._pictures.items()}
+        self.CLASS_COUNTS = {
+            split: tuple(labels.count(c) for c in range(len(self.CLASS_NAMES)))
+            for split, labels in self._labels.items()
+        }
+        self.UNLABELLED = {split: labels.count(_UNKNOWN) for split, labels in self._labels.items()}
+        name = f"{self.folder.name}-{self._state(everything)}"
+        config = tfds.core.BuilderConfig(name=name, version="1.0.0", description=self.DESCRIPTION)
+        super().__init__(config=config, **kwargs)
+        arguments = {"folder": folder, "image_size": image_size, "class_names": class_names}
+        self._original_state |= arguments
+        del self._original_state["config"]
+
+    def files(self, split: str) -> list[str]:
+        """Returns the paths of a split's images within the folder, in their order."""
+        return [p.path.relative_to(self.folder).as_posix() for p in self._pictures[split]]
+
+    def _create_builder_config(self, builder_config, version=None):
+        # TFDS warns of a configuration that the class does not list; here each folder is one.
+        return builder_config
+
+    def _check_classes(self, found):
+        for name in found:
+            if name not in self.CLASS_NAMES:
+                near = difflib.get_close_matches(name, self.CLASS_NAMES, n=1) or self.CLASS_NAMES
+                raise ValueError(
+                    f"{self.folder}: expected sub-folders named after the classes "
+                    f"{', '.join(self.CLASS_NAMES)}, got {name!r} (nearest: {near[0]}): rename it, "
+                    "or take it out if the source has no such class"
+                )
+
+    def _labels_of(self, pictures):
+        numbers = {name: number for number, name in enumerate(self.CLASS_NAMES)}
+        return [numbers.get(picture.class_name, _UNKNOWN) for picture in pictures]
+
+    def _state(self, pictures):
+        """Returns a name for what the folder holds now and how it is read."""
+        state = hashlib.blake2b(digest_size=8)
+        state.update(repr((str(self.folder), self.IMAGE_SHAPE, self.CLASS_NAMES)).encode())
+        for path, class_name in pictures:
+            stat = path.stat()
+            name = path.relative_to(self.folder).as_posix()
+            state.update(repr((name, class_name, stat.st_size, stat.st_mtime_ns)).encode())
+        return state.hexdigest()
+
+    def _image_sets(self, find):
+        del find  # nothing to fetch
+        return {
+            split: ((self._image(picture.path) for picture in some), self._labels[split])
+            for split, some in self._pictures.items()
+        }
+
+    def _image(self, path):
+        from PIL import Image
+
+        size = self.IMAGE_SHAPE[:2]
+        try:
+            with Image.open(path) as image:
+                if image.width * image.height > _MOST_PIXELS:
+                    raise ValueError(f"{image.width}x{image.height} pixels")
+                image.draft("RGB", size)  # a large JPEG is decoded at a fraction of its size
+                resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{path}: expected an image of at most {_MOST_PIXELS:,} pixels that can be "
+                f"decoded, got {error}: replace it, or take it out of the folder"
+            ) from error
+        return np.asarray(resized)
+
+
+def _splits(folder: Path) -> dict[str, list[_Picture]]:
+    """Returns the pictures of each split in the order of their paths."""
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            f"expected a folder with a sub-folder of images for each class, got {folder}, which "
+            "is not a folder"
+        )
+    if all((folder / split).is_dir() for split in _SPLITS):
+        return {split: _pictures(folder / split) for split in _SPLITS}
+    return {"train": _pictures(folder)}
+
+
+def _pictures(folder: Path) -> list[_Picture]:
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    unlabelled = [_Picture(path, None) for path in inside if _is_picture(path)]
+    labelled = [
+        _Picture(path, sub.name)
+        for sub in inside
+        if sub.is_dir()
+        for path in sorted(sub.rglob("*"))
+        if _is_picture(path)
+    ]
+    if unlabelled and labelled:
+        raise ValueError(
+            f"{folder}: expected either images or sub-folders of images, got both "
+            f"({unlabelled[0].path.name} lies beside {labelled[0].class_name}/): move the images "
+            "into the sub-folder of their class"
+        )
+    if not unlabelled and not labelled:
+        raise ValueError(
+            f"{folder}: expected images ({', '.join(_SUFFIXES)}), alone or in a sub-folder for "
+            "each class, got none"
+        )
+    return unlabelled or labelled
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and path.is_file()

@@ -1,0 +1,1 @@
+"""Office-31: 31 classes of office objects in three domains, 256x256, colour."""

@@ -1,0 +1,20 @@
+"""Handwritten digits to house numbers: the pair on which the method is known to fail.
+
+Reproduces: the paper's remark (JMLR, Sec. 5.2.4) that MNIST -> SVHN does not adapt.
+Unstated in the paper: as in mnist_mnist_m (docs/recipe.md).
+Expect: not yet measured; the paper says about .25.
+Takes: 8 hours a key on 2 CPU cores, all three methods together.
+Command: python -m experiments.run mnist_svhn --keys 5 --manual-dir DIR
+"""
+
+from experiments.config import Config
+
+config = Config(
+    source="mnist",
+    target="svhn",
+    network="svhn",
+    input_scale=128.0,
+    domain_weight=0.3,
+    steps=20_000,
+    evaluate_every=2_000,
+)
