@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Views", "augmented", "centre_crop", "draw_views", "spare", "take_view", "take_views"]
+__all__ = ["Views", "augmented", "centre_crop", "draw_views", "take_view", "take_views"]
 
 # Folded into a key that is otherwise used with steps, which end at 2^31 - 1.
 _VIEWS = np.uint32(2**32 - 1)
@@ -26,35 +26,14 @@ class Views(NamedTuple):
     mirrored: chex.Array  # [n] bool, whether left and right are exchanged
 
 
-def spare(shape: tuple[int, ...], size: int) -> tuple[int, int]:
-    """Returns how many pixels of the height and of the width a crop leaves out.
-
-    >>> spare((256, 256, 3), 227)
-    (29, 29)
-
-    Args:
-      shape: (..., height, width, channel) of the images.
-      size: Height and width of the crop.
-
-    Raises:
-      ValueError: The crop is larger than the images, or empty.
-    """
-    height, width = shape[-3:-1]
-    if not 1 <= size <= min(height, width):
-        raise ValueError(
-            f"expected a crop of 1 to {min(height, width)} pixels for images of {height}x{width}, "
-            f"got {size}: change the crop, or the size of the stored images"
-        )
-    return height - size, width - size
-
-
 def draw_views(
     key: chex.PRNGKey,
     step: int | chex.Array,
     *,
     domain: int,
     positions: chex.Array,
-    spare: tuple[int, int],
+    shape: tuple[int, ...],
+    size: int,
     mirror: bool = False,
 ) -> Views:
     """Returns a view for each position in the batch of a step.
@@ -67,17 +46,22 @@ def draw_views(
       step: Number of updates done; may be traced.
       domain: 0 source, 1 target.
       positions: Positions in the global batch of the domain, int ``[n]``.
-      spare: Height and width of the image less those of the view, pixels, see ``spare``.
+      shape: (..., height, width, channel) of the images, pixels.
+      size: Height and width of a view, pixels.
       mirror: Whether to mirror one half of the images, at random.
 
     Returns:
       The views; all corners are equally likely.
+
+    Raises:
+      ValueError: A view is larger than the images, or empty.
     """
+    spare = jnp.asarray(_spare(shape, size), jnp.int32)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, _VIEWS), domain), step)
 
     def draw(position):
         corner_key, mirror_key = jax.random.split(jax.random.fold_in(key, position))
-        corner = jax.random.randint(corner_key, [2], 0, jnp.asarray(spare, jnp.int32) + 1)
+        corner = jax.random.randint(corner_key, [2], 0, spare + 1)
         return Views(corner, jax.random.bernoulli(mirror_key) & mirror)
 
     return jax.vmap(draw)(positions)
@@ -135,8 +119,19 @@ def centre_crop(images: chex.Array, size: int) -> chex.Array:
     Raises:
       ValueError: The crop is larger than the images, or empty.
     """
-    top, left = (pixels // 2 for pixels in spare(images.shape, size))
+    top, left = (pixels // 2 for pixels in _spare(images.shape, size))
     return images[..., top : top + size, left : left + size, :]
+
+
+def _spare(shape, size):
+    """Returns how many pixels of the height and of the width a crop leaves out."""
+    height, width = shape[-3:-1]
+    if not 1 <= size <= min(height, width):
+        raise ValueError(
+            f"expected a crop of 1 to {min(height, width)} pixels for images of {height}x{width}, "
+            f"got {size}: change the crop, or the size of the stored images"
+        )
+    return height - size, width - size
 
 
 def augmented(
@@ -166,7 +161,8 @@ def augmented(
                 step,
                 domain=domain,
                 positions=device * len(images) + jnp.arange(len(images)),
-                spare=spare(images.shape, size),
+                shape=images.shape,
+                size=size,
                 mirror=mirror,
             )
             return take_views(images, views, size)

@@ -13,19 +13,51 @@ from dann_jax.augmentation import centre_crop
 from dann_jax.batches import DomainArrays, DomainBatch
 from experiments.config import Config
 
-__all__ = ["Pair", "Preprocess", "load_pair", "preprocessing", "training_arrays"]
+__all__ = [
+    "Pair",
+    "Preprocess",
+    "Streamed",
+    "load_pair",
+    "preprocessing",
+    "training_arrays",
+    "training_sets",
+]
 
 
 class Pair(NamedTuple):
     """The images of both domains, as stored, at the size that the network takes."""
 
-    source_train: datasets.ImageSet
+    source_train: "datasets.ImageSet | Streamed"
     source_test: datasets.ImageSet
-    target_train: datasets.ImageSet
+    target_train: "datasets.ImageSet | Streamed"
     target_test: datasets.ImageSet
     class_names: tuple[str, ...]
     target_files: list[str] | None  # of the images to test on, where the target is a folder
     provenance: dict  # "name/split" -> {"examples": ..., "sha256": ...}
+
+
+class Streamed:
+    """Training images that stay on disk: records for ``dann_jax.streaming``, at the same size."""
+
+    def __init__(self, records, size: int, name: str):
+        """Takes ``ImageRecords``; smaller images are padded with black to ``size`` pixels."""
+        self.records, self.size, self.name = records, size, name
+
+    def __len__(self):
+        """Returns the number of records."""
+        return len(self.records)
+
+    def __getitem__(self, index):
+        """Returns one record."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices):
+        """Returns many records."""
+        found = self.records.__getitems__(indices)
+        return [
+            {"image": _padded(r["image"][None], self.size, self.name)[0], "label": r["label"]}
+            for r in found
+        ]
 
 
 class Preprocess(NamedTuple):
@@ -57,7 +89,9 @@ def _standardise(image, mean, scale):
     return (image - jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)) / scale
 
 
-def load_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> Pair:
+def load_pair(
+    config: Config, *, data_dir=None, manual_dir=None, progress=False, streaming=False
+) -> Pair:
     """Returns the training and test images of both domains.
 
     A folder without a split ``test`` is tested on the images that it is trained on; if it is the
@@ -68,6 +102,7 @@ def load_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False)
       data_dir: Where prepared data lies or goes, see ``datasets.load``.
       manual_dir: Where files that were fetched by hand lie.
       progress: Whether to show a bar where data is prepared.
+      streaming: Whether the training images stay on disk, to be read through Grain.
 
     Returns:
       The pair, with the digest of each part as it was stored.
@@ -90,6 +125,11 @@ def load_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False)
         raise ValueError(
             f"{config.source} has {len(class_names)} classes, but --classes is {config.classes}"
         )
+    if len(target.CLASS_NAMES) > len(class_names):
+        raise ValueError(
+            f"{config.target} has {len(target.CLASS_NAMES)} classes, but {config.source} has only "
+            f"{len(class_names)}"
+        )
     parts, provenance = {}, {}
     for domain, name, built in (
         ("source", config.source, source),
@@ -100,21 +140,21 @@ def load_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False)
             split = getattr(config, f"{domain}_{use}")
             if _is_folder(name) and split not in built.CLASS_COUNTS:
                 split = "train"
-            if split not in loaded:
-                images = datasets.arrays(built, split, progress=progress)
-                if images.label.max() >= len(class_names):
-                    raise ValueError(
-                        f"{name} has label {images.label.max()}, but {config.source} has only "
-                        f"{len(class_names)} classes"
-                    )
-                shown = pathlib.Path(name).name if _is_folder(name) else name
-                provenance[f"{shown}/{split}"] = {
-                    "examples": len(images.label),
-                    "sha256": datasets.digest(images),
-                }
-                padded = _padded(images.image, config.image_size, name)
-                loaded[split] = images._replace(image=padded)
-            parts[f"{domain}_{use}"] = loaded[split]
+            if streaming and use == "train":
+                built = datasets.prepare(built, progress=progress)
+                images = Streamed(_records(built, split), config.image_size, name)
+                digest = images.records.digest()
+            elif split in loaded:
+                images, digest = loaded[split]
+            else:
+                stored = datasets.arrays(built, split, progress=progress)
+                digest = datasets.digest(stored)
+                padded = _padded(stored.image, config.image_size, name)
+                images = stored._replace(image=padded)
+                loaded[split] = images, digest
+            shown = pathlib.Path(name).name if _is_folder(name) else name
+            provenance[f"{shown}/{split}"] = {"examples": _size(images), "sha256": digest}
+            parts[f"{domain}_{use}"] = images
         files = built.files(split) if _is_folder(name) else None
     return Pair(**parts, class_names=class_names, target_files=files, provenance=provenance)
 
@@ -130,9 +170,19 @@ def _builder(name, image_size, class_names, *, data_dir, manual_dir):
         raise ValueError(f"{error}; a folder of images is given by its path") from error
 
 
+def _records(built, split):
+    from dann_jax.datasets.records import ImageRecords  # imports TFDS
+
+    return ImageRecords(built, split)
+
+
 def _is_folder(name):
     """Whether a domain is a folder of images rather than a data set with a name."""
     return name not in datasets.names() and (os.sep in name or pathlib.Path(name).is_dir())
+
+
+def _size(images):
+    return len(images.label) if isinstance(images, datasets.ImageSet) else len(images)
 
 
 def _padded(image, size, name):
@@ -153,19 +203,24 @@ def preprocessing(config: Config, pair: Pair, method: str) -> Preprocess:
 
     A baseline sees one domain, and subtracts its mean from the images of either.
     """
-    source, target = _mean(pair.source_train.image), _mean(pair.target_train.image)
+    source, target = _mean(pair.source_train), _mean(pair.target_train)
     if method == "source-only":
         target = source
     elif method == "train-on-target":
         source = target
     elif config.mean == "joint":
-        counts = len(pair.source_train.label), len(pair.target_train.label)
+        counts = _size(pair.source_train), _size(pair.target_train)
         source = target = np.average([source, target], axis=0, weights=counts)
     means = tuple(source.tolist()), tuple(target.tolist())
     return Preprocess(*means, config.input_scale, config.seen_size)
 
 
-def _mean(image):
+def _mean(images):
+    if isinstance(images, Streamed):
+        from dann_jax import streaming  # Grain is not needed otherwise
+
+        return np.broadcast_to(streaming.channel_mean(images), [3])
+    image = images.image
     # By blocks: a float64 copy of a whole data set would not be small.
     blocks = np.array_split(image, max(1, len(image) // 4096))
     total = functools.reduce(np.add, (b.sum((0, 1, 2), dtype=np.float64) for b in blocks))
@@ -173,11 +228,16 @@ def _mean(image):
     return np.broadcast_to(mean, [3]).astype(np.float64)
 
 
+def training_sets(pair: Pair, method: str) -> tuple:
+    """Returns what a method trains on: labelled images, and images without labels.
+
+    Only train-on-target gets labels of the target.
+    """
+    labelled = pair.target_train if method == "train-on-target" else pair.source_train
+    return labelled, pair.target_train if method == "dann" else labelled
+
+
 def training_arrays(pair: Pair, method: str) -> DomainArrays:
-    """Returns what a method trains on; only train-on-target gets labels of the target."""
-    source, target = pair.source_train, pair.target_train
-    if method == "train-on-target":
-        source = target
-    if method == "dann":
-        return DomainArrays(source.image, source.label, target.image)
-    return DomainArrays(source.image, source.label, source.image)
+    """Returns ``training_sets`` as arrays in memory."""
+    source, target = training_sets(pair, method)
+    return DomainArrays(source.image, source.label, target.image)

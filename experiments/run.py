@@ -56,6 +56,10 @@ class Options:
     manual_dir: pathlib.Path | None = None
     """Folder of data files that are already on disk, as their publishers name them."""
 
+    streaming: bool = False
+    """Read the training images from disk while training, for data sets larger than memory; the
+    batches are the same."""
+
     devices: int | None = None
     """Number of local devices to train on; by default all."""
 
@@ -135,8 +139,9 @@ def _run(name, options, console):
                 data_dir=options.data_dir,
                 manual_dir=options.manual_dir,
                 progress=console.is_terminal,
+                streaming=options.streaming,
             )
-            if "train-on-target" in missing and pair.target_train.label.max() < 0:
+            if "train-on-target" in missing and pair.target_test.label.max() < 0:
                 console.print("train-on-target is left out: the target has no labels")
                 missing.remove("train-on-target")
             for method in missing:

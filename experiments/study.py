@@ -1,5 +1,6 @@
 """One training of one method with one key, resumable at any checkpoint."""
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -15,7 +16,6 @@ import numpy as np
 
 from dann_jax import (
     augmentation,
-    batches,
     checkpoints,
     evaluation,
     health,
@@ -60,9 +60,9 @@ class Study:
     class_names: tuple[str, ...]
     target_files: list[str] | None
     init: Callable[..., training.TrainState]  # (key, image) -> state, compiled once
-    program: training.TrainSteps  # compiled once
+    program: Callable[..., Any]  # (state, data, key, steps) -> (state, metrics), compiled once
+    opened: Callable[..., Any]  # (key, first step) -> context manager of the program's data
     mu: Callable[[Any], jax.Array]  # learning rate as a function of the step
-    arrays: batches.DomainArrays  # training images, on the devices
     tests: dict[str, tuple]  # images, preprocessing and batch statistics of each accuracy
     origin: dict[str, Any]  # what else decides the numbers: data, versions, devices
 
@@ -103,22 +103,15 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
     optimizer = training.make_optimizer(
         mu, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    preprocess = domains.preprocessing(config, pair, method)
-    arrays = domains.training_arrays(pair, method)
     make_update = functools.partial(
         training.make_update_step, model, optimizer, lam, objective=loss
     )
-    if config.crop or config.mirror:
-        make_update = augmentation.augmented(
-            make_update, size=config.seen_size, mirror=config.mirror
-        )
-    program = training.make_train_steps(
-        make_update,
-        examples=(len(arrays.source_image), len(arrays.target_image)),
-        batch=(config.batch_size // 2, config.batch_size // 2),
-        preprocess=preprocess.batch,
-        devices=devices,
-    )
+    preprocess = domains.preprocessing(config, pair, method)
+    batch = config.batch_size // 2, config.batch_size // 2
+    if isinstance(pair.source_train, domains.Streamed):
+        opened, program = _streamed(config, pair, method, make_update, preprocess, batch, devices)
+    else:
+        opened, program = _in_memory(config, pair, method, make_update, preprocess, batch, devices)
     return Study(
         config=config,
         method=method,
@@ -128,8 +121,8 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
         target_files=pair.target_files,
         init=jax.jit(functools.partial(training.init_state, model, optimizer)),
         program=program,
+        opened=opened,
         mu=mu,
-        arrays=_placed(arrays, devices),
         tests={
             "source": (pair.source_test, preprocess.source, 0),
             "target": (pair.target_test, preprocess.target, 1 if method == "dann" else 0),
@@ -140,6 +133,46 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             "device": results.device_kind(devices),
             "device_count": len(devices),
         },
+    )
+
+
+def _in_memory(config, pair, method, make_update, preprocess, batch, devices):
+    arrays = domains.training_arrays(pair, method)
+    if config.crop or config.mirror:
+        make_update = augmentation.augmented(
+            make_update, size=config.seen_size, mirror=config.mirror
+        )
+    program = training.make_train_steps(
+        make_update,
+        examples=(len(arrays.source_image), len(arrays.target_image)),
+        batch=batch,
+        preprocess=preprocess.batch,
+        devices=devices,
+    )
+    placed = _placed(arrays, devices)
+    return lambda key, first_step: contextlib.nullcontext(placed), program
+
+
+def _streamed(config, pair, method, make_update, preprocess, batch, devices):
+    from dann_jax import streaming  # Grain is not needed otherwise
+
+    source, target = domains.training_sets(pair, method)
+
+    def opened(key, first_step):
+        crop = config.seen_size if config.crop or config.mirror else None
+        stream = streaming.batch_stream(
+            source,
+            target,
+            key,
+            batch=batch,
+            crop=crop,
+            mirror=config.mirror,
+            first_step=first_step,
+        )
+        return contextlib.closing(stream)
+
+    return opened, streaming.make_train_steps(
+        make_update, preprocess=preprocess.batch, devices=devices
     )
 
 
@@ -213,54 +246,55 @@ def train(
         report(Report(step=step, metrics=means, mu=record["curves"][-1]["mu"]))
         return means
 
-    while done < steps:
-        stops = (
-            (done // config.evaluate_every + 1) * config.evaluate_every,
-            (done // LOG_EVERY + 1) * LOG_EVERY,
-            steps,
-        )
-        count = min(stops) - done
-        state, metrics = study.program(state, study.arrays, train_key, count)
-        done += count
-        read()
-        pending = done, metrics
-        if done % config.evaluate_every and done < steps:
-            continue
-        means = read()
-        clock.lap("train_seconds")
-        view = jax.device_put(jax.device_get(state.replace(opt_state=())), devices[0])
-        logits = {
-            name: evaluation.predict(
-                study.model, view, images.image, preprocess=preprocess, domain=domain
+    with study.opened(train_key, done) as data:
+        while done < steps:
+            stops = (
+                (done // config.evaluate_every + 1) * config.evaluate_every,
+                (done // LOG_EVERY + 1) * LOG_EVERY,
+                steps,
             )
-            for name, (images, preprocess, domain) in study.tests.items()
-        }
-        accuracy = {
-            name: evaluation.evaluate(logits[name], images.label)
-            for name, (images, _, _) in study.tests.items()
-        }
-        found = health.symptoms(
-            means, classes=len(study.class_names), normalisation=config.normalisation
-        )
-        record["warnings"] += [{"step": done, "warning": text} for text in found]
-        record["evaluations"].append(
-            {"step": done, **{f"{name}_accuracy": value for name, value in accuracy.items()}}
-        )
-        report(
-            Report(
-                step=done,
-                metrics=means,
-                mu=record["curves"][-1]["mu"],
-                source_accuracy=accuracy["source"],
-                target_accuracy=accuracy["target"],
-                warnings=tuple(found),
+            count = min(stops) - done
+            state, metrics = study.program(state, data, train_key, count)
+            done += count
+            read()
+            pending = done, metrics
+            if done % config.evaluate_every and done < steps:
+                continue
+            means = read()
+            clock.lap("train_seconds")
+            view = jax.device_put(jax.device_get(state.replace(opt_state=())), devices[0])
+            logits = {
+                name: evaluation.predict(
+                    study.model, view, images.image, preprocess=preprocess, domain=domain
+                )
+                for name, (images, preprocess, domain) in study.tests.items()
+            }
+            accuracy = {
+                name: evaluation.evaluate(logits[name], images.label)
+                for name, (images, _, _) in study.tests.items()
+            }
+            found = health.symptoms(
+                means, classes=len(study.class_names), normalisation=config.normalisation
             )
-        )
-        clock.lap()
-        if done < steps and done % checkpoint_every < config.evaluate_every:
-            results.write_json(folder / "record.json", record)
-            checkpoints.save(folder / "checkpoint", jax.device_get(state))
+            record["warnings"] += [{"step": done, "warning": text} for text in found]
+            record["evaluations"].append(
+                {"step": done, **{f"{name}_accuracy": value for name, value in accuracy.items()}}
+            )
+            report(
+                Report(
+                    step=done,
+                    metrics=means,
+                    mu=record["curves"][-1]["mu"],
+                    source_accuracy=accuracy["source"],
+                    target_accuracy=accuracy["target"],
+                    warnings=tuple(found),
+                )
+            )
             clock.lap()
+            if done < steps and done % checkpoint_every < config.evaluate_every:
+                results.write_json(folder / "record.json", record)
+                checkpoints.save(folder / "checkpoint", jax.device_get(state))
+                clock.lap()
     last = record["evaluations"][-1]
     record |= {
         "finished": True,

@@ -42,7 +42,7 @@ def modules_of(name):
 
 
 def test_importing_the_library_imports_no_optional_package():
-    heavy = "tensorflow tensorflow_datasets sklearn matplotlib orbax.checkpoint PIL".split()
+    heavy = "tensorflow tensorflow_datasets sklearn matplotlib orbax.checkpoint PIL grain".split()
     code = (
         "import sys, dann_jax; "
         f"print(*[m for m in {heavy!r} if m in sys.modules], "
@@ -74,6 +74,8 @@ def test_the_arrows_between_modules_point_one_way():
         "health": {"objective"},
         "networks": {"objective"},
         "evaluation": {"compilation", "networks"},
+        "augmentation": set(),
+        "streaming": {"augmentation", "batches", "compilation", "training"},
         "training": {"batches", "compilation", "networks", "objective"},
     }
     assert set(below) <= set(CORE)

@@ -12,7 +12,6 @@ from dann_jax.augmentation import (
     augmented,
     centre_crop,
     draw_views,
-    spare,
     take_view,
     take_views,
 )
@@ -31,7 +30,8 @@ def draw(step, first=0, count=8, domain=0, key=KEY, mirror=True):
         step,
         domain=domain,
         positions=first + jnp.arange(count),
-        spare=spare(IMAGES.shape, SIZE),
+        shape=IMAGES.shape,
+        size=SIZE,
         mirror=mirror,
     )
 

@@ -237,8 +237,8 @@ def arrays(
     Args:
         built: from ``builder`` or ``from_folder``.
         split: ``"train"`` or ``"test"``, or a named part of one: ``"labelled"`` of gtsrb (10
-            images a class), ``"split_0"`` to ``"split_4"`` of office31 (20 or 8 a class, or all of a
-            class that has fewer).
+            images a class), ``"split_0"`` to ``"split_4"`` of office31 (20 or 8 a class, or all
+            of a class that has fewer).
         per_class: as many images of each class, drawn with ``key`` (see ``subset``); None for
             all.
         key: which draw.

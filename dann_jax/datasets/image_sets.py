@@ -12,7 +12,7 @@ import numpy as np
 
 from dann_jax.datasets import draws
 
-__all__ = ["ImageSet", "Subset", "cached", "digest", "subset"]
+__all__ = ["ImageSet", "Subset", "cached", "digest", "digest_header", "subset"]
 
 
 class ImageSet(NamedTuple):
@@ -77,9 +77,14 @@ def digest(image_set: ImageSet) -> str:
     for array in image_set:
         array = np.asarray(array)
         little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-        sha256.update(f"{little.dtype.str}{little.shape}".encode())
+        sha256.update(digest_header(little.dtype, little.shape))
         sha256.update(little.data)
     return sha256.hexdigest()
+
+
+def digest_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """Returns what stands for type and shape of an array in ``digest``, before its bytes."""
+    return f"{dtype.newbyteorder('<').str}{tuple(shape)}".encode()
 
 
 def cached(

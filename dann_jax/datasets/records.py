@@ -1,0 +1,79 @@
+"""The records of a prepared data set, for readers that never hold all of it in memory."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dann_jax.datasets import image_builder, image_sets
+
+__all__ = ["ImageRecords"]
+
+_BLOCK = 1000  # records read at once in a pass over all
+
+
+class ImageRecords(Sequence):
+    """The images and labels of a stored split, decoded when asked for; record i is image i.
+
+    Several threads may read at once: fetching and decoding leave the interpreter free.
+
+    Attributes:
+        builder: from ``datasets.prepare``.
+        split: a split that is stored.
+    """
+
+    def __init__(self, builder: image_builder.ImageBuilder, split: str):
+        if split not in builder.CLASS_COUNTS:
+            raise ValueError(
+                f"expected a stored split of {builder.name} ({', '.join(builder.CLASS_COUNTS)}), "
+                f"got {split!r}: named parts of splits are for arrays in memory"
+            )
+        self.builder, self.split = builder, split
+        # TFDS's own decoding is slower, and warns about a missing OpenCV.
+        undecoded = {"image": tfds.decode.SkipDecoding()}
+        self._stored = builder.as_data_source(split, decoders=undecoded)
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+        return len(self._stored)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns ``{"image": uint8 [height, width, channel], "label": int}``.
+
+        Raises:
+            IndexError: there is no such record.
+            ValueError: what is stored is not an image of the data set.
+        """
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns many records, which takes less time than one by one."""
+        stored = self._stored.__getitems__(list(indices))
+        return [self._decoded(i, record) for i, record in zip(indices, stored, strict=True)]
+
+    def digest(self) -> str:
+        """Returns the SHA-256 that ``datasets.digest`` gives for the arrays, from one pass."""
+        sha256, label = hashlib.sha256(), np.empty(len(self), np.int32)
+        shape = (len(self), *self.builder.IMAGE_SHAPE)
+        sha256.update(image_sets.digest_header(np.dtype(np.uint8), shape))
+        for start in range(0, len(self), _BLOCK):
+            some = range(start, min(start + _BLOCK, len(self)))
+            for i, record in zip(some, self.__getitems__(some), strict=True):
+                sha256.update(np.ascontiguousarray(record["image"]))
+                label[i] = record["label"]
+        sha256.update(image_sets.digest_header(label.dtype, label.shape))
+        sha256.update(label.astype("<i4"))
+        return sha256.hexdigest()
+
+    def _decoded(self, index, record):
+        try:
+            image = image_builder.pixels(record["image"]).reshape(self.builder.IMAGE_SHAPE)
+        except Exception as error:  # zlib, struct, Pillow and NumPy each have their own
+            raise ValueError(
+                f"record {index} of {self.builder.name}/{self.split} is not an image of "
+                f"{self.builder.IMAGE_SHAPE} ({error}): delete {self.builder.data_dir} and "
+                "prepare it anew"
+            ) from error
+        return {"image": image, "label": int(record["label"])}
