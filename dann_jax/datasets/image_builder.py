@@ -4,6 +4,8 @@ import abc
 import collections
 import functools
 import io
+import itertools
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import example_serializer, writer
 from tqdm import tqdm
 
 from dann_jax.datasets import image_sets, published
@@ -20,6 +23,7 @@ __all__ = ["Find", "ImageBuilder", "pixels", "png"]
 Find = Callable[[published.PublishedFile], Path]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SHARD_BYTES = 1 << 28  # of images that go into one file
 _BATCH = 1000  # records fetched at once: one at a time, each fetch costs more than the decoding
 
 
@@ -112,23 +116,13 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         find = functools.partial(
             published.find, manual_dir=self.manual_dir, download_dir=dl_manager.download_dir
         )
-        return {
-            split: self._generate_examples(split, images, labels)
-            for split, (images, labels) in self._image_sets(find).items()
-        }
+        return self._image_sets(find)
 
     def _generate_examples(
         self, split: str, images: Iterable[np.ndarray], labels: Sequence[int]
     ) -> Iterator[tuple[int, dict]]:
         written = self._written[split] = collections.Counter()
-        pairs = tqdm(
-            zip(images, labels, strict=True),
-            desc=f"{self.name}/{split}",
-            total=len(labels),
-            unit=" images",
-            disable=not self.progress,
-        )
-        for i, (image, label) in enumerate(pairs):
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             if image.shape != self.IMAGE_SHAPE or image.dtype != np.uint8:
                 raise ValueError(
                     f"{self.name}: expected image {i} of {split} as uint8 {self.IMAGE_SHAPE}, "
@@ -136,6 +130,50 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
                 )
             written[int(label)] += 1
             yield i, {"image": png(image), "label": int(label)}
+
+    def _generate_splits(self, dl_manager, download_config):
+        # TFDS would hold a split in memory until it knows how many shards to write, and from a
+        # gigabyte on needs TensorFlow. Here the number of examples is known, and a record is
+        # written when it is made.
+        most = download_config.max_examples_per_split
+        return [
+            self._write_split(split, images, labels, most)
+            for split, (images, labels) in self._split_generators(dl_manager).items()
+        ]
+
+    def _write_split(self, split, images, labels, most) -> tfds.core.SplitInfo:
+        size = len(labels) if most is None else min(most, len(labels))
+        examples = tqdm(
+            itertools.islice(self._generate_examples(split, images, labels), most),
+            desc=f"{self.name}/{split}",
+            total=size,
+            unit=" images",
+            disable=not self.progress,
+        )
+        features, sizes = self.info.features, []
+        serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+
+        def serialized():
+            for i, example in examples:
+                record = serializer.serialize_example(features.encode_example(example))
+                sizes.append(len(record))
+                yield i, record
+
+        records = serialized()
+        shards = max(1, -(-size * math.prod(self.IMAGE_SHAPE) // _SHARD_BYTES))
+        lengths = [len(part) for part in np.array_split(range(size), shards)]
+        template = self._get_filename_template(split_name=split)
+        shard_writer = writer.ExampleWriter(file_format=self.info.file_format)
+        for shard, length in enumerate(lengths):
+            path = template.sharded_filepath(shard_index=shard, num_shards=shards)
+            shard_writer.write(path, itertools.islice(records, length))
+        next(records, None)  # past the last one, where one too many is noticed
+        return tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=lengths,
+            num_bytes=sum(sizes),
+            filename_template=template,
+        )
 
     def _download_and_prepare(self, dl_manager, download_config):
         # Runs inside the temporary folder that TFDS renames at the very end: what is raised

@@ -1,0 +1,1 @@
+"""SYN NUMBERS: synthetic house numbers, 32x32, colour."""
