@@ -10,6 +10,7 @@ from dann_jax.networks import (
     mnist_batch_norm,
     office,
     svhn,
+    svhn_no_dropout,
 )
 from dann_jax.objective import (
     Apply,
@@ -64,4 +65,5 @@ __all__ = [
     "reversed_objective",
     "saddle_objective",
     "svhn",
+    "svhn_no_dropout",
 ]

@@ -39,6 +39,7 @@ __all__ = [
     "office",
     "project_max_norm",
     "svhn",
+    "svhn_no_dropout",
 ]
 
 Initializer = Callable[..., Any]
@@ -356,17 +357,44 @@ def svhn(
     Returns:
       The model, for images ``[n, height, width, channel]``.
     """
-    shared = {"kernel_init": kernel_init, "dtype": dtype}
+    return _svhn((0.9, 0.75, 0.75, 0.5, 0.5), 4.0, classes, kernel_init=kernel_init, dtype=dtype)
+
+
+def svhn_no_dropout(
+    *,
+    classes: int = 10,
+    kernel_init: Initializer = nn.initializers.he_normal(),
+    dtype: Any = jnp.float32,
+) -> DannModel:
+    """Returns a variant of the network for SVHN without dropout and max-norm, not the paper's.
+
+    It learns at once where the paper's network stays at chance for the first thousands of updates.
+
+    Args:
+      classes: Number of labels.
+      kernel_init: Initializer of all weights.
+      dtype: Of the computation, float32 or bfloat16; parameters are float32.
+
+    Returns:
+      The model, for images ``[n, height, width, channel]``.
+    """
+    return _svhn((1.0,) * 5, None, classes, kernel_init=kernel_init, dtype=dtype)
+
+
+def _svhn(keep, max_norm, classes, **shared):
+    of_input, *of_layers, of_hidden = keep
     layers = (
-        Convolution(64, 5, pool=3, keep=0.75),
-        Convolution(64, 5, pool=3, keep=0.75),
-        Convolution(128, 5, keep=0.5),
+        Convolution(64, 5, pool=3, keep=of_layers[0]),
+        Convolution(64, 5, pool=3, keep=of_layers[1]),
+        Convolution(128, 5, keep=of_layers[2]),
     )
     return DannModel(
-        feature_extractor=ConvolutionalFeatures(layers, padding="SAME", input_keep=0.9, **shared),
-        label_predictor=FullyConnected((3072, 2048), classes, keep=0.5, **shared),
+        feature_extractor=ConvolutionalFeatures(
+            layers, padding="SAME", input_keep=of_input, **shared
+        ),
+        label_predictor=FullyConnected((3072, 2048), classes, keep=of_hidden, **shared),
         domain_classifier=FullyConnected((1024, 1024), 1, **shared),
-        max_norm=4.0,
+        max_norm=max_norm,
     )
 
 

@@ -36,6 +36,7 @@ NETWORKS = {
     "mnist": networks.mnist,
     "mnist_batch_norm": networks.mnist_batch_norm,
     "svhn": networks.svhn,
+    "svhn_no_dropout": networks.svhn_no_dropout,
     "gtsrb": networks.gtsrb,
     "office_alexnet": _office_alexnet,
 }
@@ -74,7 +75,9 @@ class Config:
     classes: int | None = 10
     """Number of labels; None for as many as the source has."""
 
-    network: Literal["mnist", "mnist_batch_norm", "svhn", "gtsrb", "office_alexnet"] = "mnist"
+    network: Literal[
+        "mnist", "mnist_batch_norm", "svhn", "svhn_no_dropout", "gtsrb", "office_alexnet"
+    ] = "mnist"
     """Network; those of the paper's Fig. 4, and named variants."""
 
     initialisation: Literal[

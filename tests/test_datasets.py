@@ -15,7 +15,15 @@ import pytest
 from PIL import Image
 
 from dann_jax import datasets
-from dann_jax.datasets import blend, draws, handwriting, image_builder, photographs, published
+from dann_jax.datasets import (
+    blend,
+    draws,
+    handwriting,
+    image_builder,
+    photographs,
+    published,
+    records,
+)
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
 from dann_jax.datasets.mnist import idx, mnist_dataset_builder
@@ -625,11 +633,11 @@ def test_tfds_reads_what_was_prepared_with_and_without_our_builder(small_digits,
     loaded = datasets.load("digits_m", "test", data_dir=tmp_path)
     own = built.as_data_source("test")
     foreign = tfds.data_source("digits_m:1.0.0", split="test", data_dir=tmp_path)
-    for records in (own, foreign):
-        assert len(records) == 10
+    for found in (own, foreign):
+        assert len(found) == 10
         for i in (9, 0):
-            np.testing.assert_array_equal(records[i]["image"], loaded.image[i])
-            assert records[i]["label"] == loaded.label[i]
+            np.testing.assert_array_equal(found[i]["image"], loaded.image[i])
+            assert found[i]["label"] == loaded.label[i]
     for text in (built.info.description, built.info.citation, built.info.homepage):
         assert text
     assert built.info.redistribution_info.license
@@ -774,3 +782,76 @@ def test_image_of_another_shape_fails_the_preparation(small_digits, tmp_path, mo
     monkeypatch.setattr(digits_dataset_builder.Builder, "IMAGE_SHAPE", (32, 32, 1))
     with pytest.raises(ValueError, match=r"expected image 0 of \w+ as uint8 \(32, 32, 1\)"):
         datasets.prepare("digits", data_dir=tmp_path)
+
+
+# --- parts of a data set --------------------------------------------------------------------
+
+
+def test_a_subset_has_as_many_of_each_class_and_is_a_function_of_the_key():
+    label = np.array([0, 1, 2, -1] * 20)
+    chosen = datasets.subset(label, 5, key=0)
+    assert np.bincount(label[chosen]).tolist() == [5, 5, 5]
+    assert chosen.tolist() == sorted(set(chosen))
+    np.testing.assert_array_equal(chosen, datasets.subset(label, 5, key=0))
+    assert chosen.tolist() != datasets.subset(label, 5, key=1).tolist()
+    # A class's draw does not depend on what the other classes hold.
+    alone = np.where(label == 1, 1, -1)
+    np.testing.assert_array_equal(chosen[label[chosen] == 1], datasets.subset(alone, 5, key=0))
+
+
+def test_a_subset_of_more_than_there_is_needs_leave():
+    label = np.array([0] * 8 + [1] * 3)
+    with pytest.raises(ValueError, match="per_class from 1 to 3.*got 4"):
+        datasets.subset(label, 4, key=0)
+    chosen = datasets.subset(label, 4, key=0, at_most=True)
+    assert np.bincount(label[chosen]).tolist() == [4, 3]
+    with pytest.raises(ValueError, match="got 0"):
+        datasets.subset(label, 0, key=0, at_most=True)
+
+
+def test_part_of_a_split_is_loaded_by_class_and_key(small_digits, tmp_path):
+    whole = datasets.load("digits", "train", data_dir=tmp_path)
+    part = datasets.load("digits", "train", per_class=1, key=4, data_dir=tmp_path)
+    chosen = datasets.subset(whole.label, 1, key=4)
+    np.testing.assert_array_equal(part.image, whole.image[chosen])
+    assert sorted(part.label) == list(range(10))
+
+
+def test_records_have_the_digest_of_the_arrays(small_digits, tmp_path):
+    built = datasets.prepare("digits_m", data_dir=tmp_path)
+    stored = records.ImageRecords(built, "test")
+    assert stored.digest() == datasets.digest(datasets.arrays(built, "test"))
+    with pytest.raises(ValueError, match=r"stored split of digits_m \(train, test\), got 'some'"):
+        records.ImageRecords(built, "some")
+
+
+def test_a_large_split_is_written_in_several_files(small_digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_builder, "_SHARD_BYTES", 7 * 28 * 28)
+    built = datasets.prepare("digits", data_dir=tmp_path)
+    assert built.info.splits["train"].shard_lengths == [7, 7, 6]
+    labels = digits_dataset_builder.Builder(data_dir=tmp_path / "other")
+    np.testing.assert_array_equal(
+        datasets.arrays(built, "train").image, datasets.arrays(labels, "train").image
+    )
+
+
+def test_too_few_or_too_many_images_are_noticed(small_digits, tmp_path, monkeypatch):
+    sets = digits_dataset_builder.Builder._image_sets
+    for cut in (slice(None, -1), slice(None)):
+
+        def wrong(self, find, cut=cut):
+            found = sets(self, find)
+            image, label = found["test"]
+            extra = image[:1] if cut == slice(None) else image[:0]
+            return found | {"test": (np.concatenate([image[cut], extra]), label)}
+
+        monkeypatch.setattr(digits_dataset_builder.Builder, "_image_sets", wrong)
+        with pytest.raises(ValueError, match="argument"):
+            datasets.prepare("digits", data_dir=tmp_path)
+        assert not finished_versions(tmp_path, "digits")
+
+
+def test_a_progress_bar_says_how_far_a_preparation_is(small_digits, tmp_path, capfd):
+    datasets.prepare("digits", data_dir=tmp_path, progress=True)
+    told = capfd.readouterr().err
+    assert "digits/train: 100%" in told and "20/20" in told

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from dann_jax import datasets
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
 from experiments import config as configs
-from experiments import domains, report, results, run, study
+from experiments import domains, look, report, results, run, study
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -251,3 +252,62 @@ def test_committed_results_name_their_data_device_versions_and_settings():
         assert result["mean"] == pytest.approx(mean), path
         assert result["std"] == (None if std is None else pytest.approx(std)), path
         assert result["selection"] == "last step" or "oracle" in result["selection"]
+
+
+def test_a_streamed_training_has_the_numbers_of_one_in_memory(small, data_dir, tmp_path):
+    config, pair = small
+    config = dataclasses.replace(config, crop=24, mirror=True)
+    streamed = domains.load_pair(config, data_dir=data_dir, streaming=True)
+    assert streamed.provenance == pair.provenance
+    records = {}
+    for name, images in (("memory", pair), ("stream", streamed)):
+        prepared = study.prepare(config, "dann", images, jax.local_devices()[:1])
+        records[name] = study.train(prepared, 1, tmp_path / name)
+    for name in ("curves", "evaluations", "origin"):
+        assert records["stream"][name] == records["memory"][name]
+
+
+def test_padding_of_streamed_images_is_that_in_memory(small, data_dir):
+    config, _ = small
+    config = dataclasses.replace(config, image_size=32)
+    memory, stream = (
+        domains.load_pair(config, data_dir=data_dir, streaming=streaming).source_train
+        for streaming in (False, True)
+    )
+    np.testing.assert_array_equal(stream[3]["image"], memory.image[3])
+    assert stream[3]["label"] == memory.label[3]
+
+
+def test_domains_with_other_classes_are_refused(small, data_dir):
+    config, _ = small
+    with pytest.raises(ValueError, match="digits has 10 classes, but --classes is 12"):
+        domains.load_pair(dataclasses.replace(config, classes=12), data_dir=data_dir)
+    with pytest.raises(ValueError, match="gtsrb has 43 classes, but digits has only 10"):
+        domains.load_pair(dataclasses.replace(config, target="gtsrb"), data_dir=data_dir)
+
+
+def test_results_from_before_a_setting_existed_are_still_those_of_its_default(small):
+    config, _ = small
+    settings = study.resolved(config, "dann")
+    older = {name: value for name, value in settings.items() if name not in ("crop", "mirror")}
+    assert run._completed(older) == settings
+    assert run._completed(older | {"mu0": 0.5}) != settings
+
+
+def test_a_contact_sheet_shows_each_class_in_its_row(data_dir, tmp_path, capsys):
+    path = tmp_path / "sheet.png"
+    assert look.main(["digits_digits_m", "--data-dir", str(data_dir), "--output", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert "written" in capsys.readouterr().out
+    shade = np.arange(4, dtype=np.uint8)
+    images = np.broadcast_to(shade[:, None, None, None], (4, 2, 2, 3))
+    sheet = look.sheet(datasets.ImageSet(images, shade.astype(np.int32) % 2), np.arange(2), 3, 0)
+    assert sheet.shape == (2 * 4 - 2, 3 * 4 - 2, 3)
+    assert set(np.unique(sheet[:2])) == {0, 2, 255}
+    assert set(np.unique(sheet[4:])) == {1, 3, 255}
+
+
+@pytest.mark.parametrize("wrong", [["nothing"], [], ["digits_digits_m", "--rows", "0"]])
+def test_a_contact_sheet_of_nothing_is_refused(wrong, capsys):
+    assert look.main(wrong) == 2
+    assert capsys.readouterr().err

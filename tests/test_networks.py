@@ -22,6 +22,7 @@ from dann_jax import (
     networks,
     office,
     svhn,
+    svhn_no_dropout,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -156,7 +157,7 @@ def needs_noise(module, x):
 
 @pytest.mark.parametrize(
     ("model", "parts"),
-    [(mnist, ""), (mnist_batch_norm, ""), (gtsrb, ""), (svhn, "fy")],
+    [(mnist, ""), (mnist_batch_norm, ""), (gtsrb, ""), (svhn_no_dropout, ""), (svhn, "fy")],
 )
 def test_dropout_is_in_the_svhn_net_only_and_not_in_its_domain_classifier(model, parts):
     model = model()
@@ -166,6 +167,11 @@ def test_dropout_is_in_the_svhn_net_only_and_not_in_its_domain_classifier(model,
     assert needs_noise(model.label_predictor, features) == ("y" in parts)
     assert needs_noise(model.domain_classifier, features) == ("d" in parts)
     assert model.max_norm == (4.0 if parts else None)
+
+
+def test_the_variant_without_dropout_has_the_shapes_of_the_papers_network():
+    variant, paper = (shapes(model(), 32)[0].theta for model in (svhn_no_dropout, svhn))
+    assert jax.tree.map(jnp.shape, variant) == jax.tree.map(jnp.shape, paper)
 
 
 def test_svhn_keep_probabilities_are_those_of_srivastava():
