@@ -117,7 +117,10 @@ def batch_stream(
                 f"make the batch size a multiple of {count}"
             )
         readers.append(_Reader(name, found, found[0]["image"].shape, crop))
-    cpu = jax.local_devices(backend="cpu")[0]  # the accelerator is busy with the updates
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]  # the accelerator is busy with the updates
+    except RuntimeError:  # JAX_PLATFORMS left the CPU out
+        cpu = jax.local_devices()[0]
     draw = functools.partial(
         _draw,
         jax.device_put(jax.random.split(key), cpu),
@@ -299,9 +302,14 @@ def make_train_steps(
       ``batch_stream`` got. Put ``state`` on the devices with ``training.replicate`` first.
 
     Raises:
-      ValueError: From the program: the stream stands at another step than the state, or the
-        batch does not split evenly over the devices.
+      ValueError: There are several processes. From the program: the stream stands at another
+        step than the state, or the batch does not split evenly over the devices.
     """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"expected one process, got {jax.process_count()}: the gradients of this program are "
+            "averaged over the devices of one process"
+        )
     devices = jax.local_devices() if devices is None else list(devices)
     count = len(devices)
     update = make_update(axis_name="device" if count > 1 else None)

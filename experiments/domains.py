@@ -1,8 +1,10 @@
 """Pairs of domains as arrays, and what happens to an image before G_f sees it."""
 
+import difflib
 import functools
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ __all__ = [
     "Pair",
     "Preprocess",
     "Streamed",
+    "blocks",
     "load_pair",
     "preprocessing",
     "training_arrays",
@@ -24,20 +27,24 @@ __all__ = [
 ]
 
 
+BLOCK = 4096  # images that are in memory at once where a data set is not
+
+
 class Pair(NamedTuple):
     """The images of both domains, as stored, at the size that the network takes."""
 
     source_train: "datasets.ImageSet | Streamed"
-    source_test: datasets.ImageSet
+    source_test: "datasets.ImageSet | Streamed"
     target_train: "datasets.ImageSet | Streamed"
-    target_test: datasets.ImageSet
+    target_test: "datasets.ImageSet | Streamed"
     class_names: tuple[str, ...]
+    target_labelled: bool  # whether the target's training images have labels
     target_files: list[str] | None  # of the images to test on, where the target is a folder
     provenance: dict  # "name/split" -> {"examples": ..., "sha256": ...}
 
 
 class Streamed:
-    """Training images that stay on disk: records for ``dann_jax.streaming``, at the same size."""
+    """Images that stay on disk: records for ``dann_jax.streaming``, at the network's size."""
 
     def __init__(self, records, size: int, name: str):
         """Takes ``ImageRecords``; smaller images are padded with black to ``size`` pixels."""
@@ -58,6 +65,23 @@ class Streamed:
             {"image": _padded(r["image"][None], self.size, self.name)[0], "label": r["label"]}
             for r in found
         ]
+
+
+def blocks(images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields images ``[n, height, width, channel]`` and labels ``[n]``, in memory a part at a time.
+
+    Args:
+      images: An ``ImageSet``, which is one block, or ``Streamed``.
+    """
+    if not isinstance(images, Streamed):
+        yield images
+        return
+    for start in range(0, len(images), BLOCK):
+        records = images.__getitems__(range(start, min(start + BLOCK, len(images))))
+        yield (
+            np.stack([record["image"] for record in records]),
+            np.array([record["label"] for record in records], np.int32),
+        )
 
 
 class Preprocess(NamedTuple):
@@ -102,7 +126,7 @@ def load_pair(
       data_dir: Where prepared data lies or goes, see ``datasets.load``.
       manual_dir: Where files that were fetched by hand lie.
       progress: Whether to show a bar where data is prepared.
-      streaming: Whether the training images stay on disk, to be read through Grain.
+      streaming: Whether the images stay on disk, to be read through Grain.
 
     Returns:
       The pair, with the digest of each part as it was stored.
@@ -125,10 +149,10 @@ def load_pair(
         raise ValueError(
             f"{config.source} has {len(class_names)} classes, but --classes is {config.classes}"
         )
-    if len(target.CLASS_NAMES) > len(class_names):
+    if tuple(target.CLASS_NAMES) != class_names:
         raise ValueError(
-            f"{config.target} has {len(target.CLASS_NAMES)} classes, but {config.source} has only "
-            f"{len(class_names)}"
+            f"expected both domains to have the same classes, got {_some(class_names)} of "
+            f"{config.source} and {_some(target.CLASS_NAMES)} of {config.target}"
         )
     parts, provenance = {}, {}
     for domain, name, built in (
@@ -138,25 +162,48 @@ def load_pair(
         loaded = {}  # a split that is both trained and tested on is loaded once
         for use in ("train", "test"):
             split = getattr(config, f"{domain}_{use}")
-            if _is_folder(name) and split not in built.CLASS_COUNTS:
+            if _is_folder(name) and split == "test" and split not in built.CLASS_COUNTS:
                 split = "train"
-            if streaming and use == "train":
-                built = datasets.prepare(built, progress=progress)
-                images = Streamed(_records(built, split), config.image_size, name)
-                digest = images.records.digest()
-            elif split in loaded:
-                images, digest = loaded[split]
-            else:
-                stored = datasets.arrays(built, split, progress=progress)
-                digest = datasets.digest(stored)
-                padded = _padded(stored.image, config.image_size, name)
-                images = stored._replace(image=padded)
-                loaded[split] = images, digest
-            shown = pathlib.Path(name).name if _is_folder(name) else name
-            provenance[f"{shown}/{split}"] = {"examples": _size(images), "sha256": digest}
+            if split not in loaded:
+                loaded[split] = _load(built, split, config.image_size, name, streaming, progress)
+            images, origin = loaded[split]
+            shown = f"{domain}:{pathlib.Path(name).name}" if _is_folder(name) else name
+            provenance[f"{shown}/{split}"] = origin
             parts[f"{domain}_{use}"] = images
         files = built.files(split) if _is_folder(name) else None
-    return Pair(**parts, class_names=class_names, target_files=files, provenance=provenance)
+    if source.UNLABELLED.get(config.source_train):
+        raise ValueError(
+            f"{config.source}: expected labels of all images to train on, got "
+            f"{source.UNLABELLED[config.source_train]} images without: put each into the "
+            "sub-folder of its class"
+        )
+    return Pair(
+        **parts,
+        class_names=class_names,
+        target_labelled=not target.UNLABELLED.get(config.target_train),
+        target_files=files,
+        provenance=provenance,
+    )
+
+
+def _load(built, split, size, name, streaming, progress):
+    """Returns the images of a split at the network's size, and where they come from."""
+    built = datasets.prepare(built, progress=progress)
+    if streaming:
+        images = Streamed(_records(built, split), size, name)
+        count, digest = len(images), images.records.digest()
+    else:
+        stored = datasets.arrays(built, split)
+        images = stored._replace(image=_padded(stored.image, size, name))
+        count, digest = len(stored.label), datasets.digest(stored)
+    origin = {"examples": count, "sha256": digest}
+    part = (built.info.metadata or {}).get(split, "whole")
+    return images, origin if part == "whole" else origin | {"part": part}
+
+
+def _some(names):
+    shown = ", ".join(names[:5])
+    return f"{len(names)} ({shown}{', …' if len(names) > 5 else ''})"
 
 
 def _builder(name, image_size, class_names, *, data_dir, manual_dir):
@@ -178,7 +225,11 @@ def _records(built, split):
 
 def _is_folder(name):
     """Whether a domain is a folder of images rather than a data set with a name."""
-    return name not in datasets.names() and (os.sep in name or pathlib.Path(name).is_dir())
+    if name in datasets.names():
+        return False
+    path = pathlib.Path(name).expanduser()
+    mistyped = difflib.get_close_matches(name, datasets.names(), cutoff=0.8)
+    return path.is_dir() or (os.sep in name and not mistyped)
 
 
 def _size(images):

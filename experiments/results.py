@@ -15,6 +15,11 @@ from typing import Any
 
 import jax
 
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "numpy", "scipy"),
+    *("scikit-learn", "Pillow", "resvg_py", "tensorflow-datasets", "grain"),
+)
+
 __all__ = [
     "alone",
     "device_kind",
@@ -114,7 +119,12 @@ def read(path: pathlib.Path) -> dict | None:
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:
-    """Returns the mean and the sample standard deviation; None for the latter of one value."""
+    """Returns the mean and the sample standard deviation; None for the latter of one value.
+
+    Both are NaN where a value is.
+    """
+    if any(map(math.isnan, values)):
+        return math.nan, math.nan
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -135,7 +145,7 @@ def versions() -> dict[str, str]:
     from dann_jax import __version__
 
     found = {"dann_jax": __version__, "python": platform.python_version()}
-    for name in ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "Pillow"):
+    for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

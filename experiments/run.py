@@ -57,8 +57,8 @@ class Options:
     """Folder of data files that are already on disk, as their publishers name them."""
 
     streaming: bool = False
-    """Read the training images from disk while training, for data sets larger than memory; the
-    batches are the same."""
+    """Read images from disk when they are needed, for data sets larger than memory; the numbers
+    are the same."""
 
     devices: int | None = None
     """Number of local devices to train on; by default all."""
@@ -141,7 +141,9 @@ def _run(name, options, console):
                 progress=console.is_terminal,
                 streaming=options.streaming,
             )
-            if "train-on-target" in missing and pair.target_test.label.max() < 0:
+            if "train-on-target" in missing and not pair.target_labelled:
+                if missing == ["train-on-target"]:
+                    raise ValueError(f"train-on-target: {config.target} has no labels to train on")
                 console.print("train-on-target is left out: the target has no labels")
                 missing.remove("train-on-target")
             for method in missing:
@@ -191,7 +193,7 @@ def _is_kept(path, config, method, keys):
     result = results.read(path)
     if result is None:
         return False
-    if _completed(result.get("resolved_config", {})) == study.resolved(config, method):
+    if study.completed(result.get("resolved_config", {})) == study.resolved(config, method):
         if result["keys"] == keys:
             return True
         if set(result["keys"]) < set(keys):
@@ -200,13 +202,6 @@ def _is_kept(path, config, method, keys):
         f"{path} holds a result with other keys or settings: choose another --output, or "
         "replace it with --overwrite"
     )
-
-
-def _completed(settings):
-    """Returns settings with those that came to be after the result was written, at defaults."""
-    fields = dataclasses.fields(configs.Config)
-    usual = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
-    return {**usual, **settings}
 
 
 def _method(name, config, method, keys, pair, folder, devices, options, console):

@@ -27,7 +27,7 @@ from dann_jax import (
 from experiments import domains, results
 from experiments.config import INITIALISERS, NETWORKS, Config
 
-__all__ = ["Report", "Study", "prepare", "resolved", "train"]
+__all__ = ["Report", "Study", "completed", "prepare", "resolved", "train"]
 
 LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
 
@@ -42,6 +42,13 @@ class Report:
     source_accuracy: float | None = None  # at evaluations
     target_accuracy: float | None = None
     warnings: tuple[str, ...] = ()
+
+
+def completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns resolved settings with those that came to be after they were written, at defaults."""
+    fields = dataclasses.fields(Config)
+    usual = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    return {**usual, **settings}
 
 
 def resolved(config: Config, method: str) -> dict[str, Any]:
@@ -206,6 +213,7 @@ def train(
     settings = resolved(config, study.method)
     record = results.read(folder / "record.json")
     if record is not None:
+        record["settings"] = completed(record["settings"])
         _check_same(record, {"settings": settings, "origin": study.origin}, folder)
     if record is not None and record["finished"]:
         return record
@@ -263,16 +271,8 @@ def train(
             means = read()
             clock.lap("train_seconds")
             view = jax.device_put(jax.device_get(state.replace(opt_state=())), devices[0])
-            logits = {
-                name: evaluation.predict(
-                    study.model, view, images.image, preprocess=preprocess, domain=domain
-                )
-                for name, (images, preprocess, domain) in study.tests.items()
-            }
-            accuracy = {
-                name: evaluation.evaluate(logits[name], images.label)
-                for name, (images, _, _) in study.tests.items()
-            }
+            tested = {name: _tested(study.model, view, *test) for name, test in study.tests.items()}
+            accuracy = {name: evaluation.evaluate(*each) for name, each in tested.items()}
             found = health.symptoms(
                 means, classes=len(study.class_names), normalisation=config.normalisation
             )
@@ -303,21 +303,35 @@ def train(
     }
     checkpoints.save(folder / "state", jax.device_get(state))
     if study.target_files is not None:
-        _write_predictions(folder / "predictions.csv", study, logits["target"])
+        _write_predictions(folder / "predictions.csv", study, tested["target"][0])
     results.write_json(folder / "record.json", record)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return record
+
+
+def _tested(model, state, images, preprocess, domain):
+    """Returns the logits and the labels of all images."""
+    parts = [
+        (evaluation.predict(model, state, image, preprocess=preprocess, domain=domain), label)
+        for image, label in domains.blocks(images)
+    ]
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def _write_predictions(path, study, logits):
     """Writes the most probable class of each file of the target."""
     probability = np.exp(logits - logits.max(-1, keepdims=True))
     probability /= probability.sum(-1, keepdims=True)
-    with results.whole(path) as temporary, temporary.open("w", newline="") as file:
+    with results.whole(path) as temporary, _text(temporary) as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability"])
         for name, row in zip(study.target_files, probability, strict=True):
             writer.writerow([name, study.class_names[row.argmax()], f"{row.max():.4f}"])
+
+
+def _text(path):
+    """Opens a file for text in which names of files may stand as the system has them."""
+    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def _check_same(record, expected, folder):

@@ -1,5 +1,7 @@
 """Images made block by block: the same whatever the number of processes."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,16 @@ def test_bytes_and_order_are_the_same_for_any_number_of_processes():
     for processes in (None, 1, 2, 3):
         made = list(blocks.made(images, 3, "train", SIZE, processes=processes))
         np.testing.assert_array_equal(made, whole)
+
+
+def loud(seed, stream, start, stop):
+    os.write(1, b"what a library in C says " * 10_000)
+    return images(seed, stream, start, stop)
+
+
+def test_what_a_library_prints_does_not_end_up_among_the_pixels():
+    made = list(blocks.made(loud, 0, "train", SIZE, processes=2))
+    np.testing.assert_array_equal(made, images(0, "train", 0, SIZE))
 
 
 def test_what_a_renderer_prints_does_not_end_up_among_the_pixels():

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import json
 import pickle
 
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 
 from dann_jax import datasets
-from experiments import look, run
+from experiments import config as configs
+from experiments import domains, look, run
 
 BRIGHT = {"cat": 250, "dog": 60}
 
@@ -75,6 +77,89 @@ def test_a_missing_folder_is_named(tmp_path):
         datasets.from_folder(tmp_path / "nowhere", image_size=16)
 
 
+@pytest.mark.parametrize("layout", ["images", "train"])
+def test_a_folder_around_the_classes_is_not_a_class(tmp_path, layout):
+    fill(tmp_path / "own" / layout)
+    with pytest.raises(ValueError, match=rf"got {layout}/, which holds folders \(cat/\)"):
+        datasets.from_folder(tmp_path / "own", image_size=16)
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path):
+    own = fill(tmp_path / "own")
+    (own / "cat" / "._cat0.png").write_bytes(b"no image")
+    (own / "cat" / ".ipynb_checkpoints").mkdir()
+    (own / ".trash").mkdir()
+    _, images = read(own, tmp_path)
+    assert len(images.label) == 12
+
+
+def one(tmp_path, image, name="one.png", **options):
+    folder = tmp_path / "one" / "cat"
+    folder.mkdir(parents=True)
+    image.save(folder / name, **options)
+    return read(tmp_path / "one", tmp_path)[1].image[0]
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, 8:] = 200  # dark left, bright right; turned by 90 degrees: dark top
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    seen = one(tmp_path, Image.fromarray(pixels), "one.jpg", exif=orientation, quality=95)
+    assert seen[:6].mean() < 20 and seen[10:].mean() > 180
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    assert (one(tmp_path, Image.new("RGBA", (16, 16), (0, 255, 0, 0))) == 255).all()
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    grey = np.full((16, 16), 100 * 256, np.uint16)
+    assert (one(tmp_path, Image.fromarray(grey)) == 100).all()
+
+
+def test_numbers_without_a_white_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"one\.tiff.*whose white is not known"):
+        one(tmp_path, Image.fromarray(np.zeros((16, 16), np.float32)), "one.tiff")
+
+
+def test_labels_are_looked_for_among_the_images_trained_on(tmp_path):
+    source, target = fill(tmp_path / "source"), tmp_path / "target"
+    fill(target / "train", labelled=False)
+    fill(target / "test")
+    config = configs.find_config("own_pair")[0]
+    config = dataclasses.replace(config, source=str(source), target=str(target), image_size=16)
+    pair = domains.load_pair(config, data_dir=tmp_path / "data")
+    assert not pair.target_labelled
+    assert pair.target_test.label.tolist() == [0] * 6 + [1] * 6
+    turned = dataclasses.replace(config, source=str(target), target=str(source))
+    with pytest.raises(ValueError, match="labels of all images to train on, got 12 images"):
+        domains.load_pair(turned, data_dir=tmp_path / "data")
+    with pytest.raises(ValueError, match=r"same classes, got 2 \(cat, dog\)"):
+        domains.load_pair(dataclasses.replace(config, target="digits"), data_dir=tmp_path)
+    with pytest.raises(ValueError, match="expected a split of image_folder"):
+        domains.load_pair(dataclasses.replace(config, target_test="tset"), data_dir=tmp_path)
+
+
+def test_a_folder_is_streamed_for_the_evaluation_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(domains, "BLOCK", 5)
+    config = configs.find_config("own_pair")[0]
+    config = dataclasses.replace(
+        config, source=str(fill(tmp_path / "a")), target=str(fill(tmp_path / "b")), image_size=16
+    )
+    memory, stream = (
+        domains.load_pair(config, data_dir=tmp_path / "data", streaming=streaming)
+        for streaming in (False, True)
+    )
+    assert isinstance(stream.target_test, domains.Streamed)
+    images, labels = (
+        np.concatenate(c) for c in zip(*domains.blocks(stream.target_test), strict=True)
+    )
+    np.testing.assert_array_equal(images, memory.target_test.image)
+    np.testing.assert_array_equal(labels, memory.target_test.label)
+    assert stream.provenance == memory.provenance
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="expected images"):
         datasets.from_folder(tmp_path, image_size=16)
@@ -109,13 +194,14 @@ def test_dann_runs_on_two_folders_and_predicts_the_target(tmp_path, capsys):
     where = ["--data-dir", str(tmp_path / "data"), "--output", str(tmp_path / "runs")]
     pair = ["--source", str(source), "--target", str(target)]
     few = ["--steps", "4", "--evaluate-every", "4", "--batch-size", "8", "--image-size", "16"]
-    assert run.main(["own_pair", *pair, *few, *where, "--devices", "1"]) == 0
+    assert run.main(["own_pair", *pair, *few, *where, "--devices", "1", "--keys", "2"]) == 0
     assert "the target has no labels" in capsys.readouterr().out
     folder = tmp_path / "runs" / "own_pair"
     assert not (folder / "train-on-target.json").exists()
     for method in ("source-only", "dann"):
         result = json.loads((folder / f"{method}.json").read_text())
-        assert result["target_accuracy"] == [None]
+        assert result["target_accuracy"] == [None, None]
+        assert set(result["data"]) == {"source:source/train", "target:target/train"}
         assert result["mean"] is None
         assert result["source_accuracy"][0] is not None
         with (folder / method / "key_0" / "predictions.csv").open() as file:

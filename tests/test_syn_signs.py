@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dann_jax.datasets import draws
+from dann_jax.datasets.chance import Chance
 from dann_jax.datasets.syn_signs import (
     atlas,
     camera,
@@ -16,7 +17,6 @@ from dann_jax.datasets.syn_signs import (
     rendering,
     syn_signs_dataset_builder,
 )
-from dann_jax.datasets.syn_signs.rendering import Chance
 
 ROUND = atlas.CLASSES
 

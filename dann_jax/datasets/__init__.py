@@ -117,8 +117,9 @@ def from_folder(
     """Returns the TFDS builder of a folder of images, which may or may not be prepared yet.
 
     The classes are the names of the sub-folders. A folder with images and no sub-folders holds
-    images of unknown label, -1. If there are sub-folders ``train`` and ``test``, each holds a
-    split; otherwise all images are the split ``train``.
+    images of unknown label, -1. Only images that lie directly in a sub-folder count, and neither
+    hidden files nor sub-folders without images. If there are sub-folders ``train`` and ``test``,
+    each holds a split; otherwise all images are the split ``train``.
 
     Args:
         folder: the images: JPEG, PNG, BMP, GIF, PPM, TIFF or WebP.

@@ -1,6 +1,7 @@
 """Archives of pictures, read as a stream: only what is wanted, and nothing unpacked to disk."""
 
 import io
+import lzma
 import re
 import stat
 import tarfile
@@ -62,8 +63,16 @@ def zip_members(
                 if match and kind in (0, stat.S_IFREG):
                     _check_size(file, path, member.filename, member.file_size)
                     yield match, archive.read(member)
-    # RuntimeError: encrypted, or compressed in a way that zipfile does not know.
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    # RuntimeError: encrypted, or compressed in a way that zipfile does not know; lzma.LZMAError and
+    # others from inside the decoders, which share no base.
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
         raise _damaged(file, path, "zip", error) from error
 
 

@@ -25,6 +25,7 @@ Images = Callable[[int, str, int, int], np.ndarray]
 """(seed, stream, start, stop) -> uint8 ``[stop - start, height, width, channel]``."""
 
 _BLOCK = 256  # images; small enough for the cache of a core, large enough for NumPy
+_PATIENCE = 5.0  # seconds for a process that failed to end by itself
 _WORTH = 8  # blocks that a process must have to be worth its start, some 2 seconds
 
 
@@ -78,7 +79,7 @@ def _worker(images, seed, stream, size, first, step):
     arguments = [images.__module__, images.__name__, seed, stream, size, first, step]
     with tempfile.TemporaryFile() as told:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, *map(str, arguments)],
+            [sys.executable, "-P", "-m", __name__, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=told,
@@ -99,6 +100,9 @@ def _read(process, told):
     try:
         return np.lib.format.read_array(pipe, allow_pickle=False)
     except (ValueError, EOFError) as error:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_PATIENCE)
+        process.kill()  # it may wait for somebody to read what is not an array
         status = process.wait()
         told.seek(0)
         lines = told.read().decode(errors="replace").strip().splitlines() or ["nothing"]
@@ -108,7 +112,9 @@ def _read(process, told):
 
 
 def _main(module, function, seed, stream, size, first, step):
-    output, sys.stdout = sys.stdout.buffer, sys.stderr  # a print must not end up among pixels
+    # What is printed, by libraries too, must not end up among the pixels.
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     images = getattr(importlib.import_module(module), function)
     size = int(size)
     for start in range(int(first) * _BLOCK, size, int(step) * _BLOCK):

@@ -24,7 +24,6 @@ Find = Callable[[published.PublishedFile], Path]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SHARD_BYTES = 1 << 28  # of images that go into one file
-_BATCH = 1000  # records fetched at once: one at a time, each fetch costs more than the decoding
 
 
 class ImageBuilder(tfds.core.GeneratorBasedBuilder):
@@ -213,17 +212,13 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         Returns:
             uint8 ``[n, height, width, channel]`` and int32 ``[n]``.
         """
-        # Undecoded images skip TFDS's search for OpenCV, a warning about its absence and half
-        # of the time.
-        undecoded = {"image": tfds.decode.SkipDecoding()}
-        records = self.as_data_source(split, decoders=undecoded)
+        from dann_jax.datasets.records import ImageRecords  # which imports this module
+
+        records = ImageRecords(self, split)
         image = np.empty((len(records), *self.IMAGE_SHAPE), np.uint8)
         label = np.empty(len(records), np.int32)
-        for start in range(0, len(records), _BATCH):
-            some = range(start, min(start + _BATCH, len(records)))
-            for i, record in zip(some, records.__getitems__(list(some)), strict=True):
-                image[i] = pixels(record["image"]).reshape(self.IMAGE_SHAPE)
-                label[i] = record["label"]
+        for i, record in enumerate(records):
+            image[i], label[i] = record["image"], record["label"]
         return image, label
 
     def _make_download_manager(self, download_dir, download_config):

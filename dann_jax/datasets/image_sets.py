@@ -44,12 +44,15 @@ def subset(label: np.ndarray, per_class: int, key: int, *, at_most: bool = False
         at_most: whether a class with fewer images gives all that it has.
 
     Returns:
-        int64 ``[classes * per_class]``, in ascending order: the rest is ``np.delete`` of it.
+        int64 ``[n]``, ``classes * per_class`` or with ``at_most`` fewer, in ascending order: the
+        rest is ``np.delete`` of it.
 
     Raises:
-        ValueError: ``per_class`` is not positive, or a class has fewer images.
+        ValueError: ``per_class`` is not positive, a class has fewer images, or no label is known.
     """
     label = np.asarray(label)
+    if not (label >= 0).any():
+        raise ValueError("expected labelled images to draw from each class, got none with a label")
     classes, counts = np.unique(label[label >= 0], return_counts=True)
     if per_class < 1 or (not at_most and per_class > counts.min(initial=len(label))):
         raise ValueError(
@@ -132,6 +135,7 @@ def _write(folder: Path, split: str, image_set: ImageSet) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 np.save(file, array, allow_pickle=False)
+            os.chmod(temporary, 0o644)  # others may share the folder
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)

@@ -101,6 +101,7 @@ def fetch(url: str, path: Path) -> None:
             length, got = answer.headers.get("Content-Length"), file.tell()
         if length is not None and int(length) != got:
             raise OSError(f"expected {int(length):,} bytes, got {got:,}")
+        os.chmod(temporary, 0o644)  # others may share the folder
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -1,7 +1,7 @@
 """The records of a prepared data set, for readers that never hold all of it in memory."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from dann_jax.datasets import image_builder, image_sets
 
 __all__ = ["ImageRecords"]
 
-_BLOCK = 1000  # records read at once in a pass over all
+_BLOCK = 1000  # records fetched at once: one by one, fetching costs more than decoding
 
 
 class ImageRecords(Sequence):
@@ -53,16 +53,19 @@ class ImageRecords(Sequence):
         stored = self._stored.__getitems__(list(indices))
         return [self._decoded(i, record) for i, record in zip(indices, stored, strict=True)]
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yields all records in order."""
+        for start in range(0, len(self), _BLOCK):
+            yield from self.__getitems__(range(start, min(start + _BLOCK, len(self))))
+
     def digest(self) -> str:
         """Returns the SHA-256 that ``datasets.digest`` gives for the arrays, from one pass."""
         sha256, label = hashlib.sha256(), np.empty(len(self), np.int32)
         shape = (len(self), *self.builder.IMAGE_SHAPE)
         sha256.update(image_sets.digest_header(np.dtype(np.uint8), shape))
-        for start in range(0, len(self), _BLOCK):
-            some = range(start, min(start + _BLOCK, len(self)))
-            for i, record in zip(some, self.__getitems__(some), strict=True):
-                sha256.update(np.ascontiguousarray(record["image"]))
-                label[i] = record["label"]
+        for i, record in enumerate(self):
+            sha256.update(np.ascontiguousarray(record["image"]))
+            label[i] = record["label"]
         sha256.update(image_sets.digest_header(label.dtype, label.shape))
         sha256.update(label.astype("<i4"))
         return sha256.hexdigest()

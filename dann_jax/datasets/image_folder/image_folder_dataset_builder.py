@@ -13,9 +13,11 @@ from dann_jax.datasets import image_builder
 
 __all__ = ["Builder"]
 
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _SPLITS = ("train", "test")
-_MOST_PIXELS = 1 << 28  # keeps a damaged or crafted file from filling the memory
+_MOST_PIXELS = 80_000_000  # Pillow warns of more; a crafted file must not fill the memory
+_NAME_LETTERS = 40  # of the folder's name that the name of the prepared data repeats
 _UNKNOWN = -1
 
 
@@ -75,7 +77,7 @@ class Builder(image_builder.ImageBuilder):
             for split, labels in self._labels.items()
         }
         self.UNLABELLED = {split: labels.count(_UNKNOWN) for split, labels in self._labels.items()}
-        name = f"{self.folder.name}-{self._state(everything)}"
+        name = f"{self.folder.name[:_NAME_LETTERS]}-{self._state(everything)}"
         config = tfds.core.BuilderConfig(name=name, version="1.0.0", description=self.DESCRIPTION)
         super().__init__(config=config, **kwargs)
         arguments = {"folder": folder, "image_size": image_size, "class_names": class_names}
@@ -122,21 +124,35 @@ class Builder(image_builder.ImageBuilder):
         }
 
     def _image(self, path):
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         size = self.IMAGE_SHAPE[:2]
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 if image.width * image.height > _MOST_PIXELS:
                     raise ValueError(f"{image.width}x{image.height} pixels")
                 image.draft("RGB", size)  # a large JPEG is decoded at a fraction of its size
-                resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+                resized = _rgb(ImageOps.exif_transpose(image)).resize(size, Image.BILINEAR)
+        except Exception as error:  # a decoder raises whatever a damaged byte leads it to
             raise ValueError(
                 f"{path}: expected an image of at most {_MOST_PIXELS:,} pixels that can be "
                 f"decoded, got {error}: replace it, or take it out of the folder"
             ) from error
         return np.asarray(resized)
+
+
+def _rgb(image):
+    """Returns an image in colour as it is seen: on white where transparent, 16 bits as 8."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("F", "I"):
+        raise ValueError(f"pixels of type {image.mode}, whose white is not known")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def _splits(folder: Path) -> dict[str, list[_Picture]]:
@@ -152,15 +168,18 @@ def _splits(folder: Path) -> dict[str, list[_Picture]]:
 
 
 def _pictures(folder: Path) -> list[_Picture]:
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    inside = _inside(folder)
     unlabelled = [_Picture(path, None) for path in inside if _is_picture(path)]
-    labelled = [
-        _Picture(path, sub.name)
-        for sub in inside
-        if sub.is_dir()
-        for path in sorted(sub.rglob("*"))
-        if _is_picture(path)
-    ]
+    labelled = []
+    for sub in filter(Path.is_dir, inside):
+        found = [path for path in _inside(sub) if _is_picture(path)]
+        deeper = [path for path in _inside(sub) if path.is_dir()]
+        if deeper and not found:
+            raise ValueError(
+                f"{folder}: expected a sub-folder of images for each class, got {sub.name}/, "
+                f"which holds folders ({deeper[0].name}/): give the folder of the classes, {sub}?"
+            )
+        labelled += [_Picture(path, sub.name) for path in found]
     if unlabelled and labelled:
         raise ValueError(
             f"{folder}: expected either images or sub-folders of images, got both "
@@ -173,6 +192,11 @@ def _pictures(folder: Path) -> list[_Picture]:
             "each class, got none"
         )
     return unlabelled or labelled
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Returns what a folder holds, apart from what systems hide in it by a dot."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _is_picture(path: Path) -> bool:
