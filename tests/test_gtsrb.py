@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dann_jax.datasets import published
+from dann_jax.datasets import image_sets, published
 from dann_jax.datasets.gtsrb import gtsrb_dataset_builder as gtsrb
 
 CLASSES = 43
@@ -139,7 +139,7 @@ def test_whole_picture_is_resized_without_keeping_its_shape(tmp_path):
 
 def test_there_are_43_classes_and_10_labelled_images_of_each():
     assert len(set(gtsrb.Builder.CLASS_NAMES)) == CLASSES
-    assert gtsrb.Builder.SUBSETS == {"labelled": ("train", 10, 0)}
+    assert gtsrb.Builder.SUBSETS == {"labelled": image_sets.Subset("train", 10, 0)}
     assert {len(counts) for counts in gtsrb.Builder.CLASS_COUNTS.values()} == {CLASSES}
 
 

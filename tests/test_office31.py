@@ -122,7 +122,7 @@ def test_official_office31_is_what_is_expected_by_default():
     assert built.CLASS_COUNTS == {"train": builder.DOMAIN_COUNTS["webcam"]}
     for domain, per_class in {"amazon": 20, "dslr": 8, "webcam": 8}.items():
         subsets = builder(config=domain, data_dir="unused").SUBSETS
-        assert subsets == {f"split_{key}": ("train", per_class, key) for key in range(5)}
+        assert subsets == {f"split_{key}": ("train", per_class, key, True) for key in range(5)}
 
 
 def test_members_elsewhere_and_links_are_ignored(tmp_path):
