@@ -154,6 +154,12 @@ def load_pair(
             f"expected both domains to have the same classes, got {_some(class_names)} of "
             f"{config.source} and {_some(target.CLASS_NAMES)} of {config.target}"
         )
+    if source.UNLABELLED.get(config.source_train):
+        raise ValueError(
+            f"{config.source}: expected labels of all images to train on, got "
+            f"{source.UNLABELLED[config.source_train]} images without: put each into the "
+            "sub-folder of its class"
+        )
     parts, provenance = {}, {}
     for domain, name, built in (
         ("source", config.source, source),
@@ -171,12 +177,6 @@ def load_pair(
             provenance[f"{shown}/{split}"] = origin
             parts[f"{domain}_{use}"] = images
         files = built.files(split) if _is_folder(name) else None
-    if source.UNLABELLED.get(config.source_train):
-        raise ValueError(
-            f"{config.source}: expected labels of all images to train on, got "
-            f"{source.UNLABELLED[config.source_train]} images without: put each into the "
-            "sub-folder of its class"
-        )
     return Pair(
         **parts,
         class_names=class_names,
@@ -188,12 +188,13 @@ def load_pair(
 
 def _load(built, split, size, name, streaming, progress):
     """Returns the images of a split at the network's size, and where they come from."""
-    built = datasets.prepare(built, progress=progress)
     if streaming:
+        built = datasets.prepare(built, progress=progress)
         images = Streamed(_records(built, split), size, name)
         count, digest = len(images), images.records.digest()
     else:
-        stored = datasets.arrays(built, split)
+        stored = datasets.arrays(built, split, progress=progress)  # checks the split's name first
+        built = datasets.prepare(built)
         images = stored._replace(image=_padded(stored.image, size, name))
         count, digest = len(stored.label), datasets.digest(stored)
     origin = {"examples": count, "sha256": digest}
