@@ -22,6 +22,7 @@ from dann_jax.objective import (
 )
 from dann_jax.reversal import reverse_gradient
 from dann_jax.schedules import lambda_p, mu_p, progress
+from dann_jax.studies import init_states, make_study_steps
 from dann_jax.training import (
     TrainState,
     init_state,
@@ -48,10 +49,12 @@ __all__ = [
     "gtsrb",
     "hits",
     "init_state",
+    "init_states",
     "label_loss",
     "label_objective",
     "lambda_p",
     "make_optimizer",
+    "make_study_steps",
     "make_train_steps",
     "make_update_step",
     "mnist",

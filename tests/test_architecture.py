@@ -76,6 +76,7 @@ def test_the_arrows_between_modules_point_one_way():
         "evaluation": {"compilation", "networks"},
         "augmentation": set(),
         "streaming": {"augmentation", "batches", "compilation", "training"},
+        "studies": {"batches", "compilation", "networks", "training"},
         "training": {"batches", "compilation", "networks", "objective"},
     }
     assert set(below) <= set(CORE)

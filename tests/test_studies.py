@@ -1,0 +1,173 @@
+"""Many trainings as one program are the trainings one by one."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dann_jax import (
+    DannModel,
+    DomainArrays,
+    init_state,
+    lambda_p,
+    make_optimizer,
+    make_train_steps,
+    make_update_step,
+    mu_p,
+    progress,
+    replicate,
+    reversed_objective,
+    studies,
+)
+from dann_jax.networks import FullyConnected
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEYS = jax.random.split(jax.random.key(7), 4)
+STEPS = 20
+SIZES = {"examples": (20, 12), "batch": (8, 8)}
+
+
+class Features(nn.Module):
+    """Dense features with dropout."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = jnp.tanh(nn.Dense(6)(x.reshape(len(x), -1)))
+        return nn.Dropout(0.3, deterministic=not train)(x)
+
+
+MODEL = DannModel(
+    feature_extractor=Features(),
+    label_predictor=FullyConnected((), 3),
+    domain_classifier=FullyConnected((5,), 1),
+)
+OPTIMIZER = make_optimizer(lambda step: 0.1)  # to start its state, where the rate does not matter
+SAMPLE = jnp.zeros([2, 4, 4, 1])
+random = np.random.default_rng(1)
+ARRAYS = DomainArrays(
+    random.integers(0, 256, [20, 4, 4, 1], np.uint8),
+    random.integers(0, 3, 20, np.int32),
+    random.integers(0, 256, [12, 4, 4, 1], np.uint8),
+)
+USUAL = {"mu0": 0.1, "gamma": 10.0, "weight": 1.0}
+
+
+def preprocess(batch):
+    return batch._replace(
+        source_image=batch.source_image / 255.0, target_image=batch.target_image / 255.0
+    )
+
+
+def make_update(settings, axis_name=None):
+    settings = USUAL if settings is None else settings
+    return make_update_step(
+        MODEL,
+        make_optimizer(lambda step: mu_p(progress(step, STEPS), settings["mu0"])),
+        lambda step: lambda_p(progress(step, STEPS), settings["gamma"]),
+        objective=functools.partial(reversed_objective, domain_weight=settings["weight"]),
+        axis_name=axis_name,
+    )
+
+
+@functools.cache
+def program_of_one():
+    return make_train_steps(
+        functools.partial(make_update, None),
+        preprocess=preprocess,
+        devices=jax.local_devices()[:1],
+        **SIZES,
+    )
+
+
+def alone(key, settings=None):
+    """The training of one key by itself."""
+    devices = jax.local_devices()[:1]
+    train = program_of_one()
+    if settings is not None:
+        train = make_train_steps(
+            functools.partial(make_update, settings),
+            preprocess=preprocess,
+            devices=devices,
+            **SIZES,
+        )
+    state = replicate(init_state(MODEL, OPTIMIZER, key, SAMPLE), devices)
+    return train(state, ARRAYS, key, STEPS)
+
+
+def together(settings=None, *, devices=1, calls=(STEPS,), fused=None):
+    train = studies.make_study_steps(
+        make_update,
+        preprocess=preprocess,
+        devices=jax.local_devices()[:devices],
+        fused=fused,
+        **SIZES,
+    )
+    states = studies.init_states(MODEL, OPTIMIZER, KEYS, SAMPLE)
+    metrics = []
+    for steps in calls:
+        states, seen = train(states, ARRAYS, KEYS, steps, settings)
+        metrics.append(seen)
+    return states, jax.tree.map(lambda *m: np.concatenate(m, 1), *metrics)
+
+
+def assert_same(study, settings=None):
+    states, metrics = study
+    for i, key in enumerate(KEYS):
+        one = None if settings is None else {name: v[i] for name, v in settings.items()}
+        state, seen = alone(key, one)
+        for name, values in seen._asdict().items():
+            np.testing.assert_allclose(
+                getattr(metrics, name)[i], values, atol=1e-4, rtol=1e-4, err_msg=f"{name} {i}"
+            )
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, atol=1e-4),
+            jax.tree.map(lambda x, i=i: x[i], states.theta),
+            state.theta,
+        )
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_study_of_keys_is_the_trainings_one_by_one(devices, fused):
+    assert_same(together(devices=devices, fused=fused))
+
+
+def test_settings_vary_along_the_axis_of_the_keys():
+    settings = {
+        "mu0": jnp.array([0.1, 0.03, 0.1, 0.2]),
+        "gamma": jnp.array([10.0, 10.0, 3.0, 20.0]),
+        "weight": jnp.array([1.0, 1.0, 0.3, 0.0]),
+    }
+    assert_same(together(settings, devices=2), settings)
+
+
+def test_a_study_in_several_calls_is_that_in_one():
+    whole, parts = together(), together(calls=(7, 13))
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+def test_trainings_that_do_not_spread_over_the_devices_are_refused():
+    with pytest.raises(ValueError, match="4 trainings cannot be spread over 3 devices"):
+        together(devices=3)
+
+
+def test_settings_of_another_number_of_trainings_are_refused():
+    with pytest.raises(ValueError, match="of 4 trainings, as many as keys.*of 3, 4"):
+        together({name: jnp.full(3, value) for name, value in USUAL.items()})
+    with pytest.raises(ValueError, match="of 4 trainings.*None"):
+        together(USUAL)
+
+
+def test_other_arrays_and_no_steps_are_refused():
+    train = studies.make_study_steps(
+        make_update, preprocess=preprocess, devices=jax.local_devices()[:1], **SIZES
+    )
+    states = studies.init_states(MODEL, OPTIMIZER, KEYS, SAMPLE)
+    with pytest.raises(ValueError, match="expected arrays of"):
+        train(states, ARRAYS._replace(target_image=ARRAYS.target_image[1:]), KEYS, 1)
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        train(states, ARRAYS, KEYS, 0)
