@@ -368,8 +368,8 @@ def svhn_no_dropout(
 ) -> DannModel:
     """Returns a variant of the network for SVHN without dropout and max-norm, not the paper's.
 
-    It learns at once from He-normal weights, where the network with dropout has been seen to stay at
-    chance for the first 1,000 updates (SYN NUMBERS, mu0 = 0.01).
+    It learns at once from He-normal weights, where the network with dropout has been seen to stay
+    at chance for the first 1,000 updates (SYN NUMBERS, mu0 = 0.01).
 
     Args:
       classes: Number of labels.

@@ -4,7 +4,7 @@ Reproduces: the paper's remark (JMLR, Sec. 5.2.4) that MNIST -> SVHN does not ad
 Unstated in the paper: as in mnist_mnist_m (docs/recipe.md). With dropout this network has not left
 chance in the first 1,000 updates; --network svhn_no_dropout is a variant that learns at once.
 Expect: not yet measured; the paper says about .25.
-Takes: 8 hours a key on 2 CPU cores, all three methods together.
+Takes: some 8 hours a key on 2 CPU cores, all three methods together (estimated).
 Command: python -m experiments.run mnist_svhn --keys 5 --manual-dir DIR
 """
 

@@ -4,7 +4,7 @@ Reproduces: no figure of the paper, which prints three of the six directions. Th
 paper starts from ImageNet weights and trains new layers ten times as fast; this starts from
 random weights and has one learning rate.
 Expect: not yet measured.
-Takes: for a GPU; a step takes some 4 seconds on 2 CPU cores.
+Takes: for a GPU; a step takes some 5 seconds on 2 CPU cores (estimated).
 Command: python -m experiments.run office31_webcam_amazon --keys 5 --manual-dir DIR
 """
 

@@ -3,7 +3,7 @@
 Reproduces: the column SYN SIGNS -> GTSRB of the paper's Table 1.
 Unstated in the paper: as in mnist_mnist_m (docs/recipe.md).
 Expect: not yet measured at this length; source-only .92 after 3,000 steps.
-Takes: 8 hours a key on 2 CPU cores, all three methods together.
+Takes: some 8 hours a key on 2 CPU cores, all three methods together (estimated).
 Command: python -m experiments.run syn_signs_gtsrb --keys 5 --manual-dir DIR
 """
 
