@@ -29,3 +29,14 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Lets no test download anything."""
+    from dann_jax.datasets import published
+
+    def fetch(url, path):
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(published, "fetch", fetch)

@@ -82,14 +82,6 @@ def write_archive(path, files, extra=()):
             archive.addfile(member, io.BytesIO(content))
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def fetch(url, path):
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(published, "fetch", fetch)
-
-
 @pytest.fixture
 def manual_dir(tmp_path, monkeypatch):
     """A folder with a tiny MNIST and a tiny BSDS500, which the builders are told to expect."""

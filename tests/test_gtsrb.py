@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dann_jax.datasets import image_sets, published
+from dann_jax.datasets import image_sets
 from dann_jax.datasets.gtsrb import gtsrb_dataset_builder as gtsrb
 
 CLASSES = 43
@@ -49,14 +49,6 @@ def write(path, files):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def fetch(url, path):
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(published, "fetch", fetch)
 
 
 @pytest.fixture

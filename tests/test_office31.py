@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dann_jax.datasets import published
 from dann_jax.datasets.office31 import office31_dataset_builder as office31
 
 NAMES = office31.Builder.CLASS_NAMES
@@ -42,14 +41,6 @@ def write(path, files, extra=()):
             archive.addfile(member, io.BytesIO(content))
         for member in extra:
             archive.addfile(member)
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def fetch(url, path):
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(published, "fetch", fetch)
 
 
 @pytest.fixture

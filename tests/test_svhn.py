@@ -27,14 +27,6 @@ def write(path, labels, **changed):
     scipy.io.savemat(path, content, do_compression=True)
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def fetch(url, path):
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(published, "fetch", fetch)
-
-
 @pytest.fixture
 def manual_dir(tmp_path, monkeypatch):
     """A folder with a tiny SVHN, which the builder is told to expect."""

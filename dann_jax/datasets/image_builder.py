@@ -18,7 +18,17 @@ from tqdm import tqdm
 
 from dann_jax.datasets import image_sets, published
 
-__all__ = ["Find", "ImageBuilder", "pixels", "png"]
+__all__ = ["PAPER", "Find", "ImageBuilder", "pixels", "png"]
+
+PAPER = """\
+@inproceedings{ganin2015unsupervised,
+  author = {Ganin, Yaroslav and Lempitsky, Victor},
+  title = {Unsupervised Domain Adaptation by Backpropagation},
+  booktitle = {International Conference on Machine Learning},
+  pages = {1180--1189},
+  year = {2015}
+}"""
+"""BibTeX of the paper, which describes the synthetic domains."""
 
 Find = Callable[[published.PublishedFile], Path]
 

@@ -44,14 +44,9 @@ class Builder(image_builder.ImageBuilder):
         "absolute difference of each pixel and channel: 59,001 images to train on and 9,001 to "
         "test on, 32x32 pixels."
     )
-    CITATION = """\
-@inproceedings{ganin2015unsupervised,
-  author = {Ganin, Yaroslav and Lempitsky, Victor},
-  title = {Unsupervised Domain Adaptation by Backpropagation},
-  booktitle = {International Conference on Machine Learning},
-  pages = {1180--1189},
-  year = {2015}
-}
+    CITATION = (
+        image_builder.PAPER
+        + """
 @article{arbelaez2011contour,
   author = {Arbel{\\'a}ez, Pablo and Maire, Michael and Fowlkes, Charless and Malik, Jitendra},
   title = {Contour Detection and Hierarchical Image Segmentation},
@@ -61,6 +56,7 @@ class Builder(image_builder.ImageBuilder):
   pages = {898--916},
   year = {2011}
 }"""
+    )
     HOMEPAGE = "http://yaroslav.ganin.net/"
     LICENCE = (
         "Made from MNIST, published without a licence, and BSDS500, which is free for "
