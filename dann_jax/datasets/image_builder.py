@@ -76,19 +76,19 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         """
         super().__init_subclass__(skip_registration=True, **kwargs)
 
-    def __init__(self, *, manual_dir=None, file_format="array_record", **kwargs):
+    def __init__(self, *, manual_dir=None, **kwargs):
         """Builds the builder.
 
         Args:
             manual_dir: folder with published files already on disk, or None to download them.
-            file_format: a TFDS record format that can be written without TensorFlow.
-            **kwargs: those of ``tfds.core.GeneratorBasedBuilder``.
+            **kwargs: those of ``tfds.core.GeneratorBasedBuilder`` but ``file_format``.
         """
         self.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser()
         self.progress = False
-        super().__init__(file_format=file_format, **kwargs)
-        # What TFDS copies and pickles a builder by.
-        self._original_state |= {"manual_dir": self.manual_dir, "file_format": file_format}
+        # The one format that TFDS reads at random without TensorFlow: of a Parquet file it finds
+        # a part of the records alone.
+        super().__init__(file_format="array_record", **kwargs)
+        self._original_state |= {"manual_dir": self.manual_dir}  # by which TFDS copies a builder
 
     @abc.abstractmethod
     def _image_sets(self, find: Find) -> Mapping[str, tuple[Iterable[np.ndarray], Sequence[int]]]:
