@@ -50,6 +50,13 @@ class Streamed:
         """Takes ``ImageRecords``; smaller images are padded with black to ``size`` pixels."""
         self.records, self.size, self.name = records, size, name
 
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """The mean of each channel, grey levels: a pass over all records, made once."""
+        from dann_jax import streaming  # Grain is not needed otherwise
+
+        return streaming.channel_mean(self)
+
     def __len__(self):
         """Returns the number of records."""
         return len(self.records)
@@ -269,9 +276,7 @@ def preprocessing(config: Config, pair: Pair, method: str) -> Preprocess:
 
 def _mean(images):
     if isinstance(images, Streamed):
-        from dann_jax import streaming  # Grain is not needed otherwise
-
-        return np.broadcast_to(streaming.channel_mean(images), [3])
+        return np.broadcast_to(images.mean, [3])
     image = images.image
     # By blocks: a float64 copy of a whole data set would not be small.
     blocks = np.array_split(image, max(1, len(image) // 4096))
