@@ -4,6 +4,7 @@
 device or, through ``jax.pmap``, on several; ``jax.vmap`` over states and keys works on it too.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +22,9 @@ from dann_jax.objective import SOURCE, Apply, Objective, reversed_objective, wei
 
 __all__ = [
     "Metrics",
+    "Program",
     "TrainState",
+    "TrainSteps",
     "init_state",
     "make_optimizer",
     "make_train_steps",
@@ -290,6 +293,46 @@ class TrainSteps(Protocol):
     ) -> tuple[TrainState, Metrics]:
         """Returns the state after ``steps`` updates and their metrics, ``[steps]`` each."""
 
+    def lower(
+        self, state: TrainState, arrays: batches.DomainArrays, key: chex.PRNGKey, steps: int
+    ) -> jax.stages.Lowered:
+        """Returns the lowering of the program that such a call runs; nothing is trained.
+
+        Its ``compile()`` tells the memory and the operations that the program takes. Where the
+        host goes round, the program is that of one step, however many there are.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A ``TrainSteps``: a compiled function and what to call it with.
+
+    Attributes:
+      compiled: ``(state, arrays, *inputs) -> (state, metrics)``, from ``jax.jit`` or ``jax.pmap``.
+      inputs: Takes what the program takes, and returns the inputs of each call of ``compiled``.
+      axis: Axis of the steps in the metrics where ``compiled`` makes one step; None where it
+        makes all of them.
+    """
+
+    compiled: Callable[..., tuple[Any, Any]]
+    inputs: Callable[..., list[tuple[Any, ...]]]
+    axis: int | None
+
+    def __call__(self, state, arrays, *args, **kwargs):
+        """Returns the new state and the metrics."""
+        metrics = []
+        for inputs in self.inputs(state, arrays, *args, **kwargs):
+            state, seen = self.compiled(state, arrays, *inputs)
+            metrics.append(seen)
+        if self.axis is None:
+            return state, seen
+        return state, jax.tree.map(lambda *m: jnp.stack(m, self.axis), *metrics)
+
+    def lower(self, state, arrays, *args, **kwargs):
+        """Returns the lowering of ``compiled``."""
+        inputs, *_ = self.inputs(state, arrays, *args, **kwargs)
+        return self.compiled.lower(state, arrays, *inputs)
+
 
 def make_train_steps(
     make_update: Callable[..., Callable],
@@ -319,7 +362,7 @@ def make_train_steps(
     Returns:
       ``train(state, arrays, key, steps) -> (state, metrics)``, where ``steps`` is static and
       the first batch is that of step ``state.step``. Put ``state`` and ``arrays`` on the
-      devices with ``replicate`` first.
+      devices with ``replicate`` first. ``train.lower`` takes the same, see ``TrainSteps``.
 
     Raises:
       ValueError: A batch does not split evenly over the devices.
@@ -372,7 +415,7 @@ def make_train_steps(
             return np.asarray(indices)
         return indices if count == 1 else jax.device_put(indices, split)
 
-    def train(state, arrays, key, steps):
+    def inputs(state, arrays, key, steps):
         found = len(arrays.source_image), len(arrays.target_image)
         if found != tuple(examples) or len(arrays.source_label) != found[0]:
             raise ValueError(
@@ -384,16 +427,11 @@ def make_train_steps(
         order_key, noise_key = jax.random.split(key)
         source, target = map(place, draw(order_key, state.step, steps))
         if fused:
-            return compiled(state, arrays, source, target, noise_key)
+            return [(source, target, noise_key)]
         axis = 1 if count > 1 else 0
-        metrics = []
-        for s in range(steps):
-            indices = source.take(s, axis), target.take(s, axis)
-            state, seen = compiled(state, arrays, *indices, noise_key)
-            metrics.append(seen)
-        return state, jax.tree.map(lambda *m: jnp.stack(m), *metrics)
+        return [(source.take(s, axis), target.take(s, axis), noise_key) for s in range(steps)]
 
-    return train
+    return Program(compiled, inputs, axis=None if fused else 0)
 
 
 def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:

@@ -315,6 +315,17 @@ def test_the_state_is_donated_and_the_data_are_not(arrays):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, arrays)))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_lowered_program_compiles_and_trains_nothing(count, fused, devices, arrays):
+    train = program(count=count, fused=fused)
+    state = start(count=count)
+    lowered = train.lower(state, replicate(arrays, devices[:count]), KEY, 3)
+    assert ("while" in lowered.as_text()) == fused  # three steps, or one
+    assert lowered.compile().memory_analysis().argument_size_in_bytes > 0
+    equal(state, _start(MODEL))
+
+
 def test_vmap_over_keys_equals_single_runs():
     keys = jax.random.split(KEY, 3)
     update = make_update_step(NOISY, optimizer(), lam)
