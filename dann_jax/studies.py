@@ -31,7 +31,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dann_jax import batches, compilation
 from dann_jax.networks import DannModel
-from dann_jax.training import Metrics, Program, TrainState, init_state
+from dann_jax.training import AXIS, Metrics, Program, TrainState, init_state, scans
 
 __all__ = ["StudySteps", "init_states", "make_study_steps"]
 
@@ -131,19 +131,19 @@ def make_study_steps(
         examples.
     """
     devices = jax.local_devices() if devices is None else list(devices)
-    on_cpu = devices[0].platform == "cpu"
-    fused = not on_cpu if fused is None else fused
+    fused = scans(devices) if fused is None else fused
 
     @functools.cache
     def program_of(size):
         sharing = _sharing(size, batch, len(devices), devices_per_training)
         # jax.pmap, which is a jax.shard_map over one axis, has no place for the second.
-        mesh = Mesh(np.reshape(devices, (-1, sharing)), ("training", "device"))
-        axis_name = "device" if sharing > 1 else None
+        mesh = Mesh(np.reshape(devices, (-1, sharing)), ("training", AXIS))
+        axis_name = AXIS if sharing > 1 else None
 
         def step(state, arrays, source, target, key, settings):
+            _, noise_key = jax.random.split(key)
             update = make_update(settings, axis_name=axis_name)
-            return update(state, preprocess(batches.gather(arrays, source, target)), key)
+            return update(state, preprocess(batches.gather(arrays, source, target)), noise_key)
 
         many = jax.vmap(step, in_axes=(0, None, 0, 0, 0, 0))
 
@@ -155,7 +155,7 @@ def make_study_steps(
             return states, jax.tree.map(lambda m: m.swapaxes(0, 1), metrics)
 
         each, whole = PartitionSpec("training"), PartitionSpec()
-        rows = PartitionSpec(*([None] if fused else []), "training", "device")
+        rows = PartitionSpec(*([None] if fused else []), "training", AXIS)
         in_specs = each, whole, rows, rows, each, each
         placed = functools.partial(NamedSharding, mesh)
         compiled = jax.jit(
@@ -175,20 +175,20 @@ def make_study_steps(
         @functools.partial(jax.jit, static_argnums=2, out_shardings=placed(rows) if fused else None)
         def draw(keys, step, steps):
             def of_one(key):
+                order_key, _ = jax.random.split(key)
                 return batches.batch_indices(
-                    key, step[0], steps=steps, examples=examples, batch=batch
+                    order_key, step[0], steps=steps, examples=examples, batch=batch
                 )
 
             return jax.vmap(of_one, out_axes=1)(keys)  # [steps, K, batch]
 
         def inputs(states, arrays, keys, steps, settings):
             _check(states, arrays, keys, steps, settings, examples)
-            order_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-            indices = draw(order_keys, states.step, steps)
+            indices = draw(keys, states.step, steps)
             if fused:
-                return [(*indices, noise_keys, settings)]
-            rows = zip(*map(np.asarray, indices), strict=True)
-            return [(*of_step, noise_keys, settings) for of_step in rows]
+                return [(*indices, keys, settings)]
+            of_steps = zip(*map(np.asarray, indices), strict=True)
+            return [(*of_step, keys, settings) for of_step in of_steps]
 
         return Program(compiled, inputs, axis=None if fused else 1)
 
