@@ -117,8 +117,7 @@ def make_study_steps(
       devices_per_training: How many devices share the batches of each training, and average its
         gradients. None for as few as keep all devices busy: one where the devices divide the
         number of trainings.
-      fused: Whether to scan over the steps of a call; None for everywhere but on a CPU, where XLA
-        runs convolutions inside a loop many times slower.
+      fused: Whether to scan over the steps of a call; None for as ``training.scans`` says.
 
     Returns:
       ``train(states, arrays, keys, steps, settings=None) -> (states, metrics)``: states and

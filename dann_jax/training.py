@@ -355,8 +355,7 @@ def make_train_steps(
     update runs under ``jax.pmap``, each device on its share of the same global batch that one
     device would get. They may be those of several processes (``jax.distributed``): each of these
     makes the same calls, and has the state, the images and the metrics whole. ``jax.lax.scan``
-    fuses the updates of a call into one program; XLA on CPU runs convolutions inside a loop many
-    times slower, so there the host goes round instead.
+    fuses the updates of a call into one program, where ``scans`` says so; or the host goes round.
 
     Args:
       make_update: ``axis_name -> update``, such as ``make_update_step`` with all its arguments
@@ -366,7 +365,7 @@ def make_train_steps(
       preprocess: Turns a batch as stored into one that G_f takes, inside the program.
       devices: Devices to use, ``jax.devices()`` for those of all processes; None for all local
         ones.
-      fused: Whether to scan; None for everywhere but on a CPU.
+      fused: Whether to scan over the steps of a call; None for as ``scans`` says.
 
     Returns:
       ``train(state, arrays, key, steps) -> (state, metrics)``, where ``steps`` is static and
@@ -439,6 +438,8 @@ def grouped(devices: list[jax.Device] | None) -> list[jax.Device]:
 
 def scans(devices: list[jax.Device]) -> bool:
     """Returns whether the updates of a call are one program where nothing else is asked for."""
+    # XLA on CPU brings the gradients of convolutions into the form that its fast kernels take
+    # outside of loops only.
     return devices[0].platform != "cpu"
 
 
