@@ -84,6 +84,9 @@ def first_states(size=len(KEYS)):
     return jax.tree.map(jnp.array, _first(size))
 
 
+first_state = jax.jit(functools.partial(init_state, MODEL, OPTIMIZER))
+
+
 @functools.cache
 def alone(count=1, settings=()):
     """The program of one training by itself."""
@@ -120,9 +123,9 @@ def assert_same(study, keys=KEYS, settings=None, sharing=1):
     devices = jax.local_devices()[:sharing]
     for i, key in enumerate(keys):
         chosen = {name: float(values[i]) for name, values in (settings or {}).items()}
-        first = jax.jit(functools.partial(init_state, MODEL, OPTIMIZER))(key, SAMPLE)
         train = alone(sharing, tuple(chosen.items()))
-        state, seen = train(replicate(first, devices), replicate(ARRAYS, devices), key, STEPS)
+        state = replicate(first_state(key, SAMPLE), devices)
+        state, seen = train(state, replicate(ARRAYS, devices), key, STEPS)
         for name, values in seen._asdict().items():
             np.testing.assert_allclose(
                 getattr(metrics, name)[i], values, atol=1e-4, rtol=1e-4, err_msg=f"{name} {i}"
@@ -139,8 +142,6 @@ SPLITS = {  # trainings, devices, and how many of these are to share a training:
     (4, 2, None): 1,
     (4, 4, None): 1,
     (4, 2, 2): 2,
-    (4, 4, 2): 2,
-    (1, 2, None): 2,
     (2, 4, None): 2,
     (3, 4, None): 4,
 }
@@ -153,7 +154,7 @@ def test_a_study_of_keys_is_the_trainings_one_by_one(size, count, asked, devices
     assert_same(study, keys, sharing=SPLITS[size, count, asked])
 
 
-@pytest.mark.parametrize(("count", "sharing"), [(1, 1), (2, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize(("count", "sharing"), [(2, 1), (4, 2)])
 def test_fused_steps_equal_single_steps(count, sharing, devices):
     study = together(devices=count, devices_per_training=sharing, fused=True)
     assert_same(study, sharing=sharing)
