@@ -44,9 +44,37 @@ def convolve(x: chex.Array, kernel: chex.Array, padding: str = "VALID") -> chex.
         and x.dtype == jnp.float32
     ):
         return winograd.convolve(x, kernel, padding)
+    return _convolve(x, kernel, padding)
+
+
+def _sum(x, kernel, padding):
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x, kernel, padding):
+    return _sum(x, kernel, padding)
+
+
+def _convolve_forward(x, kernel, padding):
+    return _sum(x, kernel, padding), (x, kernel)
+
+
+def _convolve_backward(padding, saved, dy):
+    x, kernel = saved
+    (dx,) = jax.linear_transpose(lambda x: _sum(x, kernel, padding), x)(dy)
+    # The order of axes that XLA's kernels on CPU take, which inside a loop it does not find.
+    pads = [
+        _same_padding(size, side, 1) if padding == "SAME" else (0, 0)
+        for size, side in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    ]
+    x, dy = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
+    return dx, _sum(x, dy, pads).transpose(1, 2, 0, 3)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def max_pool(x: chex.Array, window: int, stride: int = 2, padding: str = "VALID") -> chex.Array:

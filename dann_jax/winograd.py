@@ -19,7 +19,7 @@ from numpy.polynomial import polynomial
 
 __all__ = ["convolve", "matrices"]
 
-_POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity
+_POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, 2.0, -0.5)  # and infinity; the first n - 1 of them
 _TILE = 4  # m: side of an output tile, pixels
 
 
