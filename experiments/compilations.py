@@ -39,6 +39,8 @@ def keep(folder: pathlib.Path | None) -> None:
 
     Programs lie in a sub-folder for each kind of machine. The folder may be deleted at any time.
 
+    ``JAX_ENABLE_COMPILATION_CACHE=0`` switches it off, as it does in JAX.
+
     Args:
       folder: Where to; it is created. None to keep nothing.
 
@@ -47,7 +49,7 @@ def keep(folder: pathlib.Path | None) -> None:
     """
     compilation_cache.reset_cache()  # or the folder of an earlier call would stay in use
     jax.config.update("jax_compilation_cache_dir", None)
-    if folder is None:
+    if folder is None or not jax.config.jax_enable_compilation_cache:
         return
     folder = folder.expanduser().absolute() / _machine()
     folder.mkdir(parents=True, exist_ok=True)

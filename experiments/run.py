@@ -132,8 +132,8 @@ def _list(console):
 
 def _run(name, options, console):
     _check(options)
-    _keep_programs(options.compilation_cache, console)
     devices = _devices(options)
+    _keep_programs(options.compilation_cache, console)
     config, folder = options.config, options.output / name
     keys = list(range(options.first_key, options.first_key + options.keys))
     missing = []

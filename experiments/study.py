@@ -28,7 +28,17 @@ from dann_jax import (
 from experiments import domains, results
 from experiments.config import INITIALISERS, NETWORKS, Config
 
-__all__ = ["Group", "Report", "Study", "completed", "group_of", "prepare", "resolved", "train"]
+__all__ = [
+    "Group",
+    "Report",
+    "Study",
+    "completed",
+    "group_of",
+    "groups",
+    "prepare",
+    "resolved",
+    "train",
+]
 
 LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
 
@@ -284,11 +294,11 @@ def train(
                 )
             begun |= dict.fromkeys(group.keys, group)
     new = [key for key in keys if records[key] is None and key not in begun]
-    groups = [
+    todo = [
         *dict.fromkeys(begun.values()),
-        *_groups(new, len(study.devices), together, devices_per_key),
+        *groups(new, len(study.devices), together, devices_per_key),
     ]
-    for group in groups:
+    for group in todo:
         before = [records[key] for key in group.keys]
         after = _train(study, group, before, folder, checkpoint_every, report)
         records |= dict(zip(group.keys, after, strict=True))
@@ -305,8 +315,18 @@ def _read(study, folder):
     return record
 
 
-def _groups(keys, devices, together, devices_per_key):
-    """Returns keys in groups that are as large as may be and keep all devices busy."""
+def groups(
+    keys: list[int], devices: int, together: int | None, devices_per_key: int | None
+) -> list[Group]:
+    """Returns keys in groups: as many as may be, spread over the devices first.
+
+    Args:
+      keys: Numbers of the keys.
+      devices: How many there are.
+      together: The largest number of keys in a group; None for as many as there are.
+      devices_per_key: How many devices share the batches of a key, a divisor of ``devices``;
+        None for as few as keep all devices busy.
+    """
 
     def fits(size):
         if devices_per_key is None:
@@ -314,13 +334,13 @@ def _groups(keys, devices, together, devices_per_key):
         at_once = devices // devices_per_key
         return size < at_once or not size % at_once
 
-    groups = []
+    found = []
     while keys:
         most = len(keys) if together is None else min(together, len(keys))
         size = max(filter(fits, range(1, most + 1)))
-        groups.append(Group(tuple(keys[:size]), devices_per_key or max(1, devices // size)))
+        found.append(Group(tuple(keys[:size]), devices_per_key or max(1, devices // size)))
         keys = keys[size:]
-    return groups
+    return found
 
 
 def _train(study, group, records, folder, checkpoint_every, report):

@@ -1,0 +1,203 @@
+"""Keys that are trained as one program have the numbers of keys trained one by one."""
+
+import dataclasses
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from dann_jax import DannModel, datasets
+from dann_jax.networks import FullyConnected
+from experiments import config as configs
+from experiments import domains, results, run, study
+from experiments.study import Group
+
+STEPS = 6
+
+
+class Features(nn.Module):
+    """Dense features with dropout."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
+        return nn.Dropout(0.2, deterministic=not train)(x)
+
+
+def network(*, classes, **_):
+    return DannModel(
+        feature_extractor=Features(),
+        label_predictor=FullyConnected((), classes),
+        domain_classifier=FullyConnected((4,), 1),
+    )
+
+
+def image_set(seed):
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, [24, 8, 8, 3], np.uint8)
+    return datasets.ImageSet(images, random.integers(0, 3, 24, np.int32))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setitem(configs.NETWORKS, "mnist", network)
+    config = configs.Config(
+        source="a", target="b", classes=3, image_size=8, steps=STEPS, batch_size=8, evaluate_every=2
+    )
+    pair = domains.Pair(*map(image_set, range(4)), ("x", "y", "z"), True, None, {"a": "digest"})
+    return config, pair
+
+
+def prepared(small, devices=1, **changes):
+    config, pair = small
+    config = dataclasses.replace(config, **changes)
+    return study.prepare(config, "dann", pair, jax.local_devices()[:devices])
+
+
+def assert_near(record, other):
+    for name in ("curves", "evaluations"):
+        for entry, expected in zip(record[name], other[name], strict=True):
+            assert entry == pytest.approx(expected, abs=1e-4), name
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_keys_trained_together_have_the_numbers_of_each_alone(small, tmp_path, devices, count):
+    keys = [7, 2**32 - 1, 0, 3]
+    one = study.train(prepared(small), keys, tmp_path / "one")
+    many = study.train(prepared(small, count), keys, tmp_path / "many", together=None)
+    for key, record, alone in zip(keys, many, one, strict=True):
+        assert_near(record, alone)
+        assert study.group_of(key, record) == Group(tuple(keys), 1)
+        assert study.group_of(key, alone) == Group((key,), 1)
+        assert record == results.read(tmp_path / "many" / f"key_{key}" / "record.json")
+    assert many[0]["curves"] != many[1]["curves"]
+
+
+def test_devices_share_the_batches_of_keys_that_are_too_few(small, tmp_path, devices):
+    one = study.train(prepared(small), [0, 1], tmp_path / "one")
+    shared = study.train(prepared(small, 4), [0, 1], tmp_path / "shared", together=None)
+    for record, alone in zip(shared, one, strict=True):
+        assert record["devices_per_key"] == 2
+        # Dropout is drawn on each device for itself; the first batch and the schedules agree.
+        for name in ("step", "mu", "lam"):
+            assert record["curves"][-1][name] == alone["curves"][-1][name]
+    forced = study.train(
+        prepared(small, 4), [0, 1], tmp_path / "forced", together=None, devices_per_key=1
+    )
+    for record, alone in zip(forced, one, strict=True):
+        assert_near(record, alone)
+
+
+@pytest.mark.parametrize(
+    ("keys", "devices", "together", "devices_per_key", "expected"),
+    [
+        (3, 1, None, None, [(3, 1)]),
+        (3, 1, 2, None, [(2, 1), (1, 1)]),
+        (2, 4, 1, None, [(1, 4), (1, 4)]),
+        (4, 4, None, None, [(4, 1)]),
+        (11, 4, None, None, [(8, 1), (2, 2), (1, 4)]),
+        (3, 4, None, None, [(2, 2), (1, 4)]),
+        (5, 4, None, 2, [(4, 2), (1, 2)]),
+        (3, 4, None, 1, [(3, 1)]),
+        (2, 4, None, 4, [(2, 4)]),
+    ],
+)
+def test_keys_are_spread_over_devices_first(keys, devices, together, devices_per_key, expected):
+    groups = study.groups(list(range(keys)), devices, together, devices_per_key)
+    assert [(len(group.keys), group.devices_per_key) for group in groups] == expected
+    assert [key for group in groups for key in group.keys] == list(range(keys))
+
+
+class CutOff(Exception):
+    pass
+
+
+def cut(told):
+    if told.step > 4:
+        raise CutOff
+
+
+def test_a_group_that_was_cut_off_goes_on_with_the_same_bits(small, tmp_path):
+    options = {"together": None, "checkpoint_every": 2}
+    ready = prepared(small)
+    whole = study.train(ready, [0, 1, 2], tmp_path / "whole", **options)
+    with pytest.raises(CutOff):
+        study.train(ready, [0, 1, 2], tmp_path / "cut", **options, report=cut)
+    with pytest.raises(ValueError, match=r"key 0 .* begun together with other keys \(0, 1, 2\)"):
+        study.train(ready, [0, 1], tmp_path / "cut", **options)
+    steps = []
+    resumed = study.train(
+        ready, [0, 1, 2, 3], tmp_path / "cut", **options, report=lambda t: steps.append((t.key, t))
+    )
+    assert min(told.step for key, told in steps if key < 3) > 4, "it went on from the checkpoint"
+    assert [record["together"] for record in resumed] == [[0, 1, 2]] * 3 + [[3]]
+    for record, expected in zip(resumed, whole, strict=False):
+        for name in ("curves", "evaluations", "target_accuracy", "source_accuracy", "warnings"):
+            assert record[name] == expected[name]
+
+
+def test_a_finished_key_is_not_trained_again(small, tmp_path):
+    ready = prepared(small)
+    (first,) = study.train(ready, [1], tmp_path)
+    trained = set()
+    records = study.train(
+        ready, [0, 1, 2], tmp_path, together=None, report=lambda told: trained.add(told.key)
+    )
+    assert trained == {0, 2}
+    assert records[1] == first
+    assert records[0]["together"] == [0, 2]
+
+
+def test_each_key_has_its_predictions(small, tmp_path):
+    config, pair = small
+    pair = pair._replace(target_files=[f"{i}.png" for i in range(24)])
+    study.train(prepared((config, pair)), [0, 1], tmp_path, together=None)
+    texts = [(tmp_path / f"key_{key}" / "predictions.csv").read_text() for key in (0, 1)]
+    assert [len(text.splitlines()) for text in texts] == [25, 25]
+    assert texts[0] != texts[1]
+
+
+def test_a_record_from_before_groups_was_trained_alone():
+    assert study.group_of(5, {"origin": {"device_count": 2}}) == Group((5,), 2)
+
+
+def test_the_command_line_trains_keys_together_and_says_so(small, tmp_path, monkeypatch, capsys):
+    config, pair = small
+    monkeypatch.setattr(configs, "find_config", lambda name: (config, "A small pair."))
+    monkeypatch.setattr(domains, "load_pair", lambda *_, **__: pair)
+
+    def call(*options):
+        where = ["--output", str(tmp_path), "--methods", "dann", "--devices", "1"]
+        assert run.main(["small", *where, *options]) == 0
+        return json.loads((tmp_path / "small" / "dann.json").read_text())
+
+    result = call("--keys", "2", "--together", "2")
+    assert result["programs"] == [{"keys": [0, 1], "devices_per_key": 1}]
+    assert "--together 2" in result["command"]
+    assert result["programs_compiled"] > result["programs_from_cache"] == 0
+    assert 0 < result["compile_seconds"] < result["wall_seconds"] + 60
+    assert result["peak_resident_bytes"] > 2**20
+    told = capsys.readouterr().out
+    assert "dann key 1 step 6" in told
+    assert "programs compiled in" in told
+    result = call("--keys", "3")
+    assert result["programs"] == [
+        {"keys": [0, 1], "devices_per_key": 1},
+        {"keys": [2], "devices_per_key": 1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--together", "0"], "--together must be auto or at least 1, got 0"),
+        (["--together", "2", "--streaming"], "one key at a time"),
+        (["--devices", "1", "--devices-per-key", "2"], "divisor of the number of devices, 1"),
+    ],
+)
+def test_impossible_groups_are_told_before_anything_starts(options, hint, tmp_path, capsys):
+    assert run.main(["digits_digits_m", "--output", str(tmp_path), *options]) == 2
+    assert hint in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
