@@ -5,12 +5,14 @@ writes OUTPUT/CONFIG/METHOD.json; the curves go to OUTPUT/CONFIG/curves.png. A r
 off goes on where it was. --list shows the experiments.
 """
 
+import contextlib
 import dataclasses
 import math
 import pathlib
 import shutil
 import sys
 import time
+import zlib
 from typing import Annotated, Literal
 
 import jax
@@ -20,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dann_jax.objective import chance_domain_loss
-from experiments import compilations, curves, domains, results, study
+from experiments import compilations, curves, domains, processes, results, study
 from experiments import config as configs
 
 __all__ = ["Options", "main"]
@@ -73,6 +75,19 @@ class Options:
 
     compilation_cache: pathlib.Path = dataclasses.field(default_factory=compilations.default_folder)
     """Folder in which compiled programs are kept from run to run; none for no such folder."""
+
+    distributed: bool = False
+    """Train as one of several processes, on the devices of all, each of which is started with the
+    same command. Only the first writes and prints; --output must be a folder that all share."""
+
+    coordinator: str | None = None
+    """HOST:PORT of the first process, for --distributed on machines where JAX cannot tell."""
+
+    processes: int | None = None
+    """Number of processes, where --coordinator is given."""
+
+    process_id: int | None = None
+    """Which of them this one is, from 0."""
 
     checkpoint_every: int = 5_000
     """Updates between two checkpoints, each made after an evaluation."""
@@ -132,6 +147,9 @@ def _list(console):
 
 def _run(name, options, console):
     _check(options)
+    if options.distributed:
+        processes.start(options.coordinator, options.processes, options.process_id)
+        console.quiet = not processes.is_first()
     devices = _devices(options)
     _keep_programs(options.compilation_cache, console)
     config, folder = options.config, options.output / name
@@ -143,16 +161,11 @@ def _run(name, options, console):
             missing.append(method)
         else:
             console.print(f"{path} is there already", markup=False, soft_wrap=True)
+    processes.check_agreement(zlib.crc32(",".join(missing).encode()), "results")
     picture = folder / "curves.png"
     if missing:
-        with results.alone(folder):  # before hours of training, not after them
-            pair = domains.load_pair(
-                config,
-                data_dir=options.data_dir,
-                manual_dir=options.manual_dir,
-                progress=console.is_terminal,
-                streaming=options.streaming,
-            )
+        with _alone(folder):  # before hours of training, not after them
+            pair = _pair(options, console)
             if "train-on-target" in missing and not pair.target_labelled:
                 if missing == ["train-on-target"]:
                     raise ValueError(f"train-on-target: {config.target} has no labels to train on")
@@ -160,8 +173,9 @@ def _run(name, options, console):
                 missing.remove("train-on-target")
             for method in missing:
                 _method(name, config, method, keys, pair, folder, devices, options, console)
-            found = _found(folder)
-            curves.draw(found, chance_domain_loss(config.normalisation), picture)
+            if processes.is_first():
+                chance = chance_domain_loss(config.normalisation)
+                curves.draw(_found(folder), chance, picture)
         files = [str(folder / f"{method}.json") for method in missing] + [str(picture)]
         if pair.target_files is not None:
             files += [
@@ -171,6 +185,27 @@ def _run(name, options, console):
             ]
         console.print("written: " + ", ".join(files), soft_wrap=True, markup=False)
     console.print(_table(name, _found(folder)))
+
+
+def _alone(folder):
+    return results.alone(folder) if processes.is_first() else contextlib.nullcontext()
+
+
+def _pair(options, console):
+    """Returns the images; the first process prepares them for all."""
+
+    def load():
+        return domains.load_pair(
+            options.config,
+            data_dir=options.data_dir,
+            manual_dir=options.manual_dir,
+            progress=console.is_terminal and processes.is_first(),
+            streaming=options.streaming,
+        )
+
+    pair = load() if processes.is_first() else None
+    processes.check_agreement(0, "data")
+    return load() if pair is None else pair
 
 
 def _found(folder):
@@ -194,6 +229,15 @@ def _check(options):
             "--streaming reads batches for one key at a time, on all devices: leave out "
             "--together and --devices-per-key"
         )
+    if not options.distributed and options.coordinator is not None:
+        raise ValueError("--coordinator is for --distributed: give both, or neither")
+    if options.distributed and (
+        options.together not in ("auto", 1) or options.devices or options.devices_per_key
+    ):
+        raise ValueError(
+            "--distributed trains one key at a time on all devices: leave out --together, "
+            "--devices and --devices-per-key"
+        )
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
 
@@ -210,7 +254,7 @@ def _keep_programs(folder, console):
 
 
 def _devices(options):
-    devices, count, each = jax.local_devices(), options.devices, options.devices_per_key
+    devices, count, each = jax.devices(), options.devices, options.devices_per_key
     if count is not None and not 1 <= count <= len(devices):
         raise ValueError(f"--devices {count}: this process has {len(devices)}")
     devices = devices[:count]
@@ -225,7 +269,8 @@ def _together(options, devices):
     """Returns how many keys, at most, are trained as one program; None for all."""
     if options.together != "auto":
         return options.together
-    return 1 if options.streaming or devices[0].platform == "cpu" else None
+    alone = options.streaming or options.distributed or devices[0].platform == "cpu"
+    return 1 if alone else None
 
 
 def _is_kept(path, config, method, keys):
@@ -246,11 +291,12 @@ def _is_kept(path, config, method, keys):
 
 def _method(name, config, method, keys, pair, folder, devices, options, console):
     replaced = folder / f"{method}.replaced"
-    if options.overwrite and (folder / method).exists():
+    if processes.is_first() and options.overwrite and (folder / method).exists():
         if not replaced.exists():  # kept until there is a new result
             (folder / method).rename(replaced)
         elif not _goes_on(folder / method, study.resolved(config, method)):
             shutil.rmtree(folder / method)
+    processes.check_agreement(0, "method")
     with compilations.counted() as compiled, _progress(console) as progress:
         records = study.train(
             study.prepare(config, method, pair, devices),
@@ -261,6 +307,8 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
             checkpoint_every=options.checkpoint_every,
             report=_Watch(progress, console, method, config.steps_of(method)),
         )
+    if not processes.is_first():
+        return
     console.print(
         f"{method}: {compiled.programs} programs compiled in {compiled.seconds:.1f} s, "
         f"{compiled.from_cache} of them from the cache"
@@ -270,7 +318,7 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
         "compile_seconds": round(compiled.seconds, 3),
         "programs_compiled": compiled.programs,
         "programs_from_cache": compiled.from_cache,
-        **results.peak_memory(devices),
+        **results.peak_memory(jax.local_devices()),
     }
     path = folder / f"{method}.json"
     extends = path.exists() and not options.overwrite and not _is_kept(path, config, method, keys)

@@ -25,7 +25,7 @@ from dann_jax import (
     studies,
     training,
 )
-from experiments import domains, results
+from experiments import domains, processes, results
 from experiments.config import INITIALISERS, NETWORKS, Config
 
 __all__ = [
@@ -164,6 +164,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             "versions": results.versions(),
             "device": results.device_kind(devices),
             "device_count": len(devices),
+            **({"process_count": jax.process_count()} if jax.process_count() > 1 else {}),
         },
     )
 
@@ -282,6 +283,8 @@ def train(
         some that were begun together with keys that are not asked for.
     """
     records = {key: _read(study, folder / f"key_{key}") for key in keys}
+    for record in records.values():
+        processes.check_agreement(record is not None and 1 + record["finished"], "records")
     begun = {}
     for key, record in records.items():
         if record is not None and not record["finished"]:
@@ -350,6 +353,7 @@ def _train(study, group, records, folder, checkpoint_every, report):
     folders = [folder / f"key_{key}" for key in group.keys]
     checkpoint = folders[0] / "checkpoint"  # of the whole group
     program = study.program(group)
+    home = next(d for d in study.devices if d.process_index == jax.process_index())
     states, keys = study.start(group)
     restored = checkpoints.restore(checkpoint, states) if all(records) else None
     if restored is None:
@@ -357,6 +361,7 @@ def _train(study, group, records, folder, checkpoint_every, report):
     else:
         states = restored
     done = int(np.ravel(states.step)[0])
+    processes.check_agreement(done, "checkpoint")
     for record in records:
         record["finished"] = False
         for name in ("curves", "evaluations", "warnings"):
@@ -400,22 +405,25 @@ def _train(study, group, records, folder, checkpoint_every, report):
             clock.lap("train_seconds")
             views = jax.device_get(states.replace(opt_state=()))
             for i, record in enumerate(records):
-                view = jax.device_put(_of_one(views, group, i), study.devices[0])
+                view = jax.device_put(_of_one(views, group, i), home)
                 told = _evaluate(study, record, view, means[i], done, folders[i])
                 report(Report(group=group, key=group.keys[i], **told))
             clock.lap()
-            if done < steps and done % checkpoint_every < config.evaluate_every:
+            due = done < steps and done % checkpoint_every < config.evaluate_every
+            if due and processes.is_first():
                 for each, record in zip(folders, records, strict=True):
                     results.write_json(each / "record.json", record)
                 checkpoints.save(checkpoint, jax.device_get(states))
                 clock.lap()
-    last = jax.device_get(states)
-    for i, each in enumerate(folders):
-        checkpoints.save(each / "state", _of_one(last, group, i))
-    for each, record in zip(folders, records, strict=True):
+    for record in records:
         record["finished"] = True
-        results.write_json(each / "record.json", record)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    if processes.is_first():
+        last = jax.device_get(states)
+        for i, each in enumerate(folders):
+            checkpoints.save(each / "state", _of_one(last, group, i))
+        for each, record in zip(folders, records, strict=True):
+            results.write_json(each / "record.json", record)
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return records
 
 
@@ -455,7 +463,8 @@ def _evaluate(study, record, state, means, step, folder):
     record["warnings"] += [{"step": step, "warning": text} for text in found]
     record["evaluations"].append({"step": step, **accuracy})
     record |= accuracy
-    if step == study.config.steps_of(study.method) and study.target_files is not None:
+    last = step == study.config.steps_of(study.method)
+    if last and study.target_files is not None and processes.is_first():
         _write_predictions(folder / "predictions.csv", study, tested["target"][0])
     mu = record["curves"][-1]["mu"]
     return {"step": step, "metrics": means, "mu": mu, "warnings": tuple(found), **accuracy}
