@@ -1,5 +1,6 @@
 """Keys that are trained as one program have the numbers of keys trained one by one."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -47,9 +48,18 @@ CONFIG = configs.Config(
 PAIR = domains.Pair(*map(image_set, range(4)), ("x", "y", "z"), True, None, {"a": "digest"})
 
 
-def prepared(devices):
+@contextlib.contextmanager
+def small_config():
+    """Makes the small pair the experiment of every name, for ``run.main``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(configs.NETWORKS, "mnist", network)
+        patch.setattr(configs, "find_config", lambda name: (CONFIG, "A small pair."))
+        patch.setattr(domains, "load_pair", lambda *_, **__: PAIR)
+        yield patch
+
+
+def prepared(devices):
+    with small_config():
         return study.prepare(CONFIG, "dann", PAIR, jax.local_devices()[:devices])
 
 
@@ -156,14 +166,12 @@ def test_a_record_from_before_groups_was_trained_alone():
     assert study.group_of(5, {"origin": {"device_count": 2}}) == Group((5,), 2)
 
 
-def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(configs, "find_config", lambda name: (CONFIG, "A small pair."))
-    monkeypatch.setattr(domains, "load_pair", lambda *_, **__: PAIR)
-    monkeypatch.setattr(study, "prepare", lambda *_: ready)
-
+def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, capsys):
     def call(*options):
         where = ["--output", str(tmp_path), "--methods", "dann", "--devices", "1"]
-        assert run.main(["small", *where, *options]) == 0
+        with small_config() as patch:
+            patch.setattr(study, "prepare", lambda *_: ready)
+            assert run.main(["small", *where, *options]) == 0
         return json.loads((tmp_path / "small" / "dann.json").read_text())
 
     result = call("--keys", "3", "--together", "3")
@@ -189,6 +197,9 @@ def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, monk
         (["--together", "0"], "--together must be auto or at least 1, got 0"),
         (["--together", "2", "--streaming"], "one key at a time"),
         (["--devices", "1", "--devices-per-key", "2"], "divisor of the number of devices, 1"),
+        (["--distributed", "--together", "2"], "one key at a time on all devices"),
+        (["--distributed", "--coordinator", "localhost:1"], "or none of them, got localhost:1"),
+        (["--coordinator", "localhost:1"], "--coordinator is for --distributed"),
     ],
 )
 def test_impossible_groups_are_told_before_anything_starts(options, hint, tmp_path, capsys):
