@@ -63,8 +63,8 @@ def keep(folder: pathlib.Path | None) -> None:
 def _machine():
     """Returns a name for what programs depend on that JAX leaves out of the names of its files.
 
-    A program for CPUs has instructions of one processor, and sums split over a number of threads,
-    which decide its last bits.
+    A program for CPUs has instructions of one processor, and may have its work split over a number
+    of threads, which decides the last bits.
     """
     threads = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
     threads = threads or len(os.sched_getaffinity(0))

@@ -229,8 +229,9 @@ def _check(options):
             "--streaming reads batches for one key at a time, on all devices: leave out "
             "--together and --devices-per-key"
         )
-    if not options.distributed and options.coordinator is not None:
-        raise ValueError("--coordinator is for --distributed: give both, or neither")
+    of_process = options.coordinator, options.processes, options.process_id
+    if not options.distributed and of_process != (None, None, None):
+        raise ValueError("--coordinator, --processes and --process-id need --distributed: add it")
     if options.distributed and (
         options.together not in ("auto", 1) or options.devices or options.devices_per_key
     ):
@@ -290,6 +291,9 @@ def _is_kept(path, config, method, keys):
 
 
 def _method(name, config, method, keys, pair, folder, devices, options, console):
+    prepared, together = study.prepare(config, method, pair, devices), _together(options, devices)
+    for group in study.groups(keys, len(devices), together, options.devices_per_key):
+        prepared.program(group)  # raises where it cannot be, before anything is moved
     replaced = folder / f"{method}.replaced"
     if processes.is_first() and options.overwrite and (folder / method).exists():
         if not replaced.exists():  # kept until there is a new result
@@ -299,10 +303,10 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
     processes.check_agreement(0, "method")
     with compilations.counted() as compiled, _progress(console) as progress:
         records = study.train(
-            study.prepare(config, method, pair, devices),
+            prepared,
             keys,
             folder / method,
-            together=_together(options, devices),
+            together=together,
             devices_per_key=options.devices_per_key,
             checkpoint_every=options.checkpoint_every,
             report=_Watch(progress, console, method, config.steps_of(method)),
@@ -424,7 +428,7 @@ def _result(name, options, method, keys, records):
         if method == "dann"
         else None,
         **records[0]["origin"],  # the same for all of them
-        "programs": [group._asdict() for group in _groups_of(keys, records)],
+        "groups": [group._asdict() for group in _groups_of(keys, records)],
         "wall_seconds": round(sum(record["wall_seconds"] for record in records), 1),
         "steps_per_second": round(
             steps * len(keys) / sum(record["train_seconds"] for record in records), 2

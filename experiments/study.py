@@ -71,6 +71,34 @@ def group_of(key: int, record: dict[str, Any]) -> Group:
     return Group(tuple(keys), record.get("devices_per_key", alone[1]))
 
 
+def groups(
+    keys: list[int], devices: int, together: int | None, devices_per_key: int | None
+) -> list[Group]:
+    """Returns keys in groups: as many as may be, spread over the devices first.
+
+    Args:
+      keys: Numbers of the keys.
+      devices: How many there are.
+      together: The largest number of keys in a group; None for as many as there are.
+      devices_per_key: How many devices share the batches of a key, a divisor of ``devices``;
+        None for as few as keep all devices busy.
+    """
+
+    def fits(size):
+        if devices_per_key is None:
+            return not (size % devices and devices % size)
+        at_once = devices // devices_per_key
+        return size < at_once or not size % at_once
+
+    found = []
+    while keys:
+        most = len(keys) if together is None else min(together, len(keys))
+        size = max(filter(fits, range(1, most + 1)))
+        found.append(Group(tuple(keys[:size]), devices_per_key or max(1, devices // size)))
+        keys = keys[size:]
+    return found
+
+
 def completed(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns resolved settings with those that came to be after they were written, at defaults."""
     fields = dataclasses.fields(Config)
@@ -104,14 +132,13 @@ class Study:
 def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.Device]) -> Study:
     """Returns a method made ready to train on a pair of domains.
 
+    Its ``program`` raises a ValueError where a batch does not split evenly over the devices.
+
     Args:
       config: The experiment.
       method: ``'source-only'``, ``'dann'`` or ``'train-on-target'``.
       pair: The images of both domains.
-      devices: To train on.
-
-    Raises:
-      ValueError: The batch does not split evenly over the devices.
+      devices: To train on; those of all processes where there are several.
     """
     options = {"classes": len(pair.class_names), "dtype": jnp.dtype(config.dtype)}
     if config.initialisation != "default":
@@ -164,7 +191,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             "versions": results.versions(),
             "device": results.device_kind(devices),
             "device_count": len(devices),
-            **({"process_count": jax.process_count()} if jax.process_count() > 1 else {}),
+            "process_count": jax.process_count(),
         },
     )
 
@@ -196,25 +223,27 @@ def _in_memory(config, pair, method, make_update, preprocess, batch, devices):
         "preprocess": preprocess.batch,
     }
 
+    def used(group):
+        return devices[: len(group.keys) * group.devices_per_key]
+
     @functools.cache  # compiled once
-    def program(used, alone, devices_per_key):
-        if alone:
-            return training.make_train_steps(make_update, devices=devices[:used], **options)
-        return studies.make_study_steps(
-            lambda settings, axis_name=None: make_update(axis_name=axis_name),
-            devices=devices[:used],
+    def program(size, devices_per_key):
+        shared = used(Group(tuple(range(size)), devices_per_key))
+        if size == 1:
+            return training.make_train_steps(make_update, devices=shared, **options)
+        steps = studies.make_study_steps(
+            lambda settings, axis_name: make_update(axis_name=axis_name),
+            devices=shared,
             devices_per_training=devices_per_key,
             **options,
         )
+        steps.program_of(size)  # raises before anything starts
+        return steps
 
-    placed = functools.cache(lambda used: _placed(arrays, devices[:used]))
-
-    def used(group):
-        return min(len(devices), len(group.keys) * group.devices_per_key)
-
+    placed = functools.cache(lambda count: _placed(arrays, devices[:count]))
     return (
-        lambda group, keys, first_step: contextlib.nullcontext(placed(used(group))),
-        lambda group: program(used(group), len(group.keys) == 1, group.devices_per_key),
+        lambda group, keys, first_step: contextlib.nullcontext(placed(len(used(group)))),
+        lambda group: program(len(group.keys), group.devices_per_key),
     )
 
 
@@ -313,37 +342,10 @@ def _read(study, folder):
     record = results.read(folder / "record.json")
     if record is not None:
         record["settings"] = completed(record["settings"])
+        record["origin"] = {"process_count": 1} | record["origin"]
         settings = resolved(study.config, study.method)
         _check_same(record, {"settings": settings, "origin": study.origin}, folder)
     return record
-
-
-def groups(
-    keys: list[int], devices: int, together: int | None, devices_per_key: int | None
-) -> list[Group]:
-    """Returns keys in groups: as many as may be, spread over the devices first.
-
-    Args:
-      keys: Numbers of the keys.
-      devices: How many there are.
-      together: The largest number of keys in a group; None for as many as there are.
-      devices_per_key: How many devices share the batches of a key, a divisor of ``devices``;
-        None for as few as keep all devices busy.
-    """
-
-    def fits(size):
-        if devices_per_key is None:
-            return not (size % devices and devices % size)
-        at_once = devices // devices_per_key
-        return size < at_once or not size % at_once
-
-    found = []
-    while keys:
-        most = len(keys) if together is None else min(together, len(keys))
-        size = max(filter(fits, range(1, most + 1)))
-        found.append(Group(tuple(keys[:size]), devices_per_key or max(1, devices // size)))
-        keys = keys[size:]
-    return found
 
 
 def _train(study, group, records, folder, checkpoint_every, report):

@@ -162,6 +162,19 @@ def test_each_key_has_its_predictions(ready, tmp_path):
     assert len(set(texts)) == 3
 
 
+def test_batches_that_do_not_split_are_refused_before_anything_is_moved(tmp_path, devices, capsys):
+    def call(*options):
+        where = ["--output", str(tmp_path), "--methods", "dann", "--batch-size", "6"]
+        with small_config():
+            return run.main(["small", *where, "--devices", "2", "--keys", "2", *options])
+
+    (tmp_path / "small" / "dann").mkdir(parents=True)
+    for options in (["--together", "1"], ["--together", "2", "--devices-per-key", "2"]):
+        assert call(*options, "--overwrite") == 2
+        assert "batch" in capsys.readouterr().err
+    assert (tmp_path / "small" / "dann").exists()
+
+
 def test_a_record_from_before_groups_was_trained_alone():
     assert study.group_of(5, {"origin": {"device_count": 2}}) == Group((5,), 2)
 
@@ -175,7 +188,7 @@ def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, caps
         return json.loads((tmp_path / "small" / "dann.json").read_text())
 
     result = call("--keys", "3", "--together", "3")
-    assert result["programs"] == [{"keys": [0, 1, 2], "devices_per_key": 1}]
+    assert result["groups"] == [{"keys": [0, 1, 2], "devices_per_key": 1}]
     assert "--together 3" in result["command"]
     assert result["compile_seconds"] >= 0
     assert result["programs_from_cache"] == 0
@@ -184,7 +197,7 @@ def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, caps
     assert "dann key 1 step 6" in told
     assert "programs compiled in" in told
     result = call("--keys", "4")
-    assert result["programs"] == [
+    assert result["groups"] == [
         {"keys": [0, 1, 2], "devices_per_key": 1},
         {"keys": [3], "devices_per_key": 1},
     ]
@@ -199,7 +212,7 @@ def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, caps
         (["--devices", "1", "--devices-per-key", "2"], "divisor of the number of devices, 1"),
         (["--distributed", "--together", "2"], "one key at a time on all devices"),
         (["--distributed", "--coordinator", "localhost:1"], "or none of them, got localhost:1"),
-        (["--coordinator", "localhost:1"], "--coordinator is for --distributed"),
+        (["--coordinator", "localhost:1"], "need --distributed: add it"),
     ],
 )
 def test_impossible_groups_are_told_before_anything_starts(options, hint, tmp_path, capsys):
