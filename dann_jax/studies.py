@@ -172,21 +172,22 @@ def make_study_steps(
         )
 
         @functools.partial(jax.jit, static_argnums=2, out_shardings=placed(rows) if fused else None)
-        def draw(keys, step, steps):
+        def draw(keys, first_step, steps):
             def of_one(key):
                 order_key, _ = jax.random.split(key)
                 return batches.batch_indices(
-                    order_key, step[0], steps=steps, examples=examples, batch=batch
+                    order_key, jnp.ravel(first_step)[0], steps=steps, examples=examples, batch=batch
                 )
 
             return jax.vmap(of_one, out_axes=1)(keys)  # [steps, K, batch]
 
+        host_rows = batches.in_blocks(draw)
+
         def inputs(states, arrays, keys, steps, settings):
             _check(states, arrays, keys, steps, settings, examples)
-            indices = draw(keys, states.step, steps)
             if fused:
-                return [(*indices, keys, settings)]
-            of_steps = zip(*map(np.asarray, indices), strict=True)
+                return [(*draw(keys, states.step, steps), keys, settings)]
+            of_steps = zip(*host_rows(keys, int(states.step[0]), steps), strict=True)
             return [(*of_step, keys, settings) for of_step in of_steps]
 
         return Program(compiled, inputs, axis=None if fused else 1)

@@ -399,16 +399,22 @@ def make_train_steps(
     compiled = compile_over(devices, steps_of if fused else step, (None, None, 0, 0, None))
     mine = np.array([d.process_index == jax.process_index() for d in devices])
 
-    @functools.partial(jax.jit, static_argnums=2, out_shardings=shares(devices))
+    def by_device(indices):  # [steps, batch] -> [devices of this process, steps, share]
+        if count == 1:
+            return indices
+        return indices.reshape(len(indices), count, -1).swapaxes(0, 1)[mine]
+
     def draw(key, first_step, steps):
         order_key, _ = jax.random.split(key)
-        drawn = batches.batch_indices(
+        return batches.batch_indices(
             order_key, first_step, steps=steps, examples=examples, batch=batch
         )
-        if count == 1:
-            return drawn
-        by_device = [x.reshape(steps, count, -1).swapaxes(0, 1) for x in drawn]
-        return batches.BatchIndices(*(x[mine] for x in by_device))
+
+    @functools.partial(jax.jit, static_argnums=2, out_shardings=shares(devices))
+    def draw_shares(key, first_step, steps):
+        return jax.tree.map(by_device, draw(key, first_step, steps))
+
+    rows = batches.in_blocks(jax.jit(draw, static_argnums=2))
 
     def inputs(state, arrays, key, steps):
         found = len(arrays.source_image), len(arrays.target_image)
@@ -419,10 +425,9 @@ def make_train_steps(
             )
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        source, target = draw(key, state.step, steps)
         if fused:
-            return [(source, target, key)]
-        source, target = np.asarray(source), np.asarray(target)
+            return [(*draw_shares(key, state.step, steps), key)]
+        source, target = map(by_device, rows(key, int(state.step), steps))
         axis = 1 if count > 1 else 0
         return [(source.take(s, axis), target.take(s, axis), key) for s in range(steps)]
 
