@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dann_jax.objective import chance_domain_loss
-from experiments import compilations, curves, domains, processes, results, study
+from experiments import allocation, compilations, curves, domains, processes, results, study
 from experiments import config as configs
 
 __all__ = ["Options", "main"]
@@ -504,4 +504,5 @@ def _table(name, found):
 
 
 if __name__ == "__main__":
+    allocation.keep_freed_memory()
     sys.exit(main())
