@@ -116,13 +116,14 @@ def _run(options, console):
         raise ValueError(f"{path} is there already: choose another --output, or --overwrite it")
     benchmark = _Benchmark(options, path, console)
     benchmark.run()
+    console.width = max(WIDTH, console.width)
     for title, (head, *rows) in report.speed_tables({path.name: benchmark.record}).items():
         shown = [i for i, name in enumerate(head) if name not in ("device", "file")]
         table = Table(*(head[i] for i in shown), title=title)
         for row in rows:
             table.add_row(*(row[i] for i in shown))
         if rows:
-            console.print(table, width=max(WIDTH, console.width), crop=False)
+            console.print(table)
     console.print(f"written: {path}", soft_wrap=True, markup=False)
 
 
@@ -265,7 +266,7 @@ class _Benchmark:
         try:
             if expected > self.options.seconds:
                 raise ValueError(
-                    f"a call would take about {expected:.0f} s, more than --seconds "
+                    f"a call would take about {expected:.2g} s, more than --seconds "
                     f"{self.options.seconds:g}"
                 )
             found = measure()

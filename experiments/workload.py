@@ -13,7 +13,7 @@ import numpy as np
 from dann_jax import batches, networks, schedules, studies, training
 from experiments.config import NETWORKS
 
-__all__ = ["EXAMPLES", "SIZES", "Subject", "Training", "flop_of_step"]
+__all__ = ["EXAMPLES", "SIZES", "Subject", "Training", "flop_of_step", "preprocess"]
 
 SIZES = {  # of the images that a network is measured with, pixels
     "mnist": (28, 32),
@@ -130,7 +130,7 @@ class Training:
         setting = {
             "examples": (EXAMPLES, EXAMPLES),
             "batch": (batch // 2, batch // 2),
-            "preprocess": _preprocess,
+            "preprocess": preprocess,
             "devices": devices,
         }
         self.key, image = jax.random.key(0), jnp.zeros([2, subject.pixels, subject.pixels, 3])
@@ -191,7 +191,9 @@ class Training:
         }
 
 
-def _preprocess(batch):
+def preprocess(batch: batches.DomainBatch) -> batches.DomainBatch:
+    """Returns a batch with images from -0.5 to 0.5, float32."""
+
     def scaled(image):
         return image.astype(jnp.float32) / 255 - 0.5
 
