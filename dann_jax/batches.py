@@ -1,13 +1,14 @@
 """Batches of both domains: the batch of step t is a pure function of (key, t)."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["BatchIndices", "DomainArrays", "DomainBatch", "batch_indices", "gather"]
+__all__ = ["BatchIndices", "DomainArrays", "DomainBatch", "batch_indices", "gather", "in_blocks"]
 
 
 class DomainBatch(NamedTuple):
@@ -86,6 +87,43 @@ def batch_indices(
             for d in (0, 1)
         )
     )
+
+
+def in_blocks(
+    draw: Callable[[chex.PRNGKey, int, int], Any], block: int = 1024
+) -> Callable[[chex.PRNGKey, int, int], Any]:
+    """Returns ``draw`` for a host that asks for a few steps at a time, as NumPy arrays.
+
+    The order of an epoch costs as much for one step as for all of its steps, and on a CPU more
+    than the step itself; so it is drawn for many steps, which are kept.
+
+    Args:
+      draw: ``(key, first step, steps)`` to a pytree of arrays whose first axis is the steps.
+      block: Steps that are drawn at once.
+
+    Returns:
+      A function of the same arguments. It remembers the last blocks of the last key.
+    """
+    kept, drawn_with = {}, None
+
+    def rows(key, first, steps):
+        nonlocal drawn_with
+        name = np.asarray(jax.random.key_data(key)).tobytes()
+        if name != drawn_with:
+            kept.clear()
+            drawn_with = name
+        wanted = range(first // block, (first + steps - 1) // block + 1)
+        for number in set(kept) - set(wanted):
+            del kept[number]
+        for number in set(wanted) - set(kept):
+            kept[number] = jax.device_get(draw(key, number * block, block))
+        start = first - wanted[0] * block
+        return jax.tree.map(
+            lambda *blocks: np.concatenate(blocks)[start : start + steps],
+            *(kept[number] for number in wanted),
+        )
+
+    return rows
 
 
 def _domain_indices(key, first_step, steps, examples, batch):

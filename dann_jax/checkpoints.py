@@ -21,7 +21,7 @@ def save(folder: str | pathlib.Path, tree: Any) -> None:
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(new, ignore_errors=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(new, tree)
     if folder.exists():  # else the checkpoint to keep may be `old`, after an interruption
         shutil.rmtree(old, ignore_errors=True)
@@ -49,5 +49,14 @@ def restore(folder: str | pathlib.Path, like: Any) -> Any:
         folder = folder.with_name(folder.name + ".old")
         if not folder.exists():
             return None
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         return checkpointer.restore(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+
+
+def _checkpointer():
+    """Returns a checkpointer that does not wait for other processes, which hold the same."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)

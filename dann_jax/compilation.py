@@ -5,17 +5,24 @@ import os
 
 import jax
 
-__all__ = ["options"]
+__all__ = ["options", "plain"]
 
 # Library kernels for convolutions and matrix products, which XLA's own loops on CPU are several
 # times slower than. jax.pmap takes no compiler options, so they serve one device only.
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 
+def plain() -> bool:
+    """Returns whether programs are to be what XLA makes of the usual operations.
+
+    So it is where the environment variable ``DANN_JAX_PLAIN_XLA`` is 1: no options, and the
+    gradients of ``convolution`` as XLA has them. Numbers differ by rounding.
+    """
+    return os.environ.get("DANN_JAX_PLAIN_XLA", "0") not in ("", "0")
+
+
 def options(platform: str) -> dict[str, str] | None:
     """Returns ``compiler_options`` for ``jax.jit`` on a platform, None where it needs none.
-
-    The environment variable ``DANN_JAX_PLAIN_XLA=1`` switches them off.
 
     Args:
       platform: ``'cpu'``, ``'gpu'`` or ``'tpu'``.
@@ -23,7 +30,7 @@ def options(platform: str) -> dict[str, str] | None:
     Returns:
       Names and values of XLA options, or None.
     """
-    if platform != "cpu" or os.environ.get("DANN_JAX_PLAIN_XLA", "0") not in ("", "0"):
+    if platform != "cpu" or plain():
         return None
     return dict(_CPU) if _known() else None
 

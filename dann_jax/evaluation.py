@@ -136,8 +136,8 @@ def evaluate(label_logits: chex.Array, labels: chex.Array) -> float:
             f"expected logits [n, classes] and labels [n], got {list(np.shape(label_logits))} "
             f"and {list(np.shape(labels))}"
         )
-    labels = jnp.asarray(labels)
-    return hits(jnp.asarray(label_logits), labels, labels >= 0).accuracy
+    labels = np.asarray(labels)
+    return jax.jit(hits)(np.asarray(label_logits), labels, labels >= 0).accuracy
 
 
 def _forward(model, domain, preprocess, layer):
@@ -203,7 +203,7 @@ def _in_batches(forward, state, images, batch_size):
         size = len(batch)
         if size < batch_size and start:  # one shape, one compilation
             batch = jnp.pad(batch, [(0, batch_size - size)] + [(0, 0)] * (batch.ndim - 1))
-        outputs.append(np.asarray(forward(state.theta, state.statistics, batch)[:size]))
+        outputs.append(np.asarray(forward(state.theta, state.statistics, batch))[:size])
     if not outputs:
         raise ValueError("no images: expected at least one")
     return np.concatenate(outputs).astype(np.float32)

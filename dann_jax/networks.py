@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dann_jax.convolution import convolve, max_pool
 from dann_jax.objective import SOURCE, TARGET
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "PureFunction",
     "accepted",
     "gtsrb",
-    "max_pool",
     "mnist",
     "mnist_batch_norm",
     "office",
@@ -78,43 +78,6 @@ class Convolution(NamedTuple):
     kernel: int
     pool: int | None = None  # side of the pooling window; its stride is 2
     keep: float = 1.0  # probability that a unit is kept in training
-
-
-def max_pool(x: chex.Array, window: int, stride: int = 2, padding: str = "VALID") -> chex.Array:
-    """Returns the maximum over square windows, computed over strided slices.
-
-    Same values as ``flax.linen.max_pool``, whose gradient (select-and-scatter) is an order of
-    magnitude slower on a CPU. Where several entries of a window are equal and largest the
-    gradient is shared between them by pairs, while select-and-scatter gives it to the first.
-
-    Args:
-      x: ``[n, height, width, channel]``.
-      window: Side of the window, in pixels.
-      stride: Step of the window, in pixels.
-      padding: ``'VALID'`` or ``'SAME'`` (padded with minus infinity).
-
-    Returns:
-      Pooled ``x``: ``[n, rows, columns, channel]``.
-    """
-    if padding == "SAME":
-        pads = [_same_padding(size, window, stride) for size in x.shape[1:3]]
-        x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
-    rows, columns = ((size - window) // stride + 1 for size in x.shape[1:3])
-    slices = [
-        x[
-            :,
-            i : i + stride * (rows - 1) + 1 : stride,
-            j : j + stride * (columns - 1) + 1 : stride,
-        ]
-        for i in range(window)
-        for j in range(window)
-    ]
-    return functools.reduce(jnp.maximum, slices)
-
-
-def _same_padding(size, window, stride):
-    total = max((-(-size // stride) - 1) * stride + window - size, 0)
-    return total // 2, total - total // 2
 
 
 class DomainBatchNorm(nn.Module):
@@ -177,6 +140,37 @@ class DomainBatchNorm(nn.Module):
         return x * scale + bias
 
 
+class PooledConvolution(nn.Module):
+    """A convolution with stride 1, max-pooling with stride 2 where there is any, and a bias.
+
+    Attributes:
+      features: Number of output channels.
+      kernel: Side of the kernel, in pixels.
+      pool: Side of the pooling window, in pixels; None for no pooling.
+      padding: Of convolution and pooling, ``'VALID'`` or ``'SAME'``.
+      kernel_init: Initializer of the weights; biases start at 0.
+      dtype: Of the computation; parameters are float32.
+    """
+
+    features: int
+    kernel: int
+    pool: int | None = None
+    padding: str = "VALID"
+    kernel_init: Initializer = nn.initializers.he_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """Returns ``[n, height', width', features]`` of ``[n, height, width, channel]``."""
+        shape = self.kernel, self.kernel, x.shape[-1], self.features
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.padding)
+        if self.pool is not None:
+            x = max_pool(x, self.pool, 2, self.padding)
+        return x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
 class ConvolutionalFeatures(nn.Module):
     """G_f as convolutions, each followed by ReLU, max-pooling and dropout; output is flat.
 
@@ -207,9 +201,12 @@ class ConvolutionalFeatures(nn.Module):
                     f"conv{i} needs inputs of at least {layer.kernel}x{layer.kernel} pixels, got "
                     f"{x.shape[1]}x{x.shape[2]}: use larger images"
                 )
-            x = nn.Conv(
+            # As relu and the bias are monotonic, the maximum may be taken before them, where the
+            # gradient of what is not largest is known to be 0 without a look at them.
+            x = PooledConvolution(
                 layer.features,
-                (layer.kernel, layer.kernel),
+                layer.kernel,
+                pool=layer.pool if self.statistics is None else None,
                 padding=self.padding,
                 kernel_init=self.kernel_init,
                 dtype=self.dtype,
@@ -218,9 +215,9 @@ class ConvolutionalFeatures(nn.Module):
             if self.statistics is not None:
                 norm = DomainBatchNorm(self.statistics, dtype=self.dtype, name=f"norm{i}")
                 x = norm(x, train=train, domain=domain, axis_name=axis_name)
+                if layer.pool is not None:
+                    x = max_pool(x, layer.pool, 2, self.padding)
             x = nn.relu(x)
-            if layer.pool is not None:
-                x = max_pool(x, layer.pool, 2, self.padding)
             x = _dropout(x, layer.keep, train, f"drop{i}")
         return x.reshape(x.shape[0], -1)
 

@@ -32,9 +32,8 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dann_jax import augmentation, compilation
+from dann_jax import augmentation, training
 from dann_jax.batches import DomainBatch, batch_indices
 from dann_jax.training import Metrics, TrainState
 
@@ -295,59 +294,44 @@ def make_train_steps(
     Args:
       make_update: ``axis_name -> update``, see ``training.make_train_steps``.
       preprocess: Turns a batch as streamed into one that G_f takes, inside the program.
-      devices: Devices to use; None for all local ones.
+      devices: Devices to use; None for all local ones. On those of several processes each takes
+        its own rows of the global batch, which are what its stream gives.
 
     Returns:
       ``train(state, stream, key, steps) -> (state, metrics)``, with the key that
       ``batch_stream`` got. Put ``state`` on the devices with ``training.replicate`` first.
 
     Raises:
-      ValueError: There are several processes. From the program: the stream stands at another
-        step than the state, or the batch does not split evenly over the devices.
+      ValueError: From the program: the stream stands at another step than the state, or the
+        batch does not split evenly over the devices.
     """
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"expected one process, got {jax.process_count()}: the gradients of this program are "
-            "averaged over the devices of one process"
-        )
-    devices = jax.local_devices() if devices is None else list(devices)
+    devices = training.grouped(devices)
     count = len(devices)
-    update = make_update(axis_name="device" if count > 1 else None)
+    update = make_update(axis_name=training.AXIS if count > 1 else None)
 
     def step(state, batch, key):
-        return update(state, preprocess(batch), key)
+        _, noise_key = jax.random.split(key)
+        return update(state, preprocess(batch), noise_key)
 
-    if count == 1:
-        options = compilation.options(devices[0].platform)
-        compiled = jax.jit(step, donate_argnums=0, compiler_options=options)
-    else:
-        compiled = jax.pmap(
-            step,
-            axis_name="device",
-            in_axes=(None, 0, None),
-            out_axes=(None, None),
-            donate_argnums=0,
-            devices=devices,
-        )
-    split = NamedSharding(Mesh(np.asarray(devices), ("device",)), PartitionSpec("device"))
+    compiled = training.compile_over(devices, step, (None, 0, None))
+    shares = training.shares(devices)
+    local = shares.num_devices
 
     def place(batch):
-        if count == 1:
-            return jax.device_put(batch, devices[0])
-        for x in jax.tree.leaves(batch):
-            if len(x) % count:
-                raise ValueError(
-                    f"batch of {len(x)} examples cannot be split over {count} devices: "
-                    f"make the batch size a multiple of {count}"
-                )
-        batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
-        return jax.device_put(batch, split)
+        if count > 1:
+            for x in jax.tree.leaves(batch):
+                if len(x) % local:
+                    raise ValueError(
+                        f"batch of {len(x)} examples cannot be split over {local} devices: "
+                        f"make the batch size a multiple of {local}"
+                    )
+            batch = jax.tree.map(lambda x: x.reshape(local, -1, *x.shape[1:]), batch)
+        return jax.device_put(batch, shares)
 
     def train(state, stream, key, steps):
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         first = stream.get_state()["next_index"]
-        _, noise_key = jax.random.split(key)
         batch = place(next(stream))
         if first != int(state.step):  # waits for the device, which by now has a batch to go on
             raise ValueError(
@@ -356,7 +340,7 @@ def make_train_steps(
             )
         metrics = []
         for s in range(steps):
-            state, seen = compiled(state, batch, noise_key)
+            state, seen = compiled(state, batch, key)
             metrics.append(seen)
             if s + 1 < steps:
                 batch = place(next(stream))

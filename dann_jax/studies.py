@@ -31,7 +31,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dann_jax import batches, compilation
 from dann_jax.networks import DannModel
-from dann_jax.training import Metrics, Program, TrainState, init_state
+from dann_jax.training import AXIS, Metrics, Program, TrainState, init_state, scans
 
 __all__ = ["StudySteps", "init_states", "make_study_steps"]
 
@@ -117,8 +117,7 @@ def make_study_steps(
       devices_per_training: How many devices share the batches of each training, and average its
         gradients. None for as few as keep all devices busy: one where the devices divide the
         number of trainings.
-      fused: Whether to scan over the steps of a call; None for everywhere but on a CPU, where XLA
-        runs convolutions inside a loop many times slower.
+      fused: Whether to scan over the steps of a call; None for as ``training.scans`` says.
 
     Returns:
       ``train(states, arrays, keys, steps, settings=None) -> (states, metrics)``: states and
@@ -131,19 +130,19 @@ def make_study_steps(
         examples.
     """
     devices = jax.local_devices() if devices is None else list(devices)
-    on_cpu = devices[0].platform == "cpu"
-    fused = not on_cpu if fused is None else fused
+    fused = scans(devices) if fused is None else fused
 
     @functools.cache
     def program_of(size):
         sharing = _sharing(size, batch, len(devices), devices_per_training)
         # jax.pmap, which is a jax.shard_map over one axis, has no place for the second.
-        mesh = Mesh(np.reshape(devices, (-1, sharing)), ("training", "device"))
-        axis_name = "device" if sharing > 1 else None
+        mesh = Mesh(np.reshape(devices, (-1, sharing)), ("training", AXIS))
+        axis_name = AXIS if sharing > 1 else None
 
         def step(state, arrays, source, target, key, settings):
+            _, noise_key = jax.random.split(key)
             update = make_update(settings, axis_name=axis_name)
-            return update(state, preprocess(batches.gather(arrays, source, target)), key)
+            return update(state, preprocess(batches.gather(arrays, source, target)), noise_key)
 
         many = jax.vmap(step, in_axes=(0, None, 0, 0, 0, 0))
 
@@ -155,7 +154,7 @@ def make_study_steps(
             return states, jax.tree.map(lambda m: m.swapaxes(0, 1), metrics)
 
         each, whole = PartitionSpec("training"), PartitionSpec()
-        rows = PartitionSpec(*([None] if fused else []), "training", "device")
+        rows = PartitionSpec(*([None] if fused else []), "training", AXIS)
         in_specs = each, whole, rows, rows, each, each
         placed = functools.partial(NamedSharding, mesh)
         compiled = jax.jit(
@@ -173,22 +172,23 @@ def make_study_steps(
         )
 
         @functools.partial(jax.jit, static_argnums=2, out_shardings=placed(rows) if fused else None)
-        def draw(keys, step, steps):
+        def draw(keys, first_step, steps):
             def of_one(key):
+                order_key, _ = jax.random.split(key)
                 return batches.batch_indices(
-                    key, step[0], steps=steps, examples=examples, batch=batch
+                    order_key, jnp.ravel(first_step)[0], steps=steps, examples=examples, batch=batch
                 )
 
             return jax.vmap(of_one, out_axes=1)(keys)  # [steps, K, batch]
 
+        host_rows = batches.in_blocks(draw)
+
         def inputs(states, arrays, keys, steps, settings):
             _check(states, arrays, keys, steps, settings, examples)
-            order_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-            indices = draw(order_keys, states.step, steps)
             if fused:
-                return [(*indices, noise_keys, settings)]
-            rows = zip(*map(np.asarray, indices), strict=True)
-            return [(*of_step, noise_keys, settings) for of_step in rows]
+                return [(*draw(keys, states.step, steps), keys, settings)]
+            of_steps = zip(*host_rows(keys, int(states.step[0]), steps), strict=True)
+            return [(*of_step, keys, settings) for of_step in of_steps]
 
         return Program(compiled, inputs, axis=None if fused else 1)
 

@@ -21,17 +21,23 @@ from dann_jax import batches, compilation, networks
 from dann_jax.objective import SOURCE, Apply, Objective, reversed_objective, weighted_mean
 
 __all__ = [
+    "AXIS",
     "Metrics",
     "Program",
     "TrainState",
     "TrainSteps",
+    "compile_over",
+    "grouped",
     "init_state",
     "make_optimizer",
     "make_train_steps",
     "make_update_step",
     "replicate",
+    "scans",
+    "shares",
 ]
 
+AXIS = "device"  # mapped axis of the devices that share a batch
 PARTS = {"f": "feature_extractor", "y": "label_predictor", "d": "domain_classifier"}
 
 
@@ -347,8 +353,9 @@ def make_train_steps(
 
     The state is donated: the one passed in must not be used again. On several devices the
     update runs under ``jax.pmap``, each device on its share of the same global batch that one
-    device would get. ``jax.lax.scan`` fuses the updates of a call into one program; XLA on CPU
-    runs convolutions inside a loop many times slower, so there the host goes round instead.
+    device would get. They may be those of several processes (``jax.distributed``): each of these
+    makes the same calls, and has the state, the images and the metrics whole. ``jax.lax.scan``
+    fuses the updates of a call into one program, where ``scans`` says so; or the host goes round.
 
     Args:
       make_update: ``axis_name -> update``, such as ``make_update_step`` with all its arguments
@@ -356,8 +363,9 @@ def make_train_steps(
       examples: Number of examples in (source, target).
       batch: Examples a step, over all devices, in (source, target).
       preprocess: Turns a batch as stored into one that G_f takes, inside the program.
-      devices: Devices to use; None for all local ones.
-      fused: Whether to scan; None for everywhere but on a CPU.
+      devices: Devices to use, ``jax.devices()`` for those of all processes; None for all local
+        ones.
+      fused: Whether to scan over the steps of a call; None for as ``scans`` says.
 
     Returns:
       ``train(state, arrays, key, steps) -> (state, metrics)``, where ``steps`` is static and
@@ -367,7 +375,7 @@ def make_train_steps(
     Raises:
       ValueError: A batch does not split evenly over the devices.
     """
-    devices = jax.local_devices() if devices is None else list(devices)
+    devices = grouped(devices)
     count = len(devices)
     for name, size in zip(("source", "target"), batch, strict=True):
         if size % count:
@@ -375,12 +383,12 @@ def make_train_steps(
                 f"batch of {size} {name} examples cannot be split over {count} devices: "
                 f"make the batch size a multiple of {count}"
             )
-    on_cpu = devices[0].platform == "cpu"
-    fused = not on_cpu if fused is None else fused
-    update = make_update(axis_name="device" if count > 1 else None)
+    fused = scans(devices) if fused is None else fused
+    update = make_update(axis_name=AXIS if count > 1 else None)
 
     def step(state, arrays, source, target, key):
-        return update(state, preprocess(batches.gather(arrays, source, target)), key)
+        _, noise_key = jax.random.split(key)
+        return update(state, preprocess(batches.gather(arrays, source, target)), noise_key)
 
     def steps_of(state, arrays, source, target, key):
         def body(state, indices):
@@ -388,32 +396,25 @@ def make_train_steps(
 
         return jax.lax.scan(body, state, (source, target))
 
-    program = steps_of if fused else step
-    if count == 1:
-        options = compilation.options(devices[0].platform)
-        compiled = jax.jit(program, donate_argnums=0, compiler_options=options)
-    else:
-        compiled = jax.pmap(
-            program,
-            axis_name="device",
-            in_axes=(None, None, 0, 0, None),
-            out_axes=(None, None),
-            donate_argnums=0,
-            devices=devices,
+    compiled = compile_over(devices, steps_of if fused else step, (None, None, 0, 0, None))
+    mine = np.array([d.process_index == jax.process_index() for d in devices])
+
+    def by_device(indices):  # [steps, batch] -> [devices of this process, steps, share]
+        if count == 1:
+            return indices
+        return indices.reshape(len(indices), count, -1).swapaxes(0, 1)[mine]
+
+    def draw(key, first_step, steps):
+        order_key, _ = jax.random.split(key)
+        return batches.batch_indices(
+            order_key, first_step, steps=steps, examples=examples, batch=batch
         )
 
-    split = NamedSharding(Mesh(np.asarray(devices), ("device",)), PartitionSpec("device"))
+    @functools.partial(jax.jit, static_argnums=2, out_shardings=shares(devices))
+    def draw_shares(key, first_step, steps):
+        return jax.tree.map(by_device, draw(key, first_step, steps))
 
-    @functools.partial(jax.jit, static_argnames="steps")
-    def draw(key, first_step, steps):
-        return batches.batch_indices(key, first_step, steps=steps, examples=examples, batch=batch)
-
-    def place(indices):  # [steps, batch] -> what the program takes: devices first, then steps
-        if count > 1:
-            indices = indices.reshape(len(indices), count, -1).swapaxes(0, 1)
-        if not fused:
-            return np.asarray(indices)
-        return indices if count == 1 else jax.device_put(indices, split)
+    rows = batches.in_blocks(jax.jit(draw, static_argnums=2))
 
     def inputs(state, arrays, key, steps):
         found = len(arrays.source_image), len(arrays.target_image)
@@ -424,31 +425,77 @@ def make_train_steps(
             )
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        order_key, noise_key = jax.random.split(key)
-        source, target = map(place, draw(order_key, state.step, steps))
         if fused:
-            return [(source, target, noise_key)]
+            return [(*draw_shares(key, state.step, steps), key)]
+        source, target = map(by_device, rows(key, int(state.step), steps))
         axis = 1 if count > 1 else 0
-        return [(source.take(s, axis), target.take(s, axis), noise_key) for s in range(steps)]
+        return [(source.take(s, axis), target.take(s, axis), key) for s in range(steps)]
 
     return Program(compiled, inputs, axis=None if fused else 0)
+
+
+def grouped(devices: list[jax.Device] | None) -> list[jax.Device]:
+    """Returns the devices, those of a process together; all local ones for None."""
+    if devices is None:
+        return jax.local_devices()
+    return sorted(devices, key=lambda device: device.process_index)
+
+
+def scans(devices: list[jax.Device]) -> bool:
+    """Returns whether the updates of a call are one program where nothing else is asked for."""
+    # XLA on CPU brings the gradients of convolutions into the form that its fast kernels take
+    # outside of loops only.
+    return devices[0].platform != "cpu"
+
+
+def compile_over(
+    devices: list[jax.Device], program: Callable[..., Any], in_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
+    """Returns ``program(state, ...) -> (state, metrics)`` compiled: for one device, or mapped.
+
+    Args:
+      devices: One, or several, over which ``AXIS`` is mapped.
+      program: The function. Its first argument is donated.
+      in_axes: Axis of each argument along which the devices get their shares, on several.
+
+    Returns:
+      The compiled function; what it returns is equal on all devices, without an axis for them.
+    """
+    if len(devices) == 1:
+        options = compilation.options(devices[0].platform)
+        return jax.jit(program, donate_argnums=0, compiler_options=options)
+    return jax.pmap(
+        program,
+        axis_name=AXIS,
+        in_axes=in_axes,
+        out_axes=(None, None),
+        donate_argnums=0,
+        devices=devices,
+    )
+
+
+def shares(devices: list[jax.Device]) -> jax.sharding.Sharding:
+    """Returns the layout of an array whose first axis is that of this process's devices."""
+    return NamedSharding(_mesh(devices), PartitionSpec(AXIS if len(devices) > 1 else None))
 
 
 def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
     """Returns ``tree`` copied to each device, in the layout of a pmapped state: no new axis.
 
     Args:
-      tree: Pytree of arrays.
-      devices: None for all local ones.
+      tree: Pytree of arrays, equal in all processes.
+      devices: None for all local ones; those of other processes are left to these.
 
     Returns:
-      Pytree of arrays that are whole on each device.
+      Pytree of arrays that are whole on each device of this process.
     """
-    devices = jax.local_devices() if devices is None else list(devices)
-    if len(devices) == 1:
-        return jax.device_put(tree, devices[0], may_alias=False)
-    mesh = Mesh(np.asarray(devices), ("device",))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()), may_alias=False)
+    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()), may_alias=False)
+
+
+def _mesh(devices):
+    """Returns the devices of this process as a mesh."""
+    local = [d for d in grouped(devices) if d.process_index == jax.process_index()]
+    return Mesh(np.asarray(local), (AXIS,))
 
 
 def _part(function):

@@ -7,7 +7,9 @@ import math
 import os
 import pathlib
 import platform
+import resource
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
@@ -25,6 +27,7 @@ __all__ = [
     "device_kind",
     "gap_covered",
     "mean_and_std",
+    "peak_memory",
     "read",
     "versions",
     "whole",
@@ -154,3 +157,19 @@ def versions() -> dict[str, str]:
 def device_kind(devices: list[jax.Device]) -> str:
     """Returns what the devices are, such as ``cpu`` or ``NVIDIA H200``."""
     return devices[0].device_kind
+
+
+def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
+    """Returns the most memory, bytes, that this process has held since it started.
+
+    Args:
+      devices: Where they count their memory, ``peak_memory_bytes`` is that of the fullest.
+
+    Returns:
+      That, or ``peak_resident_bytes``: of the whole process, Python and data included.
+    """
+    found = [device.memory_stats() for device in devices]
+    if all(found):
+        return {"peak_memory_bytes": max(stats["peak_bytes_in_use"] for stats in found)}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}

@@ -5,12 +5,14 @@ writes OUTPUT/CONFIG/METHOD.json; the curves go to OUTPUT/CONFIG/curves.png. A r
 off goes on where it was. --list shows the experiments.
 """
 
+import contextlib
 import dataclasses
 import math
 import pathlib
 import shutil
 import sys
 import time
+import zlib
 from typing import Annotated, Literal
 
 import jax
@@ -20,8 +22,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dann_jax.objective import chance_domain_loss
+from experiments import compilations, curves, domains, processes, results, study
 from experiments import config as configs
-from experiments import curves, domains, results, study
 
 __all__ = ["Options", "main"]
 
@@ -62,6 +64,30 @@ class Options:
 
     devices: int | None = None
     """Number of local devices to train on; by default all."""
+
+    together: Literal["auto"] | int = "auto"
+    """How many keys, at most, are trained as one program. By default all of them on a GPU or TPU,
+    and one on a CPU, where it does not pay."""
+
+    devices_per_key: int | None = None
+    """Number of devices that share the batches of a key; by default as few as keep all of them
+    busy: keys are spread over devices first."""
+
+    compilation_cache: pathlib.Path = dataclasses.field(default_factory=compilations.default_folder)
+    """Folder in which compiled programs are kept from run to run; none for no such folder."""
+
+    distributed: bool = False
+    """Train as one of several processes, on the devices of all, each of which is started with the
+    same command. Only the first writes and prints; --output must be a folder that all share."""
+
+    coordinator: str | None = None
+    """HOST:PORT of the first process, for --distributed on machines where JAX cannot tell."""
+
+    processes: int | None = None
+    """Number of processes, where --coordinator is given."""
+
+    process_id: int | None = None
+    """Which of them this one is, from 0."""
 
     checkpoint_every: int = 5_000
     """Updates between two checkpoints, each made after an evaluation."""
@@ -121,7 +147,11 @@ def _list(console):
 
 def _run(name, options, console):
     _check(options)
-    devices = _devices(options.devices)
+    if options.distributed:
+        processes.start(options.coordinator, options.processes, options.process_id)
+        console.quiet = not processes.is_first()
+    devices = _devices(options)
+    _keep_programs(options.compilation_cache, console)
     config, folder = options.config, options.output / name
     keys = list(range(options.first_key, options.first_key + options.keys))
     missing = []
@@ -131,16 +161,11 @@ def _run(name, options, console):
             missing.append(method)
         else:
             console.print(f"{path} is there already", markup=False, soft_wrap=True)
+    processes.check_agreement(zlib.crc32(",".join(missing).encode()), "results")
     picture = folder / "curves.png"
     if missing:
-        with results.alone(folder):  # before hours of training, not after them
-            pair = domains.load_pair(
-                config,
-                data_dir=options.data_dir,
-                manual_dir=options.manual_dir,
-                progress=console.is_terminal,
-                streaming=options.streaming,
-            )
+        with _alone(folder):  # before hours of training, not after them
+            pair = _pair(options, console)
             if "train-on-target" in missing and not pair.target_labelled:
                 if missing == ["train-on-target"]:
                     raise ValueError(f"train-on-target: {config.target} has no labels to train on")
@@ -148,8 +173,9 @@ def _run(name, options, console):
                 missing.remove("train-on-target")
             for method in missing:
                 _method(name, config, method, keys, pair, folder, devices, options, console)
-            found = _found(folder)
-            curves.draw(found, chance_domain_loss(config.normalisation), picture)
+            if processes.is_first():
+                chance = chance_domain_loss(config.normalisation)
+                curves.draw(_found(folder), chance, picture)
         files = [str(folder / f"{method}.json") for method in missing] + [str(picture)]
         if pair.target_files is not None:
             files += [
@@ -159,6 +185,27 @@ def _run(name, options, console):
             ]
         console.print("written: " + ", ".join(files), soft_wrap=True, markup=False)
     console.print(_table(name, _found(folder)))
+
+
+def _alone(folder):
+    return results.alone(folder) if processes.is_first() else contextlib.nullcontext()
+
+
+def _pair(options, console):
+    """Returns the images; the first process prepares them for all."""
+
+    def load():
+        return domains.load_pair(
+            options.config,
+            data_dir=options.data_dir,
+            manual_dir=options.manual_dir,
+            progress=console.is_terminal and processes.is_first(),
+            streaming=options.streaming,
+        )
+
+    pair = load() if processes.is_first() else None
+    processes.check_agreement(0, "data")
+    return load() if pair is None else pair
 
 
 def _found(folder):
@@ -175,17 +222,56 @@ def _check(options):
         )
     if options.first_key + options.keys > 2**32:
         raise ValueError(f"PRNG keys are below 2^32: lower --first-key {options.first_key}")
+    if options.together != "auto" and options.together < 1:
+        raise ValueError(f"--together must be auto or at least 1, got {options.together}")
+    if options.streaming and (options.together not in ("auto", 1) or options.devices_per_key):
+        raise ValueError(
+            "--streaming reads batches for one key at a time, on all devices: leave out "
+            "--together and --devices-per-key"
+        )
+    of_process = options.coordinator, options.processes, options.process_id
+    if not options.distributed and of_process != (None, None, None):
+        raise ValueError("--coordinator, --processes and --process-id need --distributed: add it")
+    if options.distributed and (
+        options.together not in ("auto", 1) or options.devices or options.devices_per_key
+    ):
+        raise ValueError(
+            "--distributed trains one key at a time on all devices: leave out --together, "
+            "--devices and --devices-per-key"
+        )
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
 
 
-def _devices(count):
-    devices = jax.local_devices()
-    if count is None:
-        return devices
-    if not 1 <= count <= len(devices):
+def _keep_programs(folder, console):
+    try:
+        compilations.keep(None if str(folder) == "none" else folder)
+    except OSError as error:
+        console.print(
+            f"[yellow]warning: compiled programs are not kept ({error}): choose another "
+            "--compilation-cache, or none[/yellow]",
+            soft_wrap=True,
+        )
+
+
+def _devices(options):
+    devices, count, each = jax.devices(), options.devices, options.devices_per_key
+    if count is not None and not 1 <= count <= len(devices):
         raise ValueError(f"--devices {count}: this process has {len(devices)}")
-    return devices[:count]
+    devices = devices[:count]
+    if each is not None and (each < 1 or len(devices) % each):
+        raise ValueError(
+            f"--devices-per-key {each}: expected a divisor of the number of devices, {len(devices)}"
+        )
+    return devices
+
+
+def _together(options, devices):
+    """Returns how many keys, at most, are trained as one program; None for all."""
+    if options.together != "auto":
+        return options.together
+    alone = options.streaming or options.distributed or devices[0].platform == "cpu"
+    return 1 if alone else None
 
 
 def _is_kept(path, config, method, keys):
@@ -205,29 +291,39 @@ def _is_kept(path, config, method, keys):
 
 
 def _method(name, config, method, keys, pair, folder, devices, options, console):
-    records = []
-    prepared = study.prepare(config, method, pair, devices)
+    prepared, together = study.prepare(config, method, pair, devices), _together(options, devices)
+    for group in study.groups(keys, len(devices), together, options.devices_per_key):
+        prepared.program(group)  # raises where it cannot be, before anything is moved
     replaced = folder / f"{method}.replaced"
-    if options.overwrite and (folder / method).exists():
+    if processes.is_first() and options.overwrite and (folder / method).exists():
         if not replaced.exists():  # kept until there is a new result
             (folder / method).rename(replaced)
         elif not _goes_on(folder / method, study.resolved(config, method)):
             shutil.rmtree(folder / method)
-    for key in keys:
-        with _progress(console) as progress:
-            steps = config.steps_of(method)
-            task = progress.add_task(f"{method} key {key}", total=steps, told="")
-            watch = _Watch(progress, task, console, method, key)
-            records.append(
-                study.train(
-                    prepared,
-                    key,
-                    folder / method / f"key_{key}",
-                    checkpoint_every=options.checkpoint_every,
-                    report=watch,
-                )
-            )
-    result = _result(name, config, method, keys, records)
+    processes.check_agreement(0, "method")
+    with compilations.counted() as compiled, _progress(console) as progress:
+        records = study.train(
+            prepared,
+            keys,
+            folder / method,
+            together=together,
+            devices_per_key=options.devices_per_key,
+            checkpoint_every=options.checkpoint_every,
+            report=_Watch(progress, console, method, config.steps_of(method)),
+        )
+    if not processes.is_first():
+        return
+    console.print(
+        f"{method}: {compiled.programs} programs compiled in {compiled.seconds:.1f} s, "
+        f"{compiled.from_cache} of them from the cache"
+    )
+    result = _result(name, options, method, keys, records)
+    result |= {
+        "compile_seconds": round(compiled.seconds, 3),
+        "programs_compiled": compiled.programs,
+        "programs_from_cache": compiled.from_cache,
+        **results.peak_memory(jax.local_devices()),
+    }
     path = folder / f"{method}.json"
     extends = path.exists() and not options.overwrite and not _is_kept(path, config, method, keys)
     results.write_json(path, result, replace=options.overwrite or extends)
@@ -253,14 +349,15 @@ def _progress(console):
 
 
 class _Watch:
-    """Shows reports of a training: on the bar, and a line for each evaluation."""
+    """Shows reports of trainings: a bar for each group of keys, a line for each evaluation."""
 
-    def __init__(self, progress, task, console, method, key):
-        self.progress, self.task, self.console = progress, task, console
-        self.label = f"{method} key {key}"
-        self.since, self.pace = None, ""
+    def __init__(self, progress, console, method, steps):
+        self.progress, self.console, self.method, self.steps = progress, console, method, steps
+        self.group, self.task, self.since, self.pace = None, None, None, ""
 
     def __call__(self, report):
+        if report.group != self.group:
+            self._start(report.group)
         m = report.metrics
         told = f"L_y {m['label_loss']:.3f}"
         if m["domain_loss"] == m["domain_loss"]:
@@ -273,7 +370,8 @@ class _Watch:
         self.progress.update(self.task, completed=report.step, told=f"{pace}  {told}")
         if report.target_accuracy is not None:
             self.console.print(
-                f"{self.label} step {report.step:,}: target {_accuracy(report.target_accuracy)}  "
+                f"{self.method} key {report.key} step {report.step:,}: "
+                f"target {_accuracy(report.target_accuracy)}  "
                 f"source {_accuracy(report.source_accuracy)}  {told}  {pace}",
                 soft_wrap=True,
             )
@@ -281,6 +379,15 @@ class _Watch:
             self.console.print(f"[yellow]warning: {text}[/yellow]", soft_wrap=True)
         if self.since is None or report.target_accuracy is not None:
             self.since = report.step, time.perf_counter()
+
+    def _start(self, group):
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        keys = f"key {group.keys[0]}"
+        if len(group.keys) > 1:
+            keys = f"{len(group.keys)} keys"
+        self.task = self.progress.add_task(f"{self.method} {keys}", total=self.steps, told="")
+        self.group, self.since, self.pace = group, None, ""
 
     def _pace(self, report):
         """Returns the steps a second since the last evaluation, or the first report."""
@@ -292,7 +399,8 @@ class _Watch:
         return self.pace
 
 
-def _result(name, config, method, keys, records):
+def _result(name, options, method, keys, records):
+    config = options.config
     # Null in a file is NaN here: a target without labels.
     accuracy = [
         math.nan if record["target_accuracy"] is None else record["target_accuracy"]
@@ -320,6 +428,7 @@ def _result(name, config, method, keys, records):
         if method == "dann"
         else None,
         **records[0]["origin"],  # the same for all of them
+        "groups": [group._asdict() for group in _groups_of(keys, records)],
         "wall_seconds": round(sum(record["wall_seconds"] for record in records), 1),
         "steps_per_second": round(
             steps * len(keys) / sum(record["train_seconds"] for record in records), 2
@@ -333,16 +442,26 @@ def _result(name, config, method, keys, records):
             for record in records
         ],
         "resolved_config": study.resolved(config, method),
-        "command": _command(name, config, method, keys),
+        "command": _command(name, options, method, keys),
     }
 
 
-def _command(name, config, method, keys):
+def _groups_of(keys, records):
+    """Returns the groups that keys were trained in, each once."""
+    return dict.fromkeys(map(study.group_of, keys, records))
+
+
+def _command(name, options, method, keys):
     """Returns the command line that makes a result again, without the folders of one machine."""
+    config = options.config
     usual, _ = configs.find_config(name)
     words = [PROGRAM, name, "--methods", method, "--keys", str(len(keys))]
     if keys[0]:
         words += ["--first-key", str(keys[0])]
+    if options.together != "auto":
+        words += ["--together", str(options.together)]
+    if options.devices_per_key is not None:
+        words += ["--devices-per-key", str(options.devices_per_key)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != getattr(usual, field.name):

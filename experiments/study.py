@@ -1,4 +1,4 @@
-"""One training of one method with one key, resumable at any checkpoint."""
+"""Trainings of one method, one for each key, resumable at any checkpoint."""
 
 import contextlib
 import csv
@@ -7,8 +7,8 @@ import functools
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,26 +22,81 @@ from dann_jax import (
     networks,
     objective,
     schedules,
+    studies,
     training,
 )
-from experiments import domains, results
+from experiments import domains, processes, results
 from experiments.config import INITIALISERS, NETWORKS, Config
 
-__all__ = ["Report", "Study", "completed", "prepare", "resolved", "train"]
+__all__ = [
+    "Group",
+    "Report",
+    "Study",
+    "completed",
+    "group_of",
+    "groups",
+    "prepare",
+    "resolved",
+    "train",
+]
 
 LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What is told to whoever watches the training."""
+    """What is told to whoever watches the trainings."""
 
+    group: "Group"
+    key: int  # one of the group's
     step: int
     metrics: dict[str, float]  # means over the last steps
     mu: float
     source_accuracy: float | None = None  # at evaluations
     target_accuracy: float | None = None
     warnings: tuple[str, ...] = ()
+
+
+class Group(NamedTuple):
+    """Keys that are trained as one program; their number decides the last bits of the numbers."""
+
+    keys: tuple[int, ...]
+    devices_per_key: int  # which share its batches
+
+
+def group_of(key: int, record: dict[str, Any]) -> Group:
+    """Returns the group that a key was, or is being, trained in; alone in a record without one."""
+    alone = [key], record["origin"]["device_count"]
+    keys = record.get("together", alone[0])
+    return Group(tuple(keys), record.get("devices_per_key", alone[1]))
+
+
+def groups(
+    keys: list[int], devices: int, together: int | None, devices_per_key: int | None
+) -> list[Group]:
+    """Returns keys in groups: as many as may be, spread over the devices first.
+
+    Args:
+      keys: Numbers of the keys.
+      devices: How many there are.
+      together: The largest number of keys in a group; None for as many as there are.
+      devices_per_key: How many devices share the batches of a key, a divisor of ``devices``;
+        None for as few as keep all devices busy.
+    """
+
+    def fits(size):
+        if devices_per_key is None:
+            return not (size % devices and devices % size)
+        at_once = devices // devices_per_key
+        return size < at_once or not size % at_once
+
+    found = []
+    while keys:
+        most = len(keys) if together is None else min(together, len(keys))
+        size = max(filter(fits, range(1, most + 1)))
+        found.append(Group(tuple(keys[:size]), devices_per_key or max(1, devices // size)))
+        keys = keys[size:]
+    return found
 
 
 def completed(settings: dict[str, Any]) -> dict[str, Any]:
@@ -66,9 +121,9 @@ class Study:
     model: networks.DannModel
     class_names: tuple[str, ...]
     target_files: list[str] | None
-    init: Callable[..., training.TrainState]  # (key, image) -> state, compiled once
-    program: Callable[..., Any]  # (state, data, key, steps) -> (state, metrics), compiled once
-    opened: Callable[..., Any]  # (key, first step) -> context manager of the program's data
+    start: Callable[[Group], tuple[Any, jax.Array]]  # -> states and keys to train with
+    program: Callable[[Group], Callable]  # -> (states, data, keys, steps) -> (states, metrics)
+    opened: Callable[..., Any]  # (group, keys, first step) -> context manager of the data
     mu: Callable[[Any], jax.Array]  # learning rate as a function of the step
     tests: dict[str, tuple]  # images, preprocessing and batch statistics of each accuracy
     origin: dict[str, Any]  # what else decides the numbers: data, versions, devices
@@ -77,14 +132,13 @@ class Study:
 def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.Device]) -> Study:
     """Returns a method made ready to train on a pair of domains.
 
+    Its ``program`` raises a ValueError where a batch does not split evenly over the devices.
+
     Args:
       config: The experiment.
       method: ``'source-only'``, ``'dann'`` or ``'train-on-target'``.
       pair: The images of both domains.
-      devices: To train on.
-
-    Raises:
-      ValueError: The batch does not split evenly over the devices.
+      devices: To train on; those of all processes where there are several.
     """
     options = {"classes": len(pair.class_names), "dtype": jnp.dtype(config.dtype)}
     if config.initialisation != "default":
@@ -115,10 +169,8 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
     )
     preprocess = domains.preprocessing(config, pair, method)
     batch = config.batch_size // 2, config.batch_size // 2
-    if isinstance(pair.source_train, domains.Streamed):
-        opened, program = _streamed(config, pair, method, make_update, preprocess, batch, devices)
-    else:
-        opened, program = _in_memory(config, pair, method, make_update, preprocess, batch, devices)
+    made = _streamed if isinstance(pair.source_train, domains.Streamed) else _in_memory
+    opened, program = made(config, pair, method, make_update, preprocess, batch, devices)
     return Study(
         config=config,
         method=method,
@@ -126,7 +178,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
         model=model,
         class_names=pair.class_names,
         target_files=pair.target_files,
-        init=jax.jit(functools.partial(training.init_state, model, optimizer)),
+        start=_start(model, optimizer, config.seen_size),
         program=program,
         opened=opened,
         mu=mu,
@@ -139,8 +191,24 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             "versions": results.versions(),
             "device": results.device_kind(devices),
             "device_count": len(devices),
+            "process_count": jax.process_count(),
         },
     )
+
+
+def _start(model, optimizer, size):
+    def one(number):
+        init_key, train_key = jax.random.split(jax.random.key(number))
+        sample = jnp.zeros([2, size, size, 3])
+        return training.init_state(model, optimizer, init_key, sample), train_key
+
+    single, many = jax.jit(one), jax.jit(jax.vmap(one))
+
+    def start(group):
+        numbers = np.array(group.keys, np.uint32)
+        return many(numbers) if len(numbers) > 1 else single(numbers[0])
+
+    return start
 
 
 def _in_memory(config, pair, method, make_update, preprocess, batch, devices):
@@ -149,23 +217,43 @@ def _in_memory(config, pair, method, make_update, preprocess, batch, devices):
         make_update = augmentation.augmented(
             make_update, size=config.seen_size, mirror=config.mirror
         )
-    program = training.make_train_steps(
-        make_update,
-        examples=(len(arrays.source_image), len(arrays.target_image)),
-        batch=batch,
-        preprocess=preprocess.batch,
-        devices=devices,
+    options = {
+        "examples": (len(arrays.source_image), len(arrays.target_image)),
+        "batch": batch,
+        "preprocess": preprocess.batch,
+    }
+
+    def used(group):
+        return devices[: len(group.keys) * group.devices_per_key]
+
+    @functools.cache  # compiled once
+    def program(size, devices_per_key):
+        shared = used(Group(tuple(range(size)), devices_per_key))
+        if size == 1:
+            return training.make_train_steps(make_update, devices=shared, **options)
+        steps = studies.make_study_steps(
+            lambda settings, axis_name: make_update(axis_name=axis_name),
+            devices=shared,
+            devices_per_training=devices_per_key,
+            **options,
+        )
+        steps.program_of(size)  # raises before anything starts
+        return steps
+
+    placed = functools.cache(lambda count: _placed(arrays, devices[:count]))
+    return (
+        lambda group, keys, first_step: contextlib.nullcontext(placed(len(used(group)))),
+        lambda group: program(len(group.keys), group.devices_per_key),
     )
-    placed = _placed(arrays, devices)
-    return lambda key, first_step: contextlib.nullcontext(placed), program
 
 
 def _streamed(config, pair, method, make_update, preprocess, batch, devices):
     from dann_jax import streaming  # Grain is not needed otherwise
 
     source, target = domains.training_sets(pair, method)
+    program = streaming.make_train_steps(make_update, preprocess=preprocess.batch, devices=devices)
 
-    def opened(key, first_step):
+    def opened(group, key, first_step):
         crop = config.seen_size if config.crop or config.mirror else None
         stream = streaming.batch_stream(
             source,
@@ -178,83 +266,130 @@ def _streamed(config, pair, method, make_update, preprocess, batch, devices):
         )
         return contextlib.closing(stream)
 
-    return opened, streaming.make_train_steps(
-        make_update, preprocess=preprocess.batch, devices=devices
-    )
+    def only(group):
+        if group != Group(group.keys[:1], len(devices)):
+            raise ValueError(
+                f"expected one key at a time on all {len(devices)} devices, as batches are read "
+                f"for it alone, got {len(group.keys)} on {group.devices_per_key} each: leave out "
+                "--together and --devices-per-key, or --streaming"
+            )
+        return program
+
+    return opened, only
 
 
 def train(
     study: Study,
-    key: int,
+    keys: Sequence[int],
     folder: pathlib.Path,
     *,
+    together: int | None = 1,
+    devices_per_key: int | None = None,
     checkpoint_every: int = 5_000,
     report: Callable[[Report], None] = lambda report: None,
-) -> dict[str, Any]:
-    """Trains with one key and returns the record of it.
+) -> list[dict[str, Any]]:
+    """Trains with each of the keys and returns the records of it.
 
-    The record and the checkpoints lie in ``folder``; a run that was cut off goes on from its
-    last checkpoint with the same numbers as if it had not been.
+    Records and checkpoints lie in ``folder/key_KEY``; a training that was cut off goes on from its
+    last checkpoint, together with the keys it was begun with, and gives the same numbers as if it
+    had not been. A key that is finished is not trained again.
 
     Args:
       study: The method, from ``prepare``.
-      key: Number of the PRNG key.
-      folder: Of this run alone.
+      keys: Numbers of the PRNG keys.
+      folder: Of this method alone.
+      together: How many keys, at most, are trained as one program; None for as many as there are.
+      devices_per_key: How many devices share the batches of a key. None for as few as keep all
+        devices busy.
       checkpoint_every: Steps between two checkpoints.
-      report: Called while the training goes on.
+      report: Called while the trainings go on.
 
     Returns:
-      The record: accuracies at the last step, the curves, warnings and times.
+      The record of each key: accuracies at the last step, the curves, warnings and times.
 
     Raises:
-      ValueError: The folder holds a run with other settings, data, versions or devices.
+      ValueError: The folder holds trainings with other settings, data, versions or devices, or
+        some that were begun together with keys that are not asked for.
     """
-    config, devices = study.config, study.devices
-    settings = resolved(config, study.method)
+    records = {key: _read(study, folder / f"key_{key}") for key in keys}
+    for record in records.values():
+        processes.check_agreement(record is not None and 1 + record["finished"], "records")
+    begun = {}
+    for key, record in records.items():
+        if record is not None and not record["finished"]:
+            group = group_of(key, record)
+            if not set(group.keys) <= set(keys):
+                raise ValueError(
+                    f"key {key} in {folder} was begun together with other keys "
+                    f"({', '.join(map(str, group.keys))}): ask for all of them, choose another "
+                    "--output, or --overwrite it"
+                )
+            begun |= dict.fromkeys(group.keys, group)
+    new = [key for key in keys if records[key] is None and key not in begun]
+    todo = [
+        *dict.fromkeys(begun.values()),
+        *groups(new, len(study.devices), together, devices_per_key),
+    ]
+    for group in todo:
+        before = [records[key] for key in group.keys]
+        after = _train(study, group, before, folder, checkpoint_every, report)
+        records |= dict(zip(group.keys, after, strict=True))
+    return [records[key] for key in keys]
+
+
+def _read(study, folder):
+    """Returns the record of a training that was begun, None where there is none."""
     record = results.read(folder / "record.json")
     if record is not None:
         record["settings"] = completed(record["settings"])
+        record["origin"] = {"process_count": 1} | record["origin"]
+        settings = resolved(study.config, study.method)
         _check_same(record, {"settings": settings, "origin": study.origin}, folder)
-    if record is not None and record["finished"]:
-        return record
+    return record
 
+
+def _train(study, group, records, folder, checkpoint_every, report):
+    """Trains a group from where it is, and returns the records."""
+    config = study.config
     steps = config.steps_of(study.method)
-    init_key, train_key = jax.random.split(jax.random.key(key))
-    sample = jnp.zeros([2, config.seen_size, config.seen_size, 3])
-    state = study.init(init_key, sample)
-    restored = checkpoints.restore(folder / "checkpoint", state) if record else None
+    folders = [folder / f"key_{key}" for key in group.keys]
+    checkpoint = folders[0] / "checkpoint"  # of the whole group
+    program = study.program(group)
+    home = next(d for d in study.devices if d.process_index == jax.process_index())
+    states, keys = study.start(group)
+    restored = checkpoints.restore(checkpoint, states) if all(records) else None
     if restored is None:
-        record = {
-            "settings": settings,
-            "origin": study.origin,
-            "finished": False,
-            "curves": [],
-            "evaluations": [],
-            "warnings": [],
-            "train_seconds": 0.0,
-            "wall_seconds": 0.0,
-        }
+        records = [_new_record(study, group) for _ in group.keys]
     else:
-        state = restored
-    done = int(state.step)
-    for name in ("curves", "evaluations", "warnings"):
-        record[name] = [entry for entry in record[name] if entry["step"] <= done]
-    state = training.replicate(state, devices)
-    clock = _Clock(record)
+        states = restored
+    done = int(np.ravel(states.step)[0])
+    processes.check_agreement(done, "checkpoint")
+    for record in records:
+        record["finished"] = False
+        for name in ("curves", "evaluations", "warnings"):
+            record[name] = [entry for entry in record[name] if entry["step"] <= done]
+    if len(group.keys) == 1:
+        states = training.replicate(states, study.devices[: group.devices_per_key])
+    clock = _Clock(records)
     pending = None  # metrics are read one call late, so that reading never holds the device up
 
     def read():
+        """Returns the means over the last call of each training."""
         nonlocal pending
         if pending is None:
             return None
         step, metrics = pending
         pending = None
-        means = {name: float(np.mean(values)) for name, values in metrics._asdict().items()}
-        record["curves"].append({"step": step, **means, "mu": float(study.mu(step - 1))})
-        report(Report(step=step, metrics=means, mu=record["curves"][-1]["mu"]))
+        mu = float(study.mu(step - 1))
+        columns = {name: np.ravel(values) for name, values in metrics._asdict().items()}
+        means = []
+        for i, (key, record) in enumerate(zip(group.keys, records, strict=True)):
+            means.append({name: float(values[i]) for name, values in columns.items()})
+            record["curves"].append({"step": step, **means[i], "mu": mu})
+            report(Report(group=group, key=key, step=step, metrics=means[i], mu=mu))
         return means
 
-    with study.opened(train_key, done) as data:
+    with study.opened(group, keys, done) as data:
         while done < steps:
             stops = (
                 (done // config.evaluate_every + 1) * config.evaluate_every,
@@ -262,51 +397,79 @@ def train(
                 steps,
             )
             count = min(stops) - done
-            state, metrics = study.program(state, data, train_key, count)
+            states, metrics = program(states, data, keys, count)
             done += count
             read()
-            pending = done, metrics
+            pending = done, _means(metrics)
             if done % config.evaluate_every and done < steps:
                 continue
             means = read()
             clock.lap("train_seconds")
-            view = jax.device_put(jax.device_get(state.replace(opt_state=())), devices[0])
-            tested = {name: _tested(study.model, view, *test) for name, test in study.tests.items()}
-            accuracy = {name: evaluation.evaluate(*each) for name, each in tested.items()}
-            found = health.symptoms(
-                means, classes=len(study.class_names), normalisation=config.normalisation
-            )
-            record["warnings"] += [{"step": done, "warning": text} for text in found]
-            record["evaluations"].append(
-                {"step": done, **{f"{name}_accuracy": value for name, value in accuracy.items()}}
-            )
-            report(
-                Report(
-                    step=done,
-                    metrics=means,
-                    mu=record["curves"][-1]["mu"],
-                    source_accuracy=accuracy["source"],
-                    target_accuracy=accuracy["target"],
-                    warnings=tuple(found),
-                )
-            )
+            views = jax.device_get(states.replace(opt_state=()))
+            for i, record in enumerate(records):
+                view = jax.device_put(_of_one(views, group, i), home)
+                told = _evaluate(study, record, view, means[i], done, folders[i])
+                report(Report(group=group, key=group.keys[i], **told))
             clock.lap()
-            if done < steps and done % checkpoint_every < config.evaluate_every:
-                results.write_json(folder / "record.json", record)
-                checkpoints.save(folder / "checkpoint", jax.device_get(state))
+            due = done < steps and done % checkpoint_every < config.evaluate_every
+            if due and processes.is_first():
+                for each, record in zip(folders, records, strict=True):
+                    results.write_json(each / "record.json", record)
+                checkpoints.save(checkpoint, jax.device_get(states))
                 clock.lap()
-    last = record["evaluations"][-1]
-    record |= {
-        "finished": True,
-        "source_accuracy": last["source_accuracy"],
-        "target_accuracy": last["target_accuracy"],
+    for record in records:
+        record["finished"] = True
+    if processes.is_first():
+        last = jax.device_get(states)
+        for i, each in enumerate(folders):
+            checkpoints.save(each / "state", _of_one(last, group, i))
+        for each, record in zip(folders, records, strict=True):
+            results.write_json(each / "record.json", record)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return records
+
+
+def _new_record(study, group):
+    return {
+        "settings": resolved(study.config, study.method),
+        "origin": study.origin,
+        "together": list(group.keys),
+        "devices_per_key": group.devices_per_key,
+        "finished": False,
+        "curves": [],
+        "evaluations": [],
+        "warnings": [],
+        "train_seconds": 0.0,  # each the key's share of those of its group
+        "wall_seconds": 0.0,
     }
-    checkpoints.save(folder / "state", jax.device_get(state))
-    if study.target_files is not None:
+
+
+@jax.jit
+def _means(metrics):
+    """Returns means over the steps of a call, on the device."""
+    return jax.tree.map(lambda values: jnp.mean(values, -1), metrics)
+
+
+def _of_one(states, group, i):
+    """Returns the state of one training of a group; alone, it has no axis of trainings."""
+    return states if len(group.keys) == 1 else jax.tree.map(lambda x: x[i], states)
+
+
+def _evaluate(study, record, state, means, step, folder):
+    """Enters an evaluation into the record of a training, and returns what is told of it."""
+    tested = {name: _tested(study.model, state, *test) for name, test in study.tests.items()}
+    accuracy = {f"{name}_accuracy": evaluation.evaluate(*each) for name, each in tested.items()}
+    found = health.symptoms(
+        means, classes=len(study.class_names), normalisation=study.config.normalisation
+    )
+    record["warnings"] += [{"step": step, "warning": text} for text in found]
+    record["evaluations"].append({"step": step, **accuracy})
+    record |= accuracy
+    last = step == study.config.steps_of(study.method)
+    if last and study.target_files is not None and processes.is_first():
         _write_predictions(folder / "predictions.csv", study, tested["target"][0])
-    results.write_json(folder / "record.json", record)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    return record
+    mu = record["curves"][-1]["mu"]
+    return {"step": step, "metrics": means, "mu": mu, "warnings": tuple(found), **accuracy}
 
 
 def _tested(model, state, images, preprocess, domain):
@@ -350,15 +513,16 @@ def _check_same(record, expected, folder):
 
 
 class _Clock:
-    """Adds the seconds since the last lap to a record."""
+    """Adds the seconds since the last lap to the records of a group, its share to each."""
 
-    def __init__(self, record):
-        self.record, self.last = record, time.perf_counter()
+    def __init__(self, records):
+        self.records, self.last = records, time.perf_counter()
 
     def lap(self, *names):
         now = time.perf_counter()
-        for name in (*names, "wall_seconds"):
-            self.record[name] += now - self.last
+        for record in self.records:
+            for name in (*names, "wall_seconds"):
+                record[name] += (now - self.last) / len(self.records)
         self.last = now
 
 

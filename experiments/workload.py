@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 
@@ -35,7 +36,8 @@ def flop_of_step(model: networks.DannModel, pixels: int, batch: int) -> int:
     n multiply-adds for each value of its output, of 2 operations each, three times: forward, for
     the gradient of its weights, and for that of its input. The first layer of G_f, whose input are
     images, has no need of the last. G_f and G_d see the whole batch, G_y its source half. All else
-    (biases, ReLU, pooling, losses, the optimiser) is left out.
+    (biases, ReLU, pooling, losses, the optimiser) is left out. So it is in whatever form a layer is
+    computed: one with fewer operations, such as Winograd's, may seem to go beyond the hardware.
 
     Args:
       model: G_f, G_y and G_d, Linen modules.
@@ -51,7 +53,13 @@ def flop_of_step(model: networks.DannModel, pixels: int, batch: int) -> int:
             y = call(*args, **kwargs)
             kernel = context.module.variables.get("params", {}).get("kernel")
             if kernel is not None and context.method_name == "__call__":
-                found.append(kernel.size // kernel.shape[-1] * y.size)
+                size = y.size
+                if getattr(context.module, "pool", None) is not None:  # it is smaller than that
+                    n, *sides, _ = args[0].shape
+                    if context.module.padding == "VALID":
+                        sides = [s - k + 1 for s, k in zip(sides, kernel.shape, strict=False)]
+                    size = n * math.prod(sides) * kernel.shape[-1]
+                found.append(kernel.size // kernel.shape[-1] * size)
             return y
 
         with nn.intercept_methods(seen):

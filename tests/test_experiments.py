@@ -95,7 +95,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_numbers(small, tmp_path):
     prepared = study.prepare(config, "dann", pair, jax.local_devices()[:1])
 
     def train(folder, report=lambda r: None):
-        return study.train(prepared, 3, folder, checkpoint_every=2, report=report)
+        return study.train(prepared, [3], folder, checkpoint_every=2, report=report)[0]
 
     class CutOff(Exception):
         pass
@@ -119,10 +119,10 @@ def test_a_folder_with_other_settings_is_refused(small, tmp_path):
     config = dataclasses.replace(config, steps=2)
     devices = jax.local_devices()[:1]
     prepared = study.prepare(config, "source-only", pair, devices)
-    study.train(prepared, 0, tmp_path)
+    study.train(prepared, [0], tmp_path)
     other = dataclasses.replace(prepared, config=dataclasses.replace(config, mu0=0.5))
     with pytest.raises(ValueError, match=r"other settings \(mu0\).*--output"):
-        study.train(other, 0, tmp_path)
+        study.train(other, [0], tmp_path)
 
 
 def test_source_only_and_dann_see_no_target_label(small):
@@ -262,7 +262,7 @@ def test_a_streamed_training_has_the_numbers_of_one_in_memory(small, data_dir, t
     records = {}
     for name, images in (("memory", pair), ("stream", streamed)):
         prepared = study.prepare(config, "dann", images, jax.local_devices()[:1])
-        records[name] = study.train(prepared, 1, tmp_path / name)
+        (records[name],) = study.train(prepared, [1], tmp_path / name)
     for name in ("curves", "evaluations", "origin"):
         assert records["stream"][name] == records["memory"][name]
 

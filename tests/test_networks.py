@@ -1,7 +1,6 @@
 """The networks of JMLR Fig. 4: widths, feature counts, pooling, dropout, norms, dtypes."""
 
 import functools
-import math
 
 import flax.errors
 import flax.linen as nn
@@ -229,50 +228,6 @@ def test_max_norm_is_restored_after_each_update_in_f_and_y_only():
     np.testing.assert_allclose(norms["f"], 2.0, rtol=1e-5)
     np.testing.assert_allclose(norms["y"], 2.0, rtol=1e-5)
     assert norms["d"] > 2.0
-
-
-# --- pooling -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("padding", ["VALID", "SAME"])
-@pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 2), (3, 1)])
-@pytest.mark.parametrize("sides", [(8, 8), (7, 9)])
-def test_max_pool_equals_that_of_flax(padding, window, stride, sides):
-    # A permutation has no ties, so the gradients must agree as well.
-    shape = (2, *sides, 3)
-    x = jax.random.permutation(KEY, math.prod(shape)).reshape(shape) - 100.0
-
-    def ours(x):
-        return networks.max_pool(x, window, stride, padding)
-
-    def theirs(x):
-        return nn.max_pool(x, (window, window), (stride, stride), padding)
-
-    np.testing.assert_array_equal(ours(x), theirs(x))
-    weights = jnp.cos(jnp.arange(theirs(x).size, dtype=jnp.float32)).reshape(theirs(x).shape)
-    np.testing.assert_allclose(
-        jax.jit(jax.grad(lambda x: jnp.sum(weights * ours(x))))(x),
-        jax.jit(jax.grad(lambda x: jnp.sum(weights * theirs(x))))(x),
-        rtol=1e-6,
-        atol=1e-6,
-    )
-
-
-def test_max_pool_shares_the_gradient_of_ties_by_pairs():
-    def gradient(window):
-        x = jnp.array(window).reshape(1, 2, 2, 1)
-        return jax.grad(lambda x: networks.max_pool(x, 2).sum())(x).ravel()
-
-    # max(max(max(a, b), c), d): each maximum of two equals gives half to either side.
-    np.testing.assert_allclose(gradient([1.0, 1, 1, 1]), [1 / 8, 1 / 8, 1 / 4, 1 / 2])
-    np.testing.assert_allclose(gradient([2.0, 1, 1, 2]), [1 / 2, 0, 0, 1 / 2])
-    np.testing.assert_allclose(gradient([1.0, 3, 1, 1]), [0, 1, 0, 0])
-
-
-def test_max_pool_of_bfloat16_stays_bfloat16():
-    assert networks.max_pool(jnp.ones([1, 3, 3, 1], jnp.bfloat16), 3, 2, "SAME").dtype == (
-        jnp.bfloat16
-    )
 
 
 # --- batch norm --------------------------------------------------------------------------

@@ -74,28 +74,28 @@ def make_update(settings, axis_name=None):
 
 
 @functools.cache
-def program_of_one():
+def _first(size):
+    init = jax.jit(lambda keys: studies.init_states(MODEL, OPTIMIZER, keys, SAMPLE))
+    return jax.device_get(init(KEYS[:size]))
+
+
+def first_states(size=len(KEYS)):
+    """The first states; a new copy each time, as programs delete it."""
+    return jax.tree.map(jnp.array, _first(size))
+
+
+first_state = jax.jit(functools.partial(init_state, MODEL, OPTIMIZER))
+
+
+@functools.cache
+def alone(count=1, settings=()):
+    """The program of one training by itself."""
     return make_train_steps(
-        functools.partial(make_update, None),
+        functools.partial(make_update, dict(settings) or None),
         preprocess=preprocess,
-        devices=jax.local_devices()[:1],
+        devices=jax.local_devices()[:count],
         **SIZES,
     )
-
-
-def alone(key, settings=None):
-    """The training of one key by itself."""
-    devices = jax.local_devices()[:1]
-    train = program_of_one()
-    if settings is not None:
-        train = make_train_steps(
-            functools.partial(make_update, settings),
-            preprocess=preprocess,
-            devices=devices,
-            **SIZES,
-        )
-    state = replicate(init_state(MODEL, OPTIMIZER, key, SAMPLE), devices)
-    return train(state, ARRAYS, key, STEPS)
 
 
 def program(devices=1, **options):
@@ -109,7 +109,7 @@ def program(devices=1, **options):
 
 def together(settings=None, *, keys=KEYS, calls=(STEPS,), **options):
     train = program(**options)
-    states = studies.init_states(MODEL, OPTIMIZER, keys, SAMPLE)
+    states = first_states(len(keys))
     metrics = []
     for steps in calls:
         states, seen = train(states, ARRAYS, keys, steps, settings)
@@ -117,11 +117,15 @@ def together(settings=None, *, keys=KEYS, calls=(STEPS,), **options):
     return states, jax.tree.map(lambda *m: np.concatenate(m, 1), *metrics)
 
 
-def assert_same(study, settings=None):
+def assert_same(study, keys=KEYS, settings=None, sharing=1):
+    """Asserts that a study is its trainings by themselves, on as many devices as share each."""
     states, metrics = study
-    for i, key in enumerate(KEYS):
-        one = None if settings is None else {name: v[i] for name, v in settings.items()}
-        state, seen = alone(key, one)
+    devices = jax.local_devices()[:sharing]
+    for i, key in enumerate(keys):
+        chosen = {name: float(values[i]) for name, values in (settings or {}).items()}
+        train = alone(sharing, tuple(chosen.items()))
+        state = replicate(first_state(key, SAMPLE), devices)
+        state, seen = train(state, replicate(ARRAYS, devices), key, STEPS)
         for name, values in seen._asdict().items():
             np.testing.assert_allclose(
                 getattr(metrics, name)[i], values, atol=1e-4, rtol=1e-4, err_msg=f"{name} {i}"
@@ -133,10 +137,27 @@ def assert_same(study, settings=None):
         )
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
-@pytest.mark.parametrize("fused", [False, True])
-def test_a_study_of_keys_is_the_trainings_one_by_one(devices, fused):
-    assert_same(together(devices=devices, fused=fused))
+SPLITS = {  # trainings, devices, and how many of these are to share a training: how many do
+    (4, 1, None): 1,
+    (4, 2, None): 1,
+    (4, 4, None): 1,
+    (4, 2, 2): 2,
+    (2, 4, None): 2,
+    (3, 4, None): 4,
+}
+
+
+@pytest.mark.parametrize(("size", "count", "asked"), SPLITS)
+def test_a_study_of_keys_is_the_trainings_one_by_one(size, count, asked, devices):
+    keys = KEYS[:size]
+    study = together(keys=keys, devices=count, devices_per_training=asked)
+    assert_same(study, keys, sharing=SPLITS[size, count, asked])
+
+
+@pytest.mark.parametrize(("count", "sharing"), [(2, 1), (4, 2)])
+def test_fused_steps_equal_single_steps(count, sharing, devices):
+    study = together(devices=count, devices_per_training=sharing, fused=True)
+    assert_same(study, sharing=sharing)
 
 
 def test_settings_vary_along_the_axis_of_the_keys():
@@ -145,7 +166,7 @@ def test_settings_vary_along_the_axis_of_the_keys():
         "gamma": jnp.array([10.0, 10.0, 3.0, 20.0]),
         "weight": jnp.array([1.0, 1.0, 0.3, 0.0]),
     }
-    assert_same(together(settings, devices=2), settings)
+    assert_same(together(settings, devices=2), settings=settings)
 
 
 def test_a_study_in_several_calls_is_that_in_one():
@@ -156,6 +177,9 @@ def test_a_study_in_several_calls_is_that_in_one():
 def test_trainings_that_do_not_spread_over_the_devices_are_refused():
     with pytest.raises(ValueError, match="4 trainings .* over 3 devices: use one of 1, 2 devices"):
         together(devices=3)
+    match = "cannot have 3 devices each of 4: make devices_per_training one of 1, 2, 4, or None"
+    with pytest.raises(ValueError, match=match):
+        together(devices=4, devices_per_training=3)
 
 
 def test_settings_of_another_number_of_trainings_are_refused():
@@ -167,17 +191,40 @@ def test_settings_of_another_number_of_trainings_are_refused():
 
 def test_other_arrays_and_no_steps_are_refused():
     train = program()
-    states = studies.init_states(MODEL, OPTIMIZER, KEYS, SAMPLE)
+    states = first_states()
     with pytest.raises(ValueError, match="expected arrays of"):
         train(states, ARRAYS._replace(target_image=ARRAYS.target_image[1:]), KEYS, 1)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         train(states, ARRAYS, KEYS, 0)
 
 
+@pytest.mark.parametrize("sharing", [1, 2])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_lowered_study_compiles_and_trains_nothing(fused):
-    train = program(devices=2, fused=fused)
-    states = studies.init_states(MODEL, OPTIMIZER, KEYS, SAMPLE)
-    compiled = train.lower(states, ARRAYS, KEYS, 3).compile()
-    assert compiled.memory_analysis().argument_size_in_bytes > 0
-    np.testing.assert_array_equal(states.step, np.zeros(4))
+def test_neither_the_states_nor_the_data_are_copied(sharing, fused):
+    states, memory = first_states(), []
+    for times in (1, 10):
+        arrays = jax.tree.map(lambda x, times=times: np.concatenate([x] * times), ARRAYS)
+        train = program(
+            devices=2,
+            devices_per_training=sharing,
+            fused=fused,
+            examples=(len(arrays.source_image), len(arrays.target_image)),
+        )
+        lowered = train.lower(states, arrays, KEYS, 2)
+        memory.append(lowered.compile().memory_analysis())
+    few, many = memory
+    of_a_device = sum(x.nbytes for x in jax.tree.leaves(states)) * sharing // 2
+    assert few.alias_size_in_bytes == of_a_device
+    assert many.argument_size_in_bytes - few.argument_size_in_bytes == 9 * sum(
+        x.nbytes for x in ARRAYS if x is not None
+    )
+    assert many.temp_size_in_bytes == few.temp_size_in_bytes
+
+
+def test_the_states_are_donated():
+    train, states = program(devices=2), first_states()
+    arrays = replicate(ARRAYS, jax.local_devices()[:2])
+    states, _ = train(states, arrays, KEYS, 1)  # spreads them over the devices
+    new, _ = train(states, arrays, KEYS, 1)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, arrays)))

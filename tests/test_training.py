@@ -305,25 +305,34 @@ def test_a_resumed_run_is_bit_exact(arrays, tmp_path):
     equal(straight, resumed)
 
 
-def test_the_state_is_donated_and_the_data_are_not(arrays):
-    train = cached_program()
-    arrays = replicate(arrays, jax.devices()[:1])
-    state = start()
-    new, _ = train(state, arrays, KEY, 1)
-    # The step count is read and not overwritten in place on all backends; the weights are.
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.theta))
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_state_is_donated_and_the_data_are_not(count, fused, devices, arrays):
+    devices = devices[:count]
+    state, arrays = start(count=count), replicate(arrays, devices)
+    new, _ = program(count=count, fused=fused)(state, arrays, KEY, 1)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, arrays)))
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_lowered_program_compiles_and_trains_nothing(count, fused, devices, arrays):
-    train = program(count=count, fused=fused)
-    state = start(count=count)
-    lowered = train.lower(state, replicate(arrays, devices[:count]), KEY, 3)
-    assert ("while" in lowered.as_text()) == fused  # three steps, or one
-    assert lowered.compile().memory_analysis().argument_size_in_bytes > 0
-    equal(state, _start(MODEL))
+def test_neither_the_state_nor_the_data_are_copied(count, fused, devices, arrays):
+    state, memory = start(count=count), []
+    for times in (1, 10):
+        more = jax.tree.map(lambda x, times=times: np.concatenate([x] * times), arrays)
+        examples = len(more.source_image), len(more.target_image)
+        train = program(count=count, fused=fused, examples=examples)
+        lowered = train.lower(state, replicate(more, devices[:count]), KEY, 2)
+        assert ("while" in lowered.as_text()) == fused  # two steps, or one
+        memory.append(lowered.compile().memory_analysis())
+    few, many = memory
+    assert few.alias_size_in_bytes == sum(x.nbytes for x in jax.tree.leaves(state))
+    assert many.argument_size_in_bytes - few.argument_size_in_bytes == 9 * sum(
+        x.nbytes for x in arrays if x is not None
+    )
+    assert many.temp_size_in_bytes == few.temp_size_in_bytes
+    equal(state, _start(MODEL))  # to lower a program trains nothing
 
 
 def test_vmap_over_keys_equals_single_runs():

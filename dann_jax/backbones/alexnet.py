@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from dann_jax.networks import Initializer, max_pool
+from dann_jax.convolution import max_pool
+from dann_jax.networks import Initializer
 
 __all__ = ["AlexNet"]
 

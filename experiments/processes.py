@@ -1,0 +1,53 @@
+"""Several processes, of one host or many, that train as one: jax.distributed."""
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+__all__ = ["check_agreement", "is_first", "start"]
+
+
+def start(coordinator: str | None, count: int | None, index: int | None) -> None:
+    """Joins the processes, before anything else uses JAX.
+
+    Args:
+      coordinator: ``HOST:PORT`` of the first process. None, as the others, where JAX finds it out
+        by itself: Slurm, Open MPI, Kubernetes, TPU pods.
+      count: How many processes there are.
+      index: Which of them this is, from 0.
+
+    Raises:
+      ValueError: Some are given, but not all, or JAX cannot find them out.
+    """
+    given = [value is not None for value in (coordinator, count, index)]
+    if any(given) and not all(given):
+        raise ValueError(
+            "expected --coordinator, --processes and --process-id, or none of them, got "
+            f"{coordinator}, {count} and {index}"
+        )
+    jax.distributed.initialize(coordinator, count, index)
+
+
+def is_first() -> bool:
+    """Returns whether this is the process that writes files and tells how it goes."""
+    return jax.process_index() == 0
+
+
+def check_agreement(found: int, what: str) -> None:
+    """Waits for all processes, and raises in each where they have not found the same.
+
+    Args:
+      found: A number below 2^32.
+      what: What it tells of.
+
+    Raises:
+      ValueError: The processes do not see the same files.
+    """
+    if jax.process_count() == 1:
+        return
+    every = np.ravel(multihost_utils.process_allgather(np.uint32(found)))
+    if len(set(every.tolist())) > 1:
+        raise ValueError(
+            f"the processes have not found the same {what}: make --output a folder that all of "
+            "them share"
+        )

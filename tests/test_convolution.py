@@ -1,0 +1,133 @@
+"""Convolution and max-pooling in fast forms equal the plain ones, gradients included."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dann_jax import (
+    DomainBatch,
+    convolution,
+    init_state,
+    make_optimizer,
+    make_update_step,
+    mnist,
+)
+
+KEY = jax.random.key(0)
+POOLINGS = pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 2), (3, 1)])
+SIDES = pytest.mark.parametrize("sides", [(8, 8), (7, 9)])
+PADDINGS = pytest.mark.parametrize("padding", ["VALID", "SAME"])
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    monkeypatch.setenv("DANN_JAX_PLAIN_XLA", "1")
+
+
+# --- pooling -----------------------------------------------------------------------------
+
+
+@PADDINGS
+@POOLINGS
+@SIDES
+@pytest.mark.parametrize("levels", [None, 3])
+def test_max_pool_and_its_gradient_equal_those_of_flax(padding, window, stride, sides, levels):
+    # Of three values most windows have several that are largest: the first gets the gradient.
+    shape = (2, *sides, 3)
+    x = jax.random.permutation(KEY, math.prod(shape)).reshape(shape) - 100.0
+    x = x if levels is None else jnp.mod(x, levels)
+
+    def ours(x):
+        return convolution.max_pool(x, window, stride, padding)
+
+    def theirs(x):
+        return nn.max_pool(x, (window, window), (stride, stride), padding)
+
+    np.testing.assert_array_equal(ours(x), theirs(x))
+    weights = jnp.cos(jnp.arange(theirs(x).size, dtype=jnp.float32)).reshape(theirs(x).shape)
+    np.testing.assert_allclose(
+        jax.jit(jax.grad(lambda x: jnp.sum(weights * ours(x))))(x),
+        jax.jit(jax.grad(lambda x: jnp.sum(weights * theirs(x))))(x),
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
+
+def test_the_first_of_equal_entries_gets_the_gradient():
+    def gradient(window):
+        x = jnp.array(window).reshape(1, 2, 2, 1)
+        return jax.grad(lambda x: convolution.max_pool(x, 2).sum())(x).ravel().tolist()
+
+    assert gradient([1.0, 1, 1, 1]) == [1, 0, 0, 0]
+    assert gradient([1.0, 2, 2, 1]) == [0, 1, 0, 0]
+    assert gradient([1.0, 3, 1, 1]) == [0, 1, 0, 0]
+
+
+def test_max_pool_of_bfloat16_stays_bfloat16():
+    x = jnp.ones([1, 3, 3, 1], jnp.bfloat16)
+    y, gradient = jax.value_and_grad(lambda x: convolution.max_pool(x, 3, 2, "SAME").sum())(x)
+    assert y.dtype == gradient.dtype == jnp.bfloat16
+
+
+# --- convolution -------------------------------------------------------------------------
+
+
+def convolutions_in(x, kernel):
+    jaxpr = jax.make_jaxpr(lambda *args: convolution.convolve(*args))(x, kernel)  # traced anew
+    return str(jaxpr).count("conv_general_dilated")
+
+
+def test_many_channels_in_float32_are_convolved_by_matrix_products_on_a_cpu():
+    if jax.default_backend() != "cpu":
+        pytest.skip("the form for CPUs")
+    x, kernel = jnp.ones([2, 8, 8, 16]), jnp.ones([5, 5, 16, 16])
+    assert not convolutions_in(x, kernel)
+    assert convolutions_in(x[..., :3], kernel[:, :, :3])
+    assert convolutions_in(*(a.astype(jnp.bfloat16) for a in (x, kernel)))
+
+
+def test_the_flag_leaves_plain_convolutions(plain):
+    assert convolutions_in(jnp.ones([2, 8, 8, 16]), jnp.ones([5, 5, 16, 16]))
+
+
+@PADDINGS
+@pytest.mark.parametrize("side", [2, 5])
+def test_gradients_of_a_convolution_of_few_channels_equal_those_of_xla(padding, side):
+    keys = jax.random.split(KEY, 3)
+    x = jax.random.normal(keys[0], (4, 7, 9, 3))
+    kernel = jax.random.normal(keys[1], (side, side, 3, 8))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    theirs = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=(1, 1), padding=padding, **options
+    )
+    expected, of_theirs = jax.vjp(theirs, x, kernel)
+    found, of_ours = jax.vjp(lambda *args: convolution.convolve(*args, padding), x, kernel)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    dy = jax.random.normal(keys[2], expected.shape)
+    for gradient, wanted in zip(of_ours(dy), of_theirs(dy), strict=True):
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-4)
+
+
+def updates(steps=20):
+    model, optimizer = mnist(), make_optimizer(lambda step: 0.01)
+    keys = jax.random.split(KEY, 3)
+    images = jax.random.normal(keys[0], (2, 8, 28, 28, 3))
+    batch = DomainBatch(images[0], jax.random.randint(keys[1], (8,), 0, 10), images[1])
+    state = init_state(model, optimizer, keys[2], images[0])
+    update = jax.jit(make_update_step(model, optimizer, lambda step: 0.5))
+    losses = []
+    for _ in range(steps):
+        state, metrics = update(state, batch, KEY)
+        losses.append((metrics.label_loss, metrics.domain_loss))
+    return np.array(losses)
+
+
+def test_updates_in_fast_forms_equal_plain_ones(monkeypatch):
+    fast = updates()
+    monkeypatch.setenv("DANN_JAX_PLAIN_XLA", "1")
+    np.testing.assert_allclose(fast, updates(), rtol=1e-3, atol=1e-4)

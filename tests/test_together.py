@@ -1,0 +1,221 @@
+"""Keys that are trained as one program have the numbers of keys trained one by one."""
+
+import contextlib
+import dataclasses
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from dann_jax import DannModel, datasets
+from dann_jax.networks import FullyConnected
+from experiments import config as configs
+from experiments import domains, results, run, study
+from experiments.study import Group
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+STEPS = 6
+
+
+class Features(nn.Module):
+    """Dense features."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
+
+
+def network(*, classes, **_):
+    return DannModel(
+        feature_extractor=Features(),
+        label_predictor=FullyConnected((), classes),
+        domain_classifier=FullyConnected((4,), 1),
+    )
+
+
+def image_set(seed):
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, [24, 8, 8, 3], np.uint8)
+    return datasets.ImageSet(images, random.integers(0, 3, 24, np.int32))
+
+
+CONFIG = configs.Config(
+    source="a", target="b", classes=3, image_size=8, steps=STEPS, batch_size=8, evaluate_every=2
+)
+PAIR = domains.Pair(*map(image_set, range(4)), ("x", "y", "z"), True, None, {"a": "digest"})
+
+
+@contextlib.contextmanager
+def small_config():
+    """Makes the small pair the experiment of every name, for ``run.main``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(configs.NETWORKS, "mnist", network)
+        patch.setattr(configs, "find_config", lambda name: (CONFIG, "A small pair."))
+        patch.setattr(domains, "load_pair", lambda *_, **__: PAIR)
+        yield patch
+
+
+def prepared(devices):
+    with small_config():
+        return study.prepare(CONFIG, "dann", PAIR, jax.local_devices()[:devices])
+
+
+@pytest.fixture(scope="module")
+def ready(quick_compilation):
+    """A study on one device; its programs, of one key and of three, are compiled once."""
+    return prepared(1)
+
+
+@pytest.fixture(scope="module")
+def alone(ready, tmp_path_factory):
+    """The record of each of some keys, trained one by one."""
+    keys = [7, 2**32 - 1, 0]
+    return dict(zip(keys, study.train(ready, keys, tmp_path_factory.mktemp("one")), strict=True))
+
+
+def assert_near(record, other):
+    for name in ("curves", "evaluations"):
+        for entry, expected in zip(record[name], other[name], strict=True):
+            assert entry == pytest.approx(expected, abs=1e-4), name
+
+
+def test_keys_trained_together_have_the_numbers_of_each_alone(ready, alone, tmp_path):
+    many = study.train(ready, list(alone), tmp_path, together=None)
+    for (key, one), record in zip(alone.items(), many, strict=True):
+        assert_near(record, one)
+        assert study.group_of(key, record) == Group(tuple(alone), 1)
+        assert study.group_of(key, one) == Group((key,), 1)
+        assert record == results.read(tmp_path / f"key_{key}" / "record.json")
+    assert many[0]["curves"] != many[1]["curves"]
+
+
+def test_devices_share_the_batches_of_keys_that_are_too_few(alone, tmp_path, devices):
+    keys = [7, 0]
+    records = study.train(prepared(4), keys, tmp_path, together=None)
+    for key, record in zip(keys, records, strict=True):
+        assert study.group_of(key, record) == Group((7, 0), 2)
+        assert_near(record, alone[key])
+
+
+@pytest.mark.parametrize(
+    ("keys", "devices", "together", "devices_per_key", "expected"),
+    [
+        (3, 1, None, None, [(3, 1)]),
+        (3, 1, 2, None, [(2, 1), (1, 1)]),
+        (2, 4, 1, None, [(1, 4), (1, 4)]),
+        (4, 4, None, None, [(4, 1)]),
+        (11, 4, None, None, [(8, 1), (2, 2), (1, 4)]),
+        (3, 4, None, None, [(2, 2), (1, 4)]),
+        (5, 4, None, 2, [(4, 2), (1, 2)]),
+        (3, 4, None, 1, [(3, 1)]),
+        (2, 4, None, 4, [(2, 4)]),
+    ],
+)
+def test_keys_are_spread_over_devices_first(keys, devices, together, devices_per_key, expected):
+    groups = study.groups(list(range(keys)), devices, together, devices_per_key)
+    assert [(len(group.keys), group.devices_per_key) for group in groups] == expected
+    assert [key for group in groups for key in group.keys] == list(range(keys))
+
+
+class CutOff(Exception):
+    pass
+
+
+def cut(told):
+    if told.step > 4:
+        raise CutOff
+
+
+def test_a_group_that_was_cut_off_goes_on_with_the_same_bits(ready, tmp_path):
+    options = {"together": None, "checkpoint_every": 2}
+    whole = study.train(ready, [0, 1, 2], tmp_path / "whole", **options)
+    with pytest.raises(CutOff):
+        study.train(ready, [0, 1, 2], tmp_path / "cut", **options, report=cut)
+    with pytest.raises(ValueError, match=r"key 0 .* begun together with other keys \(0, 1, 2\)"):
+        study.train(ready, [0, 1], tmp_path / "cut", **options)
+    told = []
+    resumed = study.train(ready, [0, 1, 2, 3], tmp_path / "cut", **options, report=told.append)
+    assert min(report.step for report in told if report.key < 3) > 4, "from the checkpoint"
+    assert [record["together"] for record in resumed] == [[0, 1, 2]] * 3 + [[3]]
+    for record, expected in zip(resumed, whole, strict=False):
+        for name in ("curves", "evaluations", "target_accuracy", "source_accuracy", "warnings"):
+            assert record[name] == expected[name]
+
+
+def test_a_finished_key_is_not_trained_again(ready, tmp_path):
+    (first,) = study.train(ready, [1], tmp_path)
+    told = []
+    records = study.train(ready, [0, 1, 2, 3], tmp_path, together=None, report=told.append)
+    assert {report.key for report in told} == {0, 2, 3}
+    assert records[1] == first
+    assert records[0]["together"] == [0, 2, 3]
+
+
+def test_each_key_has_its_predictions(ready, tmp_path):
+    ready = dataclasses.replace(ready, target_files=[f"{i}.png" for i in range(24)])
+    study.train(ready, [0, 1, 2], tmp_path, together=None)
+    texts = [(tmp_path / f"key_{key}" / "predictions.csv").read_text() for key in (0, 1, 2)]
+    assert [len(text.splitlines()) for text in texts] == [25] * 3
+    assert len(set(texts)) == 3
+
+
+def test_batches_that_do_not_split_are_refused_before_anything_is_moved(tmp_path, devices, capsys):
+    def call(*options):
+        where = ["--output", str(tmp_path), "--methods", "dann", "--batch-size", "6"]
+        with small_config():
+            return run.main(["small", *where, "--devices", "2", "--keys", "2", *options])
+
+    (tmp_path / "small" / "dann").mkdir(parents=True)
+    for options in (["--together", "1"], ["--together", "2", "--devices-per-key", "2"]):
+        assert call(*options, "--overwrite") == 2
+        assert "batch" in capsys.readouterr().err
+    assert (tmp_path / "small" / "dann").exists()
+
+
+def test_a_record_from_before_groups_was_trained_alone():
+    assert study.group_of(5, {"origin": {"device_count": 2}}) == Group((5,), 2)
+
+
+def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, capsys):
+    def call(*options):
+        where = ["--output", str(tmp_path), "--methods", "dann", "--devices", "1"]
+        with small_config() as patch:
+            patch.setattr(study, "prepare", lambda *_: ready)
+            assert run.main(["small", *where, *options]) == 0
+        return json.loads((tmp_path / "small" / "dann.json").read_text())
+
+    result = call("--keys", "3", "--together", "3")
+    assert result["groups"] == [{"keys": [0, 1, 2], "devices_per_key": 1}]
+    assert "--together 3" in result["command"]
+    assert result["compile_seconds"] >= 0
+    assert result["programs_from_cache"] == 0
+    assert result["peak_resident_bytes"] > 2**20
+    told = capsys.readouterr().out
+    assert "dann key 1 step 6" in told
+    assert "programs compiled in" in told
+    result = call("--keys", "4")
+    assert result["groups"] == [
+        {"keys": [0, 1, 2], "devices_per_key": 1},
+        {"keys": [3], "devices_per_key": 1},
+    ]
+    assert "--together" not in result["command"]
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--together", "0"], "--together must be auto or at least 1, got 0"),
+        (["--together", "2", "--streaming"], "one key at a time"),
+        (["--devices", "1", "--devices-per-key", "2"], "divisor of the number of devices, 1"),
+        (["--distributed", "--together", "2"], "one key at a time on all devices"),
+        (["--distributed", "--coordinator", "localhost:1"], "or none of them, got localhost:1"),
+        (["--coordinator", "localhost:1"], "need --distributed: add it"),
+    ],
+)
+def test_impossible_groups_are_told_before_anything_starts(options, hint, tmp_path, capsys):
+    assert run.main(["digits_digits_m", "--output", str(tmp_path), *options]) == 2
+    assert hint in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
