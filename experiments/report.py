@@ -1,8 +1,8 @@
-"""Turns result files into the README's table: python -m experiments.report [--check].
+"""Turns result files into the tables of the documents: python -m experiments.report [--check].
 
-The table stands between two markers. Every figure of ours comes from a file in
-experiments/results; a cell without a file is a dash. --check changes nothing and fails when
-the README and the files disagree.
+A table stands between two markers, in README.md or docs/speed.md. Every figure of ours comes from
+a file in experiments/results; a cell without a file is a dash. --check changes nothing and fails
+when a document and the files disagree.
 """
 
 import argparse
@@ -13,11 +13,12 @@ from typing import Any
 from experiments import config as configs
 from experiments import results
 
-__all__ = ["PUBLISHED", "main", "table"]
+__all__ = ["PUBLISHED", "main", "speed_tables", "step_time", "table"]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "experiments" / "results"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+BENCHMARKS = FOLDER / "benchmark"
 DASH = "—"
 
 # Target accuracy in the paper's Tables 1 and 2, and in its first preprint (arXiv:1409.7495v1);
@@ -103,6 +104,177 @@ def _accuracy(value):
     return DASH if value is None else f"{value:.4f}".removeprefix("0")
 
 
+def speed_tables(records: dict[str, dict]) -> dict[str, list[list[str]]]:
+    """Returns the tables of benchmarks, machines side by side: for each a head and its rows.
+
+    Args:
+      records: Results of ``experiments.benchmark``, by the names of their files.
+
+    Returns:
+      Tables ``'benchmark'``, ``'steps-per-call'``, ``'keys'`` and ``'devices'``.
+    """
+    found = sorted(
+        (
+            (case["network"], case["pixels"], _arithmetic(record, case), name, record, case)
+            for name, record in records.items()
+            for case in record["cases"]
+            if "network" in case
+        ),
+        key=lambda entry: entry[:4],
+    )
+
+    def rows(head, measures, cells):
+        lines = [["network", "arithmetic", "device", "examples a step", *head]]
+        for network, pixels, arithmetic, name, record, case in found:
+            if case["measures"] in measures:
+                lines.append(
+                    [f"{network}, {pixels} px", arithmetic, _machine(record), str(case["batch"])]
+                    + cells(name, record, case)
+                )
+        return lines
+
+    return {
+        "benchmark": rows(
+            (
+                *("ms a step (quartiles)", "examples/s", "compile s", "GFLOP/s (share of product)"),
+                *("peak MB", "PyTorch / ours", "file"),
+            ),
+            ("update",),
+            lambda name, record, case: [
+                step_time(case),
+                _number(case, "examples_per_second", "{:,.0f}"),
+                _compile_time(case),
+                _rate(case),
+                _number(case, "peak_memory_bytes", "{:,.0f}", 1e-6),
+                _against_pytorch(case),
+                f"[json](experiments/results/benchmark/{name})",
+            ],
+        ),
+        "steps-per-call": rows(
+            ("steps a call", "ms a step (quartiles)", "compile s"),
+            ("steps_per_call",),
+            lambda name, record, case: [
+                str(case["steps_per_call"]),
+                step_time(case),
+                _compile_time(case),
+            ],
+        ),
+        "keys": rows(
+            (
+                *("keys", "ms a step of all (quartiles)", "times one key", "examples/s"),
+                *("compile s", "peak MB"),
+            ),
+            ("keys",),
+            lambda name, record, case: [
+                str(case["keys"]),
+                step_time(case),
+                _number(case, "times_one_key", "{:.2f}"),
+                _number(case, "examples_per_second", "{:,.0f}"),
+                _compile_time(case),
+                _number(case, "peak_memory_bytes", "{:,.0f}", 1e-6),
+            ],
+        ),
+        "devices": rows(
+            ("scaling", "devices", "ms a step (quartiles)", "times one device's examples/s"),
+            ("strong", "weak"),
+            lambda name, record, case: [
+                case["measures"],
+                f"{case['devices']}{' simulated' if record['simulated_devices'] else ''}",
+                step_time(case),
+                _number(case, "times_one_device", "{:.2f}"),
+            ],
+        ),
+    }
+
+
+def step_time(case: dict[str, Any]) -> str:
+    """Returns the median and quartiles of a step in ms, or the reason why there are none."""
+    if "reason" in case:
+        return case["reason"]
+    times = case["step_seconds"]
+    median, lower, upper = (f"{1e3 * t:.3g}" for t in (times["median"], *times["quartiles"]))
+    return f"{median} ({lower}–{upper})"
+
+
+def _arithmetic(record, case):
+    """Returns how products are computed."""
+    if record["dtype"] == "bfloat16":
+        return "bfloat16"
+    if case["precision"] == "tensorfloat32":
+        return "TF32"
+    exact = case["precision"] == "highest" or record["platform"] == "cpu"
+    return "float32" if exact else "float32, default products"
+
+
+def _machine(record):
+    if record["platform"] == "cpu":
+        return f"{record['processor']}, {record['cores']} cores"
+    return record["device"]
+
+
+def _number(case, name, form, factor=1.0):
+    return form.format(case[name] * factor) if case.get(name) is not None else DASH
+
+
+def _compile_time(case):
+    if "compile_seconds" not in case:
+        return DASH
+    return f"{case['lowering_seconds'] + case['compile_seconds']:.1f}"
+
+
+def _rate(case):
+    if "flop_per_second" not in case:
+        return DASH
+    share = _number(case, "share_of_product", "{:.0%}")
+    return f"{case['flop_per_second'] / 1e9:,.0f} ({share})"
+
+
+def _against_pytorch(case):
+    """Returns how many times longer PyTorch takes, for each way to run it."""
+    return (
+        ", ".join(
+            f"{mode['engine'].replace('_', ' ')}{' channels last' * mode['channels_last']} "
+            f"{_number(mode, 'ratio', '{:.2f}')}"
+            for mode in case.get("pytorch", [])
+        )
+        or DASH
+    )
+
+
+def _speed_tables():
+    """Returns the tables of the committed benchmarks in Markdown."""
+    paths = sorted(BENCHMARKS.glob("*.json"))
+    tables = speed_tables({path.name: results.read(path) for path in paths})
+    return {name: _markdown(*lines) for name, lines in tables.items()}
+
+
+def _markdown(head, *rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _filled(text: str, tables: dict[str, str], path: pathlib.Path) -> str:
+    """Returns a document with the tables that it has markers for.
+
+    Raises:
+      ValueError: It has no markers, or those of a table are not there once each.
+    """
+    filled = 0
+    for name, content in tables.items():
+        begin, end = (BEGIN.replace("results", name), END.replace("results", name))
+        if not text.count(begin) and not text.count(end):
+            continue
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise ValueError(f"{path} must have {begin} and {end} once, in this order")
+        head, rest = text.split(begin)
+        _, tail = rest.split(end)
+        text = f"{head}{begin}\n{content}{end}{tail}"
+        filled += 1
+    if not filled:
+        raise ValueError(f"{path} must have {BEGIN} and {END}, or those of another table")
+    return text
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program.
 
@@ -110,31 +282,34 @@ def main(arguments: list[str] | None = None) -> int:
       arguments: Of the command line; None for those of the process.
 
     Returns:
-      The exit status: 1 where ``--check`` finds a difference.
+      The exit status: 1 where ``--check`` finds a difference, 2 where markers are missing.
     """
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     parser.add_argument("--readme", type=pathlib.Path, default=ROOT / "README.md")
+    parser.add_argument("--speed", type=pathlib.Path, default=ROOT / "docs" / "speed.md")
     options = parser.parse_args(arguments)
-    text = options.readme.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        print(f"error: {options.readme} must have {BEGIN} and {END} once", file=sys.stderr)
-        return 2
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    new = f"{head}{BEGIN}\n{table()}{END}{tail}"
-    if new == text:
-        print("the README agrees with the result files")
-        return 0
-    if options.check:
-        print(
-            "the README and the result files disagree: run python -m experiments.report",
-            file=sys.stderr,
-        )
-        return 1
-    options.readme.write_text(new)
-    print(f"written: {options.readme}")
-    return 0
+    tables = {"results": table(), **_speed_tables()}
+    status = 0
+    for path in (options.readme, options.speed):
+        text = path.read_text()
+        try:
+            new = _filled(text, tables, path)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        if new == text:
+            print(f"{path.name} agrees with the result files")
+        elif options.check:
+            print(
+                f"{path.name} and the result files disagree: run python -m experiments.report",
+                file=sys.stderr,
+            )
+            status = 1
+        else:
+            path.write_text(new)
+            print(f"written: {path}")
+    return status
 
 
 if __name__ == "__main__":
