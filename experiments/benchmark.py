@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dann_jax import compilation
-from experiments import report, results, workload
+from experiments import allocation, report, results, workload
 
 __all__ = ["Options", "main"]
 
@@ -435,4 +435,5 @@ def _command(options):
 
 
 if __name__ == "__main__":
+    allocation.keep_freed_memory()  # as experiments.run does; for PyTorch as well
     sys.exit(main())
