@@ -12,7 +12,7 @@ KEY = jax.random.key(0)
 CLOSE = 3e-5
 
 
-@pytest.mark.parametrize(("m", "r"), [(2, 3), (4, 3), (2, 5), (4, 5)])
+@pytest.mark.parametrize(("m", "r"), [(2, 3), (4, 3), (5, 3), (4, 5), (5, 5)])
 def test_matrices_correlate_exactly(m, r):
     a, g, b = winograd.matrices(m, r)
     numbers = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 @pytest.mark.parametrize("side", [3, 5])
-@pytest.mark.parametrize("sides", [(12, 12), (8, 8), (5, 7), (9, 14)])
+@pytest.mark.parametrize("sides", [(12, 12), (14, 14), (5, 7)])
 def test_convolution_and_its_gradients_equal_those_of_the_sum(sides, side, padding):
     keys = jax.random.split(KEY, 3)
     x = jax.nn.relu(jax.random.normal(keys[0], (3, *sides, 17)))
