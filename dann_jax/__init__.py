@@ -32,7 +32,7 @@ from dann_jax.training import (
     replicate,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Apply",

@@ -17,6 +17,7 @@ import numpy as np
 from dann_jax import (
     augmentation,
     checkpoints,
+    compilation,
     evaluation,
     health,
     networks,
@@ -192,6 +193,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             "device": results.device_kind(devices),
             "device_count": len(devices),
             "process_count": jax.process_count(),
+            "plain_xla": compilation.plain(),
         },
     )
 
@@ -342,7 +344,7 @@ def _read(study, folder):
     record = results.read(folder / "record.json")
     if record is not None:
         record["settings"] = completed(record["settings"])
-        record["origin"] = {"process_count": 1} | record["origin"]
+        record["origin"] = {"process_count": 1, "plain_xla": False} | record["origin"]
         settings = resolved(study.config, study.method)
         _check_same(record, {"settings": settings, "origin": study.origin}, folder)
     return record
