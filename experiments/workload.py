@@ -101,6 +101,20 @@ class Subject:
         return cls(model, pixels, training.replicate(arrays, jax.local_devices()[:1]))
 
 
+def _lam(step):
+    return schedules.lambda_p(schedules.progress(step, HORIZON))
+
+
+def _mu(step):
+    return schedules.mu_p(schedules.progress(step, HORIZON))
+
+
+_OPTIMIZER = training.make_optimizer(_mu)
+# Compiled once for all programs of a network: its initialisation is not what is measured.
+_init_state = jax.jit(training.init_state, static_argnums=(0, 1))
+_init_states = jax.jit(studies.init_states, static_argnums=(0, 1))
+
+
 class Training:
     """A program of ours and its state, which each call replaces."""
 
@@ -125,16 +139,7 @@ class Training:
           MemoryError: The state would not fit.
           ValueError: The batch does not split evenly over the devices.
         """
-        model = subject.model
-        optimizer = training.make_optimizer(
-            lambda step: schedules.mu_p(schedules.progress(step, HORIZON))
-        )
-        make_update = functools.partial(
-            training.make_update_step,
-            model,
-            optimizer,
-            lambda step: schedules.lambda_p(schedules.progress(step, HORIZON)),
-        )
+        make_update = functools.partial(training.make_update_step, subject.model, _OPTIMIZER, _lam)
         setting = {
             "examples": (EXAMPLES, EXAMPLES),
             "batch": (batch // 2, batch // 2),
@@ -144,14 +149,14 @@ class Training:
         self.key, image = jax.random.key(0), jnp.zeros([2, subject.pixels, subject.pixels, 3])
         if keys is None:
             self.program = training.make_train_steps(make_update, **setting)
-            init = training.init_state
+            init = _init_state
         else:
             self.program = studies.make_study_steps(
                 lambda settings, axis_name: make_update(axis_name=axis_name), **setting
             )
             self.key = jax.random.split(self.key, keys)
-            init = studies.init_states
-        init = jax.jit(functools.partial(init, model, optimizer))
+            init = _init_states
+        init = functools.partial(init, subject.model, _OPTIMIZER)
         state = jax.tree.leaves(jax.eval_shape(init, self.key, image))
         _check_room(sum(a.size * a.dtype.itemsize for a in state), devices[0])
         self.devices = devices
