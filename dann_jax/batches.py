@@ -11,6 +11,9 @@ import numpy as np
 __all__ = ["BatchIndices", "DomainArrays", "DomainBatch", "batch_indices", "gather", "in_blocks"]
 
 
+_KEPT = 4  # blocks of drawn batches
+
+
 class DomainBatch(NamedTuple):
     """One batch of labelled source and unlabelled target examples.
 
@@ -102,25 +105,26 @@ def in_blocks(
       block: Steps that are drawn at once.
 
     Returns:
-      A function of the same arguments. It remembers the last blocks of the last key.
+      A function of the same arguments. It remembers the last few blocks.
     """
-    kept, drawn_with = {}, None
+    kept = {}  # the oldest first
+
+    def block_of(key, name, number):
+        found = kept.pop((name, number), None)
+        if found is None:
+            found = jax.device_get(draw(key, number * block, block))
+        kept[name, number] = found
+        while len(kept) > _KEPT:
+            del kept[next(iter(kept))]
+        return found
 
     def rows(key, first, steps):
-        nonlocal drawn_with
-        name = np.asarray(jax.random.key_data(key)).tobytes()
-        if name != drawn_with:
-            kept.clear()
-            drawn_with = name
-        wanted = range(first // block, (first + steps - 1) // block + 1)
-        for number in set(kept) - set(wanted):
-            del kept[number]
-        for number in set(wanted) - set(kept):
-            kept[number] = jax.device_get(draw(key, number * block, block))
-        start = first - wanted[0] * block
+        name = key.dtype, np.asarray(jax.random.key_data(key)).tobytes()
+        numbers = range(first // block, (first + steps - 1) // block + 1)
+        start = first - numbers[0] * block
         return jax.tree.map(
             lambda *blocks: np.concatenate(blocks)[start : start + steps],
-            *(kept[number] for number in wanted),
+            *[block_of(key, name, number) for number in numbers],
         )
 
     return rows

@@ -15,8 +15,9 @@ _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 def plain() -> bool:
     """Returns whether programs are to be what XLA makes of the usual operations.
 
-    So it is where the environment variable ``DANN_JAX_PLAIN_XLA`` is 1: no options, and the
-    gradients of ``convolution`` as XLA has them. Numbers differ by rounding.
+    So it is where the environment variable ``DANN_JAX_PLAIN_XLA`` is 1: no options, and
+    ``convolution`` as XLA has it. Numbers differ by rounding. The variable is looked at when a
+    program is traced: set it before the first one.
     """
     return os.environ.get("DANN_JAX_PLAIN_XLA", "0") not in ("", "0")
 

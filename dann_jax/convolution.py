@@ -23,8 +23,8 @@ _KERNELS = (3, 5)
 def convolve(x: chex.Array, kernel: chex.Array, padding: str = "VALID") -> chex.Array:
     """Returns the convolution (cross-correlation) of images with stride 1.
 
-    On a CPU it is made of matrix products by ``winograd.convolve`` where that is faster: in
-    float32, with many channels.
+    On a CPU it is made of matrix products by ``winograd.convolve`` where that is faster (in
+    float32, with many channels), and has no forward-mode derivative otherwise.
 
     Args:
       x: ``[n, height, width, channel]``.
@@ -33,18 +33,29 @@ def convolve(x: chex.Array, kernel: chex.Array, padding: str = "VALID") -> chex.
 
     Returns:
       ``[n, height', width', features]``.
+
+    Raises:
+      ValueError: The padding is another, or the kernel is not for images like ``x``.
     """
+    _check_padding(padding)
     rows, columns, *channels = kernel.shape
-    if (
-        jax.default_backend() == "cpu"
-        and not compilation.plain()
-        and rows == columns
-        and rows in _KERNELS
-        and min(channels) >= _CHANNELS
-        and x.dtype == jnp.float32
-    ):
+    if x.shape[-1] != channels[0] or x.dtype != kernel.dtype:
+        raise ValueError(
+            f"a kernel of {channels[0]} channels, {kernel.dtype}, for images of {x.shape[-1]}, "
+            f"{x.dtype}: make them equal"
+        )
+    if jax.default_backend() != "cpu" or compilation.plain():
+        return _sum(x, kernel, padding)
+    nothing = not len(x) or (padding == "VALID" and min(x.shape[1:3]) < max(rows, columns))
+    many = rows == columns and rows in _KERNELS and min(channels) >= _CHANNELS
+    if many and x.dtype == jnp.float32 and not nothing:
         return winograd.convolve(x, kernel, padding)
     return _convolve(x, kernel, padding)
+
+
+def _check_padding(padding):
+    if padding not in ("VALID", "SAME"):
+        raise ValueError(f"unknown padding {padding!r}: expected 'VALID' or 'SAME'")
 
 
 def _sum(x, kernel, padding):
@@ -81,7 +92,7 @@ def max_pool(x: chex.Array, window: int, stride: int = 2, padding: str = "VALID"
     """Returns the maximum over square windows.
 
     Where several entries of a window are equal and largest, the first (row by row) gets the
-    gradient, as in ``flax.linen.max_pool`` and PyTorch.
+    gradient, as in ``flax.linen.max_pool`` and PyTorch. There is no forward-mode derivative.
 
     Args:
       x: ``[n, height, width, channel]``, floating point.
@@ -91,7 +102,13 @@ def max_pool(x: chex.Array, window: int, stride: int = 2, padding: str = "VALID"
 
     Returns:
       Pooled ``x``: ``[n, rows, columns, channel]``.
+
+    Raises:
+      ValueError: The padding is another, or ``x`` holds integers.
     """
+    _check_padding(padding)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"expected floating-point values to pool, got {x.dtype}: convert them")
     if compilation.plain():
         return nn.max_pool(x, (window, window), (stride, stride), padding)
     pads = [(0, 0), (0, 0)]

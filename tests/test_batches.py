@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dann_jax import DomainArrays, batch_indices, gather
-from dann_jax.batches import _divide
+from dann_jax.batches import _divide, in_blocks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -130,3 +130,20 @@ def test_errors_say_what_was_expected():
         draw(0, 1, batch=(0, 3))
     with pytest.raises(ValueError, match="beyond 32 bits: make the batch smaller, at most 42"):
         draw(0, 1, examples=(100_000_000, 7), batch=(64, 3))
+
+
+def test_in_blocks_gives_what_is_drawn_directly_whatever_is_asked_for():
+    drawn = []
+
+    def draw(key, first, steps):
+        drawn.append((first, steps))
+        return batch_indices(key, first, steps=steps, examples=(7, 5), batch=(2, 3))
+
+    rows = in_blocks(draw, block=8)
+    keys = jax.random.split(jax.random.key(3), 2)
+    for key, first, steps in [(0, 0, 3), (1, 0, 3), (0, 3, 9), (1, 3, 2), (0, 0, 1), (0, 30, 20)]:
+        found = rows(keys[key], first, steps)
+        expected = batch_indices(keys[key], first, steps=steps, examples=(7, 5), batch=(2, 3))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert drawn == [(0, 8)] * 2 + [(8, 8)] + [(24, 8), (32, 8), (40, 8), (48, 8)]

@@ -91,8 +91,33 @@ def test_many_channels_in_float32_are_convolved_by_matrix_products_on_a_cpu():
     assert convolutions_in(*(a.astype(jnp.bfloat16) for a in (x, kernel)))
 
 
-def test_the_flag_leaves_plain_convolutions(plain):
-    assert convolutions_in(jnp.ones([2, 8, 8, 16]), jnp.ones([5, 5, 16, 16]))
+@pytest.mark.parametrize("channels", [3, 16])
+def test_the_flag_leaves_plain_convolutions(plain, channels):
+    x, kernel = jnp.ones([2, 8, 8, channels]), jnp.ones([5, 5, channels, 16])
+    jaxpr = jax.make_jaxpr(lambda *args: convolution.convolve(*args))(x, kernel)
+    assert [e.primitive.name for e in jaxpr.eqns] == ["conv_general_dilated"]
+
+
+def test_what_cannot_be_convolved_or_pooled_is_refused():
+    x = jnp.ones([1, 8, 8, 16])
+    with pytest.raises(ValueError, match="kernel of 32 channels, float32, for images of 16"):
+        convolution.convolve(x, jnp.ones([3, 3, 32, 16]))
+    with pytest.raises(ValueError, match="bfloat16, for images of 16, float32"):
+        convolution.convolve(x, jnp.ones([3, 3, 16, 16], jnp.bfloat16))
+    for padding in ("same", "FULL", ((1, 1), (1, 1))):
+        with pytest.raises(ValueError, match="expected 'VALID' or 'SAME'"):
+            convolution.convolve(x, jnp.ones([3, 3, 16, 16]), padding)
+        with pytest.raises(ValueError, match="expected 'VALID' or 'SAME'"):
+            convolution.max_pool(x, 2, padding=padding)
+    with pytest.raises(ValueError, match="floating-point values to pool, got int32"):
+        convolution.max_pool(x.astype(jnp.int32), 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 16), (0, 8, 8, 16)])
+def test_no_output_is_an_empty_array(shape):
+    kernel = jnp.ones([5, 5, 16, 16])
+    n, side = shape[0], max(shape[1] - 4, 0)
+    assert convolution.convolve(jnp.ones(shape), kernel).shape == (n, side, side, 16)
 
 
 @PADDINGS
