@@ -195,7 +195,10 @@ def step_time(case: dict[str, Any]) -> str:
     if "reason" in case:
         return case["reason"]
     times = case["step_seconds"]
-    median, lower, upper = (f"{1e3 * t:.3g}" for t in (times["median"], *times["quartiles"]))
+    median, lower, upper = (
+        f"{t:.3g}" if t < 1e3 else f"{t:,.0f}"
+        for t in (1e3 * times["median"], *(1e3 * t for t in times["quartiles"]))
+    )
     return f"{median} ({lower}–{upper})"
 
 
