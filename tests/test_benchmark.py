@@ -250,7 +250,9 @@ def test_calls_keys_and_devices_have_tables():
 
 def test_report_checks_every_document(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "BENCHMARKS", tmp_path)
-    (tmp_path / "cpu.json").write_text(json.dumps(record_of()))
+    simulated = record_of(examples_per_second=999.0)
+    (tmp_path / "cpu_simulated.json").write_text(json.dumps(simulated))
+    (tmp_path / "cpu.json").write_text(json.dumps(record_of() | {"simulated_devices": False}))
     readme, speed = tmp_path / "README.md", tmp_path / "speed.md"
     readme.write_text("<!-- benchmark: begin -->\nold\n<!-- benchmark: end -->\nrest\n")
     speed.write_text("<!-- keys: begin -->\n<!-- keys: end -->\n")
@@ -259,6 +261,7 @@ def test_report_checks_every_document(tmp_path, monkeypatch, capsys):
     assert "old" in readme.read_text()
     assert report.main(paths) == 0
     assert "58.1" in readme.read_text() and readme.read_text().endswith("rest\n")
+    assert "| 999 |" not in readme.read_text()
     assert report.main(["--check", *paths]) == 0
     speed.write_text("<!-- keys: begin -->\n")
     capsys.readouterr()
