@@ -364,6 +364,7 @@ def _train(study, group, records, folder, checkpoint_every, report):
         records = [_new_record(study, group) for _ in group.keys]
     else:
         states = restored
+        del restored  # or it is held as long as the training goes on
     done = int(np.ravel(states.step)[0])
     processes.check_agreement(done, "checkpoint")
     for record in records:

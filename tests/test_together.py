@@ -145,6 +145,16 @@ def test_a_group_that_was_cut_off_goes_on_with_the_same_bits(ready, tmp_path):
             assert record[name] == expected[name]
 
 
+def test_a_group_on_many_devices_that_was_cut_off_goes_on(tmp_path, devices):
+    spread = prepared(4)
+    options = {"together": None, "checkpoint_every": 2}
+    whole = study.train(spread, [0, 1], tmp_path / "whole", **options)
+    with pytest.raises(CutOff):
+        study.train(spread, [0, 1], tmp_path / "cut", **options, report=cut)
+    resumed = study.train(spread, [0, 1], tmp_path / "cut", **options)
+    assert [record["curves"] for record in resumed] == [record["curves"] for record in whole]
+
+
 def test_a_finished_key_is_not_trained_again(ready, tmp_path):
     (first,) = study.train(ready, [1], tmp_path)
     told = []
