@@ -155,6 +155,23 @@ def test_a_group_on_many_devices_that_was_cut_off_goes_on(tmp_path, devices):
     assert [record["curves"] for record in resumed] == [record["curves"] for record in whole]
 
 
+def test_a_group_cut_off_between_its_last_records_stays_together(ready, tmp_path):
+    write = results.write_json
+
+    def full(path, record, **options):
+        if record["finished"] and path.parent.name == "key_1":
+            raise OSError("no space left on device")
+        write(path, record, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "write_json", full)
+        with pytest.raises(OSError):
+            study.train(ready, [0, 1, 2], tmp_path, together=None)
+    records = study.train(ready, [0, 1, 2], tmp_path, together=None)
+    assert [record["together"] for record in records] == [[0, 1, 2]] * 3
+    assert all(record["finished"] for record in records)
+
+
 def test_a_finished_key_is_not_trained_again(ready, tmp_path):
     (first,) = study.train(ready, [1], tmp_path)
     told = []
