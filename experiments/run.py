@@ -298,7 +298,7 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
     if processes.is_first() and options.overwrite and (folder / method).exists():
         if not replaced.exists():  # kept until there is a new result
             (folder / method).rename(replaced)
-        elif not _goes_on(folder / method, study.resolved(config, method)):
+        elif not _goes_on(prepared, keys, folder / method):
             shutil.rmtree(folder / method)
     processes.check_agreement(0, "method")
     with compilations.counted() as compiled, _progress(console) as progress:
@@ -317,7 +317,7 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
         f"{method}: {compiled.programs} programs compiled in {compiled.seconds:.1f} s, "
         f"{compiled.from_cache} of them from the cache"
     )
-    result = _result(name, options, method, keys, records)
+    result = _result(name, options, method, keys, records, devices)
     result |= {
         "compile_seconds": round(compiled.seconds, 3),
         "programs_compiled": compiled.programs,
@@ -330,10 +330,15 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _goes_on(folder, settings):
+def _goes_on(prepared, keys, folder):
     """Whether all that an earlier overwrite has trained, before it was cut off, fits this one."""
+    expected = study.resolved(prepared.config, prepared.method), prepared.origin
     records = [results.read(path) for path in folder.glob("key_*/record.json")]
-    return all(record.get("settings") == settings for record in records)
+    return all(
+        (record.get("settings"), record.get("origin")) == expected
+        and (record["finished"] or set(record["together"]) <= set(keys))
+        for record in records
+    )
 
 
 def _progress(console):
@@ -399,7 +404,7 @@ class _Watch:
         return self.pace
 
 
-def _result(name, options, method, keys, records):
+def _result(name, options, method, keys, records, devices):
     config = options.config
     # Null in a file is NaN here: a target without labels.
     accuracy = [
@@ -408,6 +413,7 @@ def _result(name, options, method, keys, records):
     ]
     mean, std = results.mean_and_std(accuracy)
     steps = config.steps_of(method)
+    groups = _groups_of(keys, records)
     return {
         "config": name,
         "method": method,
@@ -428,7 +434,7 @@ def _result(name, options, method, keys, records):
         if method == "dann"
         else None,
         **records[0]["origin"],  # the same for all of them
-        "groups": [group._asdict() for group in _groups_of(keys, records)],
+        "groups": [group._asdict() for group in groups],
         "wall_seconds": round(sum(record["wall_seconds"] for record in records), 1),
         "steps_per_second": round(
             steps * len(keys) / sum(record["train_seconds"] for record in records), 2
@@ -442,13 +448,26 @@ def _result(name, options, method, keys, records):
             for record in records
         ],
         "resolved_config": study.resolved(config, method),
-        "command": _command(name, options, method, keys),
+        "command": _command(name, options, method, keys)
+        + _grouping(options, keys, groups, devices),
     }
 
 
 def _groups_of(keys, records):
     """Returns the groups that keys were trained in, each once."""
-    return dict.fromkeys(map(study.group_of, keys, records))
+    return list(dict.fromkeys(map(study.group_of, keys, records)))
+
+
+def _grouping(options, keys, groups, devices):
+    """Returns what makes a command train keys in these groups; a comment where nothing does."""
+    largest, sharing = max(len(group.keys) for group in groups), groups[0].devices_per_key
+    asked = options.together, options.devices_per_key  # which finished keys need not follow
+    for together, each in (asked, ("auto", None), (largest, None), (largest, sharing)):
+        chosen = dataclasses.replace(options, together=together, devices_per_key=each)
+        if study.groups(keys, len(devices), _together(chosen, devices), each) == groups:
+            words = f" --together {together}" if together != "auto" else ""
+            return words + (f" --devices-per-key {each}" if each is not None else "")
+    return "  # in several calls, for other keys each: see groups"
 
 
 def _command(name, options, method, keys):
@@ -458,10 +477,6 @@ def _command(name, options, method, keys):
     words = [PROGRAM, name, "--methods", method, "--keys", str(len(keys))]
     if keys[0]:
         words += ["--first-key", str(keys[0])]
-    if options.together != "auto":
-        words += ["--together", str(options.together)]
-    if options.devices_per_key is not None:
-        words += ["--devices-per-key", str(options.devices_per_key)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != getattr(usual, field.name):
