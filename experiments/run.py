@@ -187,8 +187,13 @@ def _run(name, options, console):
     console.print(_table(name, _found(folder)))
 
 
+@contextlib.contextmanager
 def _alone(folder):
-    return results.alone(folder) if processes.is_first() else contextlib.nullcontext()
+    with contextlib.ExitStack() as held:
+        with processes.all_or_none():
+            if processes.is_first():
+                held.enter_context(results.alone(folder))
+        yield
 
 
 def _pair(options, console):
@@ -203,9 +208,10 @@ def _pair(options, console):
             streaming=options.streaming,
         )
 
-    pair = load() if processes.is_first() else None
-    processes.check_agreement(0, "data")
-    return load() if pair is None else pair
+    with processes.all_or_none():
+        pair = load() if processes.is_first() else None
+    with processes.all_or_none():
+        return load() if pair is None else pair
 
 
 def _found(folder):
@@ -295,12 +301,12 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
     for group in study.groups(keys, len(devices), together, options.devices_per_key):
         prepared.program(group)  # raises where it cannot be, before anything is moved
     replaced = folder / f"{method}.replaced"
-    if processes.is_first() and options.overwrite and (folder / method).exists():
-        if not replaced.exists():  # kept until there is a new result
-            (folder / method).rename(replaced)
-        elif not _goes_on(prepared, keys, folder / method):
-            shutil.rmtree(folder / method)
-    processes.check_agreement(0, "method")
+    with processes.all_or_none():
+        if processes.is_first() and options.overwrite and (folder / method).exists():
+            if not replaced.exists():  # kept until there is a new result
+                (folder / method).rename(replaced)
+            elif not _goes_on(prepared, keys, folder / method):
+                shutil.rmtree(folder / method)
     with compilations.counted() as compiled, _progress(console) as progress:
         records = study.train(
             prepared,
