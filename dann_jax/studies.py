@@ -75,7 +75,10 @@ class StudySteps:
         steps: int,
         settings: Any = None,
     ) -> tuple[TrainState, Metrics]:
-        """Returns the states after ``steps`` updates and their metrics, ``[K, steps]`` each."""
+        """Returns the states after ``steps`` updates and their metrics, ``[K, steps]`` each.
+
+        States, keys and settings may lie on any devices.
+        """
         return self.program_of(len(keys))(states, arrays, keys, steps, settings)
 
     def lower(
@@ -183,16 +186,45 @@ def make_study_steps(
 
         host_rows = batches.in_blocks(draw)
 
-        def inputs(states, arrays, keys, steps, settings):
+        def prepared(states, arrays, keys, steps, settings):
             _check(states, arrays, keys, steps, settings, examples)
+            states, keys, settings = _moved((states, keys, settings), placed(each))
+            return states, arrays, keys, steps, settings
+
+        def inputs(states, arrays, keys, steps, settings):
             if fused:
                 return [(*draw(keys, states.step, steps), keys, settings)]
             of_steps = zip(*host_rows(keys, int(states.step[0]), steps), strict=True)
             return [(*of_step, keys, settings) for of_step in of_steps]
 
-        return Program(compiled, inputs, axis=None if fused else 1)
+        return _Spread(compiled, inputs, None if fused else 1, prepared)
 
     return StudySteps(program_of)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spread(Program):
+    """A program of states, keys and settings that may lie on other devices than its own."""
+
+    prepared: Callable[..., tuple[Any, ...]]
+
+    def __call__(self, *args):
+        return super().__call__(*self.prepared(*args))
+
+    def lower(self, *args):
+        return super().lower(*self.prepared(*args))
+
+
+def _moved(tree, sharding):
+    """Returns a tree with the arrays that are tied to other devices, as restored ones, moved."""
+
+    def of(x):
+        tied = isinstance(x, jax.Array) and x.committed
+        if not tied or x.sharding.is_equivalent_to(sharding, x.ndim):
+            return x  # jax.jit takes it as it is
+        return jax.device_put(x, sharding, may_alias=False)  # a copy: states are donated
+
+    return jax.tree.map(of, tree)
 
 
 def _sharing(size, batch, count, wanted):

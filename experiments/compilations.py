@@ -67,7 +67,9 @@ def _machine():
     of threads, which decides the last bits.
     """
     threads = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
-    threads = threads or len(os.sched_getaffinity(0))
+    if not threads:  # macOS does not tell which processors a process may use
+        may_use = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))
+        threads = len(may_use(0))
     about = {platform.processor()}
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()

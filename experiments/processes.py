@@ -1,10 +1,13 @@
 """Several processes, of one host or many, that train as one: jax.distributed."""
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-__all__ = ["check_agreement", "is_first", "start"]
+__all__ = ["all_or_none", "check_agreement", "is_first", "start"]
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -17,13 +20,28 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
       index: Which of them this is, from 0.
 
     Raises:
-      ValueError: Some are given, but not all, or JAX cannot find them out.
+      ValueError: Some are given, but not all, or are not right, or JAX cannot find them out.
     """
     given = [value is not None for value in (coordinator, count, index)]
     if any(given) and not all(given):
         raise ValueError(
             "expected --coordinator, --processes and --process-id, or none of them, got "
             f"{coordinator}, {count} and {index}"
+        )
+    if coordinator is None:
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise ValueError(
+                f"JAX cannot find the other processes here ({error}): add --coordinator "
+                "HOST:PORT --processes N --process-id I"
+            ) from error
+        return
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdigit() and 0 <= index < count):
+        raise ValueError(
+            "expected --coordinator HOST:PORT and a --process-id from 0 to below --processes, got "
+            f"{coordinator}, {index} and {count}"
         )
     jax.distributed.initialize(coordinator, count, index)
 
@@ -45,9 +63,30 @@ def check_agreement(found: int, what: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    every = np.ravel(multihost_utils.process_allgather(np.uint32(found)))
-    if len(set(every.tolist())) > 1:
+    if len(set(_gathered(found))) > 1:
         raise ValueError(
             f"the processes have not found the same {what}: make --output a folder that all of "
             "them share"
         )
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[None]:
+    """Waits for all processes at the end, where all go on or, if one of them has failed, none.
+
+    Raises:
+      ValueError: Another process has failed.
+    """
+    try:
+        yield
+    except Exception:
+        if jax.process_count() > 1:
+            _gathered(1)
+        raise
+    if jax.process_count() > 1 and any(_gathered(0)):
+        raise ValueError("another process has failed: see what it tells")
+
+
+def _gathered(number):
+    """Returns the numbers of all processes."""
+    return np.ravel(multihost_utils.process_allgather(np.uint32(number))).tolist()

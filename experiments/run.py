@@ -187,8 +187,13 @@ def _run(name, options, console):
     console.print(_table(name, _found(folder)))
 
 
+@contextlib.contextmanager
 def _alone(folder):
-    return results.alone(folder) if processes.is_first() else contextlib.nullcontext()
+    with contextlib.ExitStack() as held:
+        with processes.all_or_none():
+            if processes.is_first():
+                held.enter_context(results.alone(folder))
+        yield
 
 
 def _pair(options, console):
@@ -203,9 +208,10 @@ def _pair(options, console):
             streaming=options.streaming,
         )
 
-    pair = load() if processes.is_first() else None
-    processes.check_agreement(0, "data")
-    return load() if pair is None else pair
+    with processes.all_or_none():
+        pair = load() if processes.is_first() else None
+    with processes.all_or_none():
+        return load() if pair is None else pair
 
 
 def _found(folder):
@@ -295,12 +301,12 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
     for group in study.groups(keys, len(devices), together, options.devices_per_key):
         prepared.program(group)  # raises where it cannot be, before anything is moved
     replaced = folder / f"{method}.replaced"
-    if processes.is_first() and options.overwrite and (folder / method).exists():
-        if not replaced.exists():  # kept until there is a new result
-            (folder / method).rename(replaced)
-        elif not _goes_on(folder / method, study.resolved(config, method)):
-            shutil.rmtree(folder / method)
-    processes.check_agreement(0, "method")
+    with processes.all_or_none():
+        if processes.is_first() and options.overwrite and (folder / method).exists():
+            if not replaced.exists():  # kept until there is a new result
+                (folder / method).rename(replaced)
+            elif not _goes_on(prepared, keys, folder / method):
+                shutil.rmtree(folder / method)
     with compilations.counted() as compiled, _progress(console) as progress:
         records = study.train(
             prepared,
@@ -317,7 +323,7 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
         f"{method}: {compiled.programs} programs compiled in {compiled.seconds:.1f} s, "
         f"{compiled.from_cache} of them from the cache"
     )
-    result = _result(name, options, method, keys, records)
+    result = _result(name, options, method, keys, records, devices)
     result |= {
         "compile_seconds": round(compiled.seconds, 3),
         "programs_compiled": compiled.programs,
@@ -330,10 +336,15 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _goes_on(folder, settings):
+def _goes_on(prepared, keys, folder):
     """Whether all that an earlier overwrite has trained, before it was cut off, fits this one."""
+    expected = study.resolved(prepared.config, prepared.method), prepared.origin
     records = [results.read(path) for path in folder.glob("key_*/record.json")]
-    return all(record.get("settings") == settings for record in records)
+    return all(
+        (record.get("settings"), record.get("origin")) == expected
+        and (record["finished"] or set(record["together"]) <= set(keys))
+        for record in records
+    )
 
 
 def _progress(console):
@@ -399,7 +410,7 @@ class _Watch:
         return self.pace
 
 
-def _result(name, options, method, keys, records):
+def _result(name, options, method, keys, records, devices):
     config = options.config
     # Null in a file is NaN here: a target without labels.
     accuracy = [
@@ -408,6 +419,7 @@ def _result(name, options, method, keys, records):
     ]
     mean, std = results.mean_and_std(accuracy)
     steps = config.steps_of(method)
+    groups = _groups_of(keys, records)
     return {
         "config": name,
         "method": method,
@@ -428,7 +440,7 @@ def _result(name, options, method, keys, records):
         if method == "dann"
         else None,
         **records[0]["origin"],  # the same for all of them
-        "groups": [group._asdict() for group in _groups_of(keys, records)],
+        "groups": [group._asdict() for group in groups],
         "wall_seconds": round(sum(record["wall_seconds"] for record in records), 1),
         "steps_per_second": round(
             steps * len(keys) / sum(record["train_seconds"] for record in records), 2
@@ -442,13 +454,26 @@ def _result(name, options, method, keys, records):
             for record in records
         ],
         "resolved_config": study.resolved(config, method),
-        "command": _command(name, options, method, keys),
+        "command": _command(name, options, method, keys)
+        + _grouping(options, keys, groups, devices),
     }
 
 
 def _groups_of(keys, records):
     """Returns the groups that keys were trained in, each once."""
-    return dict.fromkeys(map(study.group_of, keys, records))
+    return list(dict.fromkeys(map(study.group_of, keys, records)))
+
+
+def _grouping(options, keys, groups, devices):
+    """Returns what makes a command train keys in these groups; a comment where nothing does."""
+    largest, sharing = max(len(group.keys) for group in groups), groups[0].devices_per_key
+    asked = options.together, options.devices_per_key  # which finished keys need not follow
+    for together, each in (asked, ("auto", None), (largest, None), (largest, sharing)):
+        chosen = dataclasses.replace(options, together=together, devices_per_key=each)
+        if study.groups(keys, len(devices), _together(chosen, devices), each) == groups:
+            words = f" --together {together}" if together != "auto" else ""
+            return words + (f" --devices-per-key {each}" if each is not None else "")
+    return "  # in several calls, for other keys each: see groups"
 
 
 def _command(name, options, method, keys):
@@ -458,10 +483,6 @@ def _command(name, options, method, keys):
     words = [PROGRAM, name, "--methods", method, "--keys", str(len(keys))]
     if keys[0]:
         words += ["--first-key", str(keys[0])]
-    if options.together != "auto":
-        words += ["--together", str(options.together)]
-    if options.devices_per_key is not None:
-        words += ["--devices-per-key", str(options.devices_per_key)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != getattr(usual, field.name):

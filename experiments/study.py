@@ -364,6 +364,7 @@ def _train(study, group, records, folder, checkpoint_every, report):
         records = [_new_record(study, group) for _ in group.keys]
     else:
         states = restored
+        del restored  # or it is held as long as the training goes on
     done = int(np.ravel(states.step)[0])
     processes.check_agreement(done, "checkpoint")
     for record in records:
@@ -419,16 +420,15 @@ def _train(study, group, records, folder, checkpoint_every, report):
                     results.write_json(each / "record.json", record)
                 checkpoints.save(checkpoint, jax.device_get(states))
                 clock.lap()
-    for record in records:
-        record["finished"] = True
     if processes.is_first():
         last = jax.device_get(states)
         for i, each in enumerate(folders):
             checkpoints.save(each / "state", _of_one(last, group, i))
-        for each, record in zip(folders, records, strict=True):
-            results.write_json(each / "record.json", record)
+        for finished in (False, True):  # all of the group are there before one of it is finished
+            for each, record in zip(folders, records, strict=True):
+                results.write_json(each / "record.json", record | {"finished": finished})
         shutil.rmtree(checkpoint, ignore_errors=True)
-    return records
+    return [record | {"finished": True} for record in records]
 
 
 def _new_record(study, group):

@@ -88,6 +88,14 @@ def test_other_threads_and_processors_have_programs_of_their_own(cache, monkeypa
     assert len(list(cache.iterdir())) == 2
 
 
+def test_threads_are_counted_where_a_system_does_not_tell_of_its_processes(monkeypatch):
+    for name in ("PJRT_NPROC", "NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 77)
+    assert "-77-threads-" in compilations._machine()
+
+
 def test_the_folder_is_that_of_jax_where_it_has_one(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     assert compilations.default_folder() == tmp_path

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from test_distributed import free_port
 from test_together import small_config
 
-from experiments import processes, run
+from experiments import processes, results, run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -78,6 +78,45 @@ def test_processes_that_have_not_found_the_same_files_are_refused(monkeypatch):
     found[2] = 6
     with pytest.raises(ValueError, match="not found the same records: make --output"):
         processes.check_agreement(5, "records")
+
+
+def test_where_one_process_fails_all_do(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    told = []
+    monkeypatch.setattr(
+        multihost_utils, "process_allgather", lambda n: told.append(int(n)) or np.array([[n], [1]])
+    )
+    with pytest.raises(OSError, match="of its own"), processes.all_or_none():
+        raise OSError("of its own")
+    with pytest.raises(ValueError, match="another process has failed"), processes.all_or_none():
+        pass
+    assert told == [1, 0]
+
+
+def test_no_process_waits_for_a_first_that_has_failed(tmp_path):
+    output = ["--output", str(tmp_path)]
+    with results.alone(tmp_path / "small"):
+        codes, told = call_in_processes(output, output)
+    assert codes == [2, 2], "\n".join(told)
+    assert "another process is training into" in told[0]
+    assert "another process has failed" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("where", "hint"),
+    [
+        (("localhost", 2, 0), "expected --coordinator HOST:PORT .* got localhost, 0 and 2"),
+        (("localhost:1", 2, 2), "from 0 to below --processes, got localhost:1, 2 and 2"),
+        ((None, None, None), "cannot find .*: add --coordinator HOST:PORT --processes N"),
+    ],
+)
+def test_processes_that_cannot_find_each_other_are_told_how(where, hint, monkeypatch):
+    def initialize(*_):
+        raise ValueError("coordinator_address should be defined.")  # outside of a cluster
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(ValueError, match=hint):
+        processes.start(*where)
 
 
 if __name__ == "__main__":

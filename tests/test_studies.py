@@ -228,3 +228,14 @@ def test_the_states_are_donated():
     new, _ = train(states, arrays, KEYS, 1)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, arrays)))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_lies_on_one_device_is_spread_over_all(fused, devices):
+    settings = {name: jnp.full(len(KEYS), value) for name, value in USUAL.items()}
+    train = program(devices=4, fused=fused)
+    _, expected = train(first_states(), ARRAYS, KEYS, 2, settings)
+    states, keys, settings = jax.device_put((first_states(), KEYS, settings), devices[3])
+    states, found = train(states, ARRAYS, keys, 2, settings)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(states)} == {4}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from dann_jax import DannModel, datasets
+from dann_jax import DannModel, checkpoints, datasets
 from dann_jax.networks import FullyConnected
 from experiments import config as configs
 from experiments import domains, results, run, study
@@ -145,6 +145,33 @@ def test_a_group_that_was_cut_off_goes_on_with_the_same_bits(ready, tmp_path):
             assert record[name] == expected[name]
 
 
+def test_a_group_on_many_devices_that_was_cut_off_goes_on(tmp_path, devices):
+    spread = prepared(4)
+    options = {"together": None, "checkpoint_every": 2}
+    whole = study.train(spread, [0, 1], tmp_path / "whole", **options)
+    with pytest.raises(CutOff):
+        study.train(spread, [0, 1], tmp_path / "cut", **options, report=cut)
+    resumed = study.train(spread, [0, 1], tmp_path / "cut", **options)
+    assert [record["curves"] for record in resumed] == [record["curves"] for record in whole]
+
+
+def test_a_group_cut_off_between_its_last_records_stays_together(ready, tmp_path):
+    write = results.write_json
+
+    def full(path, record, **options):
+        if record["finished"] and path.parent.name == "key_1":
+            raise OSError("no space left on device")
+        write(path, record, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "write_json", full)
+        with pytest.raises(OSError):
+            study.train(ready, [0, 1, 2], tmp_path, together=None)
+    records = study.train(ready, [0, 1, 2], tmp_path, together=None)
+    assert [record["together"] for record in records] == [[0, 1, 2]] * 3
+    assert all(record["finished"] for record in records)
+
+
 def test_a_finished_key_is_not_trained_again(ready, tmp_path):
     (first,) = study.train(ready, [1], tmp_path)
     told = []
@@ -201,7 +228,53 @@ def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, caps
         {"keys": [0, 1, 2], "devices_per_key": 1},
         {"keys": [3], "devices_per_key": 1},
     ]
-    assert "--together" not in result["command"]
+    assert result["command"].endswith("--keys 4 --together 3")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "devices_per_key", "words"),
+    [
+        ([1, 1, 1], 1, ""),
+        ([3], 1, " --together 3"),
+        ([2, 1], 1, " --together 2"),
+        ([1, 2], 1, "  # in several calls, for other keys each: see groups"),
+    ],
+)
+def test_a_command_makes_the_groups_of_its_result(sizes, devices_per_key, words):
+    left = iter(range(sum(sizes)))
+    groups = [Group(tuple(next(left) for _ in range(n)), devices_per_key) for n in sizes]
+    keys = list(range(sum(sizes)))
+    for asked in ("auto", 1) if max(sizes) > 1 else ("auto",):
+        options = run.Options(config=CONFIG, together=asked)
+        assert run._grouping(options, keys, groups, jax.local_devices()[:1]) == words
+
+
+def test_an_option_that_makes_the_groups_is_kept():
+    options = run.Options(config=CONFIG, together=2, devices_per_key=1)
+    groups = study.groups([0, 1, 2], 1, 2, 1)
+    words = run._grouping(options, [0, 1, 2], groups, jax.local_devices()[:1])
+    assert words == " --together 2 --devices-per-key 1"
+
+
+def test_an_overwrite_that_was_cut_off_does_not_bind_the_next(ready, tmp_path):
+    def call(*options):
+        where = ["--output", str(tmp_path), "--methods", "dann", "--devices", "1"]
+        with small_config() as patch:
+            patch.setattr(study, "prepare", lambda *_: ready)
+            return run.main(["small", *where, *options])
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    assert call("--keys", "1") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "save", interrupted)  # when the records are written
+        options = ("--keys", "3", "--together", "3", "--checkpoint-every", "2")
+        assert call(*options, "--overwrite") == 130
+    assert results.read(tmp_path / "small" / "dann" / "key_2" / "record.json")
+    assert call("--keys", "1", "--overwrite") == 0
+    assert results.read(tmp_path / "small" / "dann.json")["keys"] == [0]
+    assert not (tmp_path / "small" / "dann" / "key_2").exists()
 
 
 @pytest.mark.parametrize(
