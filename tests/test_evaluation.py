@@ -113,9 +113,10 @@ def test_hits_of_parts_add_up():
 def test_features_of_named_layers(state):
     f, y = by_hand(state)
     want = {"f": f, "y": y}
-    want["f/conv1"] = nn.Conv(3, (3, 3), padding="VALID").apply(
+    convolved = nn.Conv(3, (3, 3), padding="VALID").apply(
         {"params": state.theta["f"]["conv1"]}, preprocess(IMAGES)
     )
+    want["f/conv1"] = nn.max_pool(convolved, (2, 2), (2, 2))  # a convolution pools its output
     fc1 = state.theta["y"]["fc1"]["dense"]
     want["y/fc1"] = jax.nn.relu(jnp.dot(f, fc1["kernel"]) + fc1["bias"][None])
     d = MODEL.domain_classifier.apply({"params": state.theta["d"]}, f)
