@@ -15,7 +15,7 @@ import pathlib
 import pickletools
 import struct
 import zipfile
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
