@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dann_jax import compilation, winograd
 
-__all__ = ["convolve", "max_pool"]
+__all__ = ["convolve", "convolve_depthwise", "max_pool"]
 
 _CHANNELS = 16  # with fewer, the transforms of Winograd's form cost more than it spares
 _KERNELS = (3, 5)
@@ -86,6 +86,23 @@ def _convolve_backward(padding, saved, dy):
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def convolve_depthwise(
+    x: chex.Array,
+    kernel: chex.Array,
+    stride: int = 1,
+    padding: str | list[tuple[int, int]] = "SAME",
+) -> chex.Array:
+    """Returns the convolution (cross-correlation) of each channel with a kernel of its own."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
 
 
 def max_pool(x: chex.Array, window: int, stride: int = 2, padding: str = "VALID") -> chex.Array:
