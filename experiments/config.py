@@ -333,9 +333,7 @@ def office31_batch_norm(source: str, target: str, backbone: str = "resnet50") ->
     )
 
 
-def office31_frozen(
-    source: str, target: str, backbone: str = "efficientnet_lite0"
-) -> Config:
+def office31_frozen(source: str, target: str, backbone: str = "efficientnet_lite0") -> Config:
     """Returns settings for Office-31 on a CPU: ``office31_batch_norm`` above a frozen backbone.
 
     What the backbone makes of the middle 224x224 pixels of an image and of its mirror image is

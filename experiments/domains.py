@@ -188,9 +188,7 @@ def load_pair(
             if _is_folder(name) and split == "test" and split not in built.CLASS_COUNTS:
                 split = "train"
             if split not in loaded:
-                images, origin = _load(
-                    built, split, config.image_size, name, streaming, progress
-                )
+                images, origin = _load(built, split, config.image_size, name, streaming, progress)
                 if config.frozen:
                     images = pretraining.features(
                         config, images, origin["sha256"], made, progress=progress

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from dann_jax import compilation, datasets
+from dann_jax import __version__, compilation, datasets
 from dann_jax.augmentation import centre_crop
 from dann_jax.backbones import BACKBONES, load_weights, weights_file
 from dann_jax.training import TrainState
@@ -108,7 +108,9 @@ def features(
         "images": digest,
         "weights": weights_origin(config)["sha256"],
         "shown": [config.image_size, crop, config.mirror],
-        "computed": [config.dtype, jax.__version__, device.device_kind, compilation.plain()],
+        "dtype": config.dtype,
+        "versions": [__version__, jax.__version__],
+        "device": [device.device_kind, compilation.plain()],
     }
     name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
     path = folder / f"{config.backbone}-{name}.npy"

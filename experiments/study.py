@@ -160,13 +160,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             normalisation=config.normalisation,
             domain_weight=config.domain_weight,
         )
-    optimizer = training.make_optimizer(
-        mu,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        factors=_factors(config),
-    )
+    optimizer = _optimizer(config, mu)
     make_update = functools.partial(
         training.make_update_step, model, optimizer, lam, objective=loss
     )
@@ -201,16 +195,18 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
     )
 
 
-def _factors(config):
-    """Returns the multiple of the learning rate for a parameter, None where all have 1."""
-    if config.backbone_factor == config.bias_factor == 1.0:
-        return None
-
+def _optimizer(config, mu):
     def factor(path):
         of_part = config.backbone_factor if path[:2] == ("f", "backbone") else 1.0
         return of_part * (config.bias_factor if path[-1] == "bias" else 1.0)
 
-    return factor
+    return training.make_optimizer(
+        mu,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        factors=None if config.backbone_factor == config.bias_factor == 1.0 else factor,
+    )
 
 
 def _start(model, optimizer, shape, backbone):
