@@ -7,7 +7,14 @@ from experiments import results
 
 __all__ = ["draw"]
 
-COLOURS = {"source-only": "#4477aa", "dann": "#cc3311", "train-on-target": "#228833"}
+COLOURS = {
+    "source-only": "#4477aa",
+    "dann": "#cc3311",
+    "train-on-target": "#228833",
+    "few-labels": "#ccbb44",
+    "source-and-few-labels": "#66ccee",
+    "dann-and-few-labels": "#aa3377",
+}
 
 
 def draw(found: dict[str, dict[str, Any]], chance: float, path: pathlib.Path) -> None:

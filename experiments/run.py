@@ -43,8 +43,8 @@ class Options:
     first_key: int = 0
     """The first of them; the others follow."""
 
-    methods: tuple[Literal["source-only", "dann", "train-on-target"], ...] = configs.METHODS
-    """Which methods to train."""
+    methods: tuple[Literal[(*configs.METHODS, *configs.FEW_LABEL_METHODS)], ...] = configs.METHODS
+    """Which methods to train; by default those that the experiment consists of."""
 
     output: pathlib.Path = pathlib.Path("runs")
     """Folder of result files, pictures and checkpoints."""
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = tyro.cli(
             Annotated[Options, tyro.conf.arg(name="")],
             args=arguments,
-            default=Options(config=settings),
+            default=Options(config=settings, methods=configs.find_methods(name or DEFAULT)),
             prog=f"{PROGRAM} {name or 'CONFIG'}",
             description=about if name else f"{__doc__}\nThe defaults below are those of {DEFAULT}.",
         )
@@ -216,7 +216,8 @@ def _pair(options, console):
 
 def _found(folder):
     """Returns the results of all methods that have one."""
-    every = {method: results.read(folder / f"{method}.json") for method in configs.METHODS}
+    methods = *configs.METHODS, *configs.FEW_LABEL_METHODS
+    every = {method: results.read(folder / f"{method}.json") for method in methods}
     return {method: result for method, result in every.items() if result is not None}
 
 
@@ -247,6 +248,7 @@ def _check(options):
         )
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
+    options.config.check_methods(options.methods)
 
 
 def _keep_programs(folder, console):
@@ -437,7 +439,7 @@ def _result(name, options, method, keys, records, devices):
             "normalisation": config.normalisation,
             "weight": config.domain_weight,
         }
-        if method == "dann"
+        if method in configs.ADVERSARIAL
         else None,
         **records[0]["origin"],  # the same for all of them
         "groups": [group._asdict() for group in groups],
