@@ -252,11 +252,10 @@ class _Batches:
         (source_image, source_label), (target_image, target_label) = (
             read(*drawn) for read, drawn in zip(self._readers, mine, strict=True)
         )
-        if self._known is None:
-            target_label = None
-        else:
-            target_label[mine[1][0] >= self._known] = -1
-        return DomainBatch(source_image, source_label, target_image, target_label)
+        known = None
+        if self._known is not None:
+            known = np.where(mine[1][0] < self._known, target_label, np.int32(-1))
+        return DomainBatch(source_image, source_label, target_image, known)
 
 
 def _fetch(found, rows):
