@@ -22,7 +22,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dann_jax.objective import chance_domain_loss
-from experiments import allocation, compilations, curves, domains, processes, results, study
+from experiments import (
+    allocation,
+    compilations,
+    curves,
+    domains,
+    pretraining,
+    processes,
+    results,
+    study,
+)
 from experiments import config as configs
 
 __all__ = ["Options", "main"]
@@ -247,6 +256,7 @@ def _check(options):
         )
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
+    pretraining.weights_origin(options.config)  # raises where there are none
 
 
 def _keep_programs(folder, console):
@@ -486,7 +496,12 @@ def _command(name, options, method, keys):
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != getattr(usual, field.name):
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
+            flag = field.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                shown = value.name if isinstance(value, pathlib.Path) else value
+                words += [f"--{flag}", str(shown)]
     return " ".join(words)
 
 

@@ -26,8 +26,8 @@ from dann_jax import (
     studies,
     training,
 )
-from experiments import domains, processes, results
-from experiments.config import INITIALISERS, NETWORKS, Config
+from experiments import domains, pretraining, processes, results
+from experiments.config import Config, make_model
 
 __all__ = [
     "Group",
@@ -109,7 +109,8 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
 
 def resolved(config: Config, method: str) -> dict[str, Any]:
     """Returns all that decides the numbers of a run, apart from its key and the versions."""
-    return {"method": method, **dataclasses.asdict(config)}
+    settings = {"method": method, **dataclasses.asdict(config)}
+    return settings | {"weights": pretraining.weights_origin(config)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,10 +142,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
       pair: The images of both domains.
       devices: To train on; those of all processes where there are several.
     """
-    options = {"classes": len(pair.class_names), "dtype": jnp.dtype(config.dtype)}
-    if config.initialisation != "default":
-        options["kernel_init"] = INITIALISERS[config.initialisation]
-    model = NETWORKS[config.network](**options)
+    model = make_model(config, len(pair.class_names))
     steps = config.steps_of(method)
 
     def mu(step):
@@ -162,13 +160,12 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             normalisation=config.normalisation,
             domain_weight=config.domain_weight,
         )
-    optimizer = training.make_optimizer(
-        mu, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    optimizer = _optimizer(config, mu)
     make_update = functools.partial(
         training.make_update_step, model, optimizer, lam, objective=loss
     )
     preprocess = domains.preprocessing(config, pair, method)
+    seen = 2, config.seen_size, config.seen_size, len(preprocess.source_mean)
     batch = config.batch_size // 2, config.batch_size // 2
     made = _streamed if isinstance(pair.source_train, domains.Streamed) else _in_memory
     opened, program = made(config, pair, method, make_update, preprocess, batch, devices)
@@ -179,7 +176,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
         model=model,
         class_names=pair.class_names,
         target_files=pair.target_files,
-        start=_start(model, optimizer, config.seen_size),
+        start=_start(model, optimizer, seen, pretraining.variables(config)),
         program=program,
         opened=opened,
         mu=mu,
@@ -198,17 +195,33 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
     )
 
 
-def _start(model, optimizer, size):
-    def one(number):
-        init_key, train_key = jax.random.split(jax.random.key(number))
-        sample = jnp.zeros([2, size, size, 3])
-        return training.init_state(model, optimizer, init_key, sample), train_key
+def _optimizer(config, mu):
+    def factor(path):
+        of_part = config.backbone_factor if path[:2] == ("f", "backbone") else 1.0
+        return of_part * (config.bias_factor if path[-1] == "bias" else 1.0)
 
-    single, many = jax.jit(one), jax.jit(jax.vmap(one))
+    return training.make_optimizer(
+        mu,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        factors=None if config.backbone_factor == config.bias_factor == 1.0 else factor,
+    )
+
+
+def _start(model, optimizer, shape, backbone):
+    def one(number, backbone):
+        init_key, train_key = jax.random.split(jax.random.key(number))
+        state = training.init_state(model, optimizer, init_key, jnp.zeros(shape))
+        return pretraining.started(state, backbone), train_key
+
+    single, many = jax.jit(one), jax.jit(jax.vmap(one, in_axes=(0, None)))
 
     def start(group):
         numbers = np.array(group.keys, np.uint32)
-        return many(numbers) if len(numbers) > 1 else single(numbers[0])
+        if len(numbers) > 1:
+            return many(numbers, backbone)
+        return single(numbers[0], backbone)
 
     return start
 
