@@ -112,8 +112,8 @@ def _config(result):
     unknown = settings.keys() - names - {"method"}
     if unknown:
         raise ValueError(
-            f"expected settings of this version, got {', '.join(sorted(unknown))}: install the "
-            f"version of dann_jax that made the file, {result['versions'].get('dann_jax')}"
+            f"settings that this version does not have ({', '.join(sorted(unknown))}): install "
+            f"the one that made the file, dann_jax {result['versions'].get('dann_jax')}"
         )
     return configs.Config(**{name: settings[name] for name in names})
 
