@@ -148,11 +148,19 @@ def _rows(name, base, found):
 
 
 def _title(name, base):
+    """Returns the name of a config and, of a variant, what it is instead of the paper's row."""
     if base in (None, name):
         return name
-    network, of_paper = (configs.find_config(each)[0].network for each in (name, base))
-    told = "another recipe" if network == of_paper else f"{network}, not the paper's network"
+    network, of_paper = (_network(configs.find_config(each)[0]) for each in (name, base))
+    told = "another recipe" if network == of_paper else f"not the paper's network: {network}"
     return f"{name} ({told})"
+
+
+def _network(config):
+    backbone = getattr(config, "backbone", None)
+    if backbone is None:
+        return config.network
+    return f"{config.network} above {'frozen ' * config.frozen}{backbone}"
 
 
 def _gap(method, means):
@@ -192,7 +200,8 @@ def _changed(result):
     config, _ = configs.find_config(result["config"])
     usual = dataclasses.asdict(config)
     settings = study.completed(result["resolved_config"])
-    names = sorted(usual.keys() - {"steps", "baseline_steps", "evaluate_every"})
+    # Lengths have a column; weights are named by their digest.
+    names = sorted(usual.keys() - {"steps", "baseline_steps", "evaluate_every", "weights"})
     return [f"{name} {settings[name]}" for name in names if settings[name] != usual[name]]
 
 

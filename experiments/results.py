@@ -149,7 +149,8 @@ def faults(result: dict[str, Any]) -> list[str]:
     if missing:
         return [f"no {', '.join(missing)}"]
     count = len(result["keys"])
-    lists = {name for name, *_ in _SUMMARIES} | {"source_accuracy", "curves", "components"}
+    lists = {name for name, *_ in _SUMMARIES}
+    lists |= {"source_accuracy", "curves", "components", "oracle_components"}
     found = [
         f"{name} has {len(result[name])} entries for {count} keys"
         for name in sorted(lists & result.keys())

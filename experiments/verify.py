@@ -105,8 +105,8 @@ def _result(path):
     return result
 
 
-def _config(result):
-    """Returns the experiment of a result."""
+def _config(result, weights):
+    """Returns the experiment of a result, with a file of weights that lies elsewhere now."""
     settings = study.completed(result["resolved_config"])
     names = {field.name for field in dataclasses.fields(configs.Config)}
     unknown = settings.keys() - names - {"method"}
@@ -115,7 +115,22 @@ def _config(result):
             f"settings that this version does not have ({', '.join(sorted(unknown))}): install "
             f"the one that made the file, dann_jax {result['versions'].get('dann_jax')}"
         )
-    return configs.Config(**{name: settings[name] for name in names})
+    fields = {name: settings[name] for name in names}
+    if "weights" in names:
+        fields["weights"] = weights
+    config = configs.Config(**fields)
+    made = study.resolved(config, result["method"])
+    wrong = [
+        f"{name}: expected {settings[name]}, got {value}"
+        for name, value in made.items()
+        if value != settings[name]
+    ]
+    if wrong:
+        raise ValueError(
+            f"the settings are not those of the file ({'; '.join(wrong)}): name its file of "
+            "weights with --weights"
+        )
+    return config
 
 
 def _check_data(expected, got):
@@ -171,7 +186,7 @@ def _verify(options):
     key = result["keys"][0] if options.key is None else options.key
     if key not in result["keys"]:
         raise ValueError(f"--key {key}: the file has {', '.join(map(str, result['keys']))}")
-    config, devices = _config(result), _devices(result, options.devices)
+    config, devices = _config(result, options.weights), _devices(result, options.devices)
     stop = _last_step(result, options.steps)
     pair = domains.load_pair(config, data_dir=options.data_dir, manual_dir=options.manual_dir)
     _check_data(result["data"], pair.provenance)
@@ -257,6 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--devices", type=int, help="how many; as many as the file by default")
     parser.add_argument("--data-dir", type=pathlib.Path, help="folder of prepared data")
     parser.add_argument("--manual-dir", type=pathlib.Path, help="folder of the published files")
+    parser.add_argument("--weights", type=pathlib.Path, help="file of a backbone's weights")
     parser.add_argument(
         "--tolerance",
         type=float,

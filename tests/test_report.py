@@ -175,7 +175,7 @@ def test_a_variant_stands_under_the_row_that_it_varies(tmp_path, monkeypatch):
     monkeypatch.setattr(configs, "config_names", lambda: (*names, "mnist_mnist_m_wider"))
     tables = made(tmp_path, a_result("mnist_mnist_m_wider"), a_result("digits_digits_m"))
     titles = [row[0] for row in tables["table1"]]
-    title = "mnist_mnist_m_wider (mnist_batch_norm, not the paper's network)"
+    title = "mnist_mnist_m_wider (not the paper's network: mnist_batch_norm)"
     assert titles.index("mnist_mnist_m") < titles.index(title) < titles.index("syn_numbers_svhn")
     rows = rows_of(tables["table1"], "mnist_mnist_m_wider")
     assert set(rows) == {"DANN"}  # of a variant only what was run
