@@ -458,8 +458,8 @@ def _result(name, options, method, keys, records, devices):
         "warnings": [record["warnings"] for record in records],
         "curves": [
             {
-                "training": _columns(record["curves"]),
-                "evaluations": _columns(record["evaluations"]),
+                "training": results.columns(record["curves"]),
+                "evaluations": results.columns(record["evaluations"]),
             }
             for record in records
         ],
@@ -503,14 +503,6 @@ def _command(name, options, method, keys):
                 shown = value.name if isinstance(value, pathlib.Path) else value
                 words += [f"--{flag}", str(shown)]
     return " ".join(words)
-
-
-def _columns(entries):
-    """Returns a list of rows as columns of numbers, rounded to six digits."""
-    return {
-        name: [e[name] if e[name] is None else float(f"{e[name]:.6g}") for e in entries]
-        for name in entries[0]
-    }
 
 
 def _accuracy(value):

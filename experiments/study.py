@@ -301,6 +301,7 @@ def train(
     together: int | None = 1,
     devices_per_key: int | None = None,
     checkpoint_every: int = 5_000,
+    stop: int | None = None,
     report: Callable[[Report], None] = lambda report: None,
 ) -> list[dict[str, Any]]:
     """Trains with each of the keys and returns the records of it.
@@ -317,10 +318,12 @@ def train(
       devices_per_key: How many devices share the batches of a key. None for as few as keep all
         devices busy.
       checkpoint_every: Steps between two checkpoints.
+      stop: Step to stop at, with the schedules of the full length; what is not complete then is
+        not written as finished. None for the last.
       report: Called while the trainings go on.
 
     Returns:
-      The record of each key: accuracies at the last step, the curves, warnings and times.
+      The record of each key: accuracies at the last evaluation, the curves, warnings and times.
 
     Raises:
       ValueError: The folder holds trainings with other settings, data, versions or devices, or
@@ -347,7 +350,7 @@ def train(
     ]
     for group in todo:
         before = [records[key] for key in group.keys]
-        after = _train(study, group, before, folder, checkpoint_every, report)
+        after = _train(study, group, before, folder, checkpoint_every, stop, report)
         records |= dict(zip(group.keys, after, strict=True))
     return [records[key] for key in keys]
 
@@ -363,10 +366,11 @@ def _read(study, folder):
     return record
 
 
-def _train(study, group, records, folder, checkpoint_every, report):
+def _train(study, group, records, folder, checkpoint_every, stop, report):
     """Trains a group from where it is, and returns the records."""
     config = study.config
     steps = config.steps_of(study.method)
+    stop = steps if stop is None else min(stop, steps)
     folders = [folder / f"key_{key}" for key in group.keys]
     checkpoint = folders[0] / "checkpoint"  # of the whole group
     program = study.program(group)
@@ -406,13 +410,13 @@ def _train(study, group, records, folder, checkpoint_every, report):
         return means
 
     with study.opened(group, keys, done) as data:
-        while done < steps:
-            stops = (
+        while done < stop:
+            ends = (
                 (done // config.evaluate_every + 1) * config.evaluate_every,
                 (done // LOG_EVERY + 1) * LOG_EVERY,
-                steps,
+                stop,
             )
-            count = min(stops) - done
+            count = min(ends) - done
             states, metrics = program(states, data, keys, count)
             done += count
             read()
@@ -433,6 +437,9 @@ def _train(study, group, records, folder, checkpoint_every, report):
                     results.write_json(each / "record.json", record)
                 checkpoints.save(checkpoint, jax.device_get(states))
                 clock.lap()
+    read()  # where no evaluation follows
+    if done < steps:
+        return records
     if processes.is_first():
         last = jax.device_get(states)
         for i, each in enumerate(folders):
