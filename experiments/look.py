@@ -58,7 +58,7 @@ class Options:
     """Which images."""
 
     output: pathlib.Path | None = None
-    """Where to; PNG or SVG; by default PAIR.png, or pairs.png."""
+    """Where to, PNG or SVG; by default PAIR.png, or pairs.png."""
 
     data_dir: pathlib.Path | None = None
     """Folder of prepared data; by default $DANN_JAX_DATA, or ~/.cache/dann_jax."""
@@ -128,17 +128,13 @@ def _look(names, options, path):
     command = f"{PROGRAM} {' '.join(names)} --rows {rows} --columns {columns} --key {options.key}"
     if len(found) == 1:
         draw(found[0], load(found[0]), path, command=command, **shape)
-    else:
-        blocks = []
-        for config in found:  # one pair in memory at a time
-            pair = load(config)
-            blocks.append(
-                [
-                    (_title(name, images), mixed(images, **shape))
-                    for name, images in _sides(config, pair)
-                ]
-            )
-        draw_pairs(blocks, path, command=command)
+        return
+
+    def block(config):  # one pair in memory at a time
+        sides = _sides(config, load(config))
+        return [(_title(name, images), mixed(images, **shape)) for name, images in sides]
+
+    draw_pairs([block(config) for config in found], path, command=command)
 
 
 def _sides(config, pair):
