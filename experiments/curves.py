@@ -120,7 +120,9 @@ def draw(
     names_a_row = min(2 * columns, 4)
     height = rows * HEIGHT + math.ceil(len(names) / names_a_row) * style.LINE_HEIGHT
     config = next(iter(found.values()))["config"]
-    command = " ".join([PROGRAM, config, *(("--panels", *panels) if panels != PANELS else ())])
+    command = " ".join(
+        [PROGRAM, f"RUNS/{config}", *(("--panels", *panels) if panels != PANELS else ())]
+    )
     with style.figure(path, command, rows, columns, width=width, height=height) as (drawn, axes):
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw_panel(axis, panel, found, chance)

@@ -114,7 +114,7 @@ def test_the_semi_supervised_plot_has_the_papers_legend(tmp_path, kept):
     np.testing.assert_allclose(thick(axes[0, 0])[best], [0.45, 0.15])
     with Image.open(path) as image:
         told, dots = image.info["Description"], image.info["dpi"]
-    assert told == "python -m experiments.curves made_up --panels target-error"
+    assert told == "python -m experiments.curves RUNS/made_up --panels target-error"
     assert np.round(dots).tolist() == [200, 200]
 
 
@@ -136,7 +136,7 @@ def test_the_same_vector_figure_is_the_same_file(tmp_path):
     for path in paths:
         curves.draw(found, CHANCE, path, panels=("target-error", "schedules"))
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert "python -m experiments.curves made_up" in paths[0].read_text()
+    assert "python -m experiments.curves RUNS/made_up" in paths[0].read_text()
 
 
 @pytest.mark.parametrize("name", ["curves.pdf", "curves"])
