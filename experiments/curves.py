@@ -18,7 +18,7 @@ import tyro
 from dann_jax.objective import chance_domain_loss
 from experiments import results, style
 
-__all__ = ["PANELS", "Options", "draw", "main", "read"]
+__all__ = ["PANELS", "Options", "draw", "main", "read", "running_mean"]
 
 PROGRAM = "python -m experiments.curves"
 PANELS = ("target-error", "source-error", "label-loss", "domain-loss", "domain-error", "schedules")
@@ -117,10 +117,12 @@ def draw(
     rows = -(-len(panels) // columns)
     width = style.COLUMN if columns == 1 else style.PAGE
     names = style.method_names(list(found))
-    names_a_row = 2 * columns
+    names_a_row = min(2 * columns, 4)
     height = rows * HEIGHT + math.ceil(len(names) / names_a_row) * style.LINE_HEIGHT
     config = next(iter(found.values()))["config"]
-    command = " ".join([PROGRAM, config, *(("--panels", *panels) if panels != PANELS else ())])
+    command = " ".join(
+        [PROGRAM, f"RUNS/{config}", *(("--panels", *panels) if panels != PANELS else ())]
+    )
     with style.figure(path, command, rows, columns, width=width, height=height) as (drawn, axes):
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw_panel(axis, panel, found, chance)
@@ -166,7 +168,7 @@ def _draw_curves(axis, method, steps, values, smooth):
     """Draws ``values [key, step]``."""
     thick = np.nanmean(values, 0)
     if smooth:
-        thick = _running_mean(thick, len(steps) // WINDOWS)
+        thick = running_mean(thick, len(steps) // WINDOWS)
     if smooth or len(values) > 1:
         for line in values:
             axis.plot(steps, line, color=style.METHODS[method].colour, lw=0.5, alpha=0.35)
@@ -201,8 +203,13 @@ def _line(x, y, method, label=None):
     return Line2D(x, y, color=look.colour, label=label, **shape)
 
 
-def _running_mean(values, window):
-    """Returns means over about ``window`` values, of those that there are at the ends."""
+def running_mean(values, window):
+    """Returns the mean of the ``window`` values around each, of fewer at the ends.
+
+    Args:
+      values: ``[n]``.
+      window: Odd, or one more is taken before than after; less than 1 is 1.
+    """
     weights = np.ones(max(1, window))
     return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")
 

@@ -7,6 +7,7 @@ the same images. Under each stands the error of a linear classifier that tells t
 """
 
 import dataclasses
+import functools
 import pathlib
 import re
 import sys
@@ -110,20 +111,21 @@ def draw(options: Options, path: pathlib.Path) -> None:
         + [f"--key {options.key} --layer {options.layer} --images {options.images}"]
         + [f"--perplexity {options.perplexity:g} --seed {options.seed}"]
     )
-    panels = list(_features(options))
     titles = style.method_names(list(options.methods))
-    size = {"width": len(panels) * style.PAGE / 2, "height": HEIGHT}
-    with style.figure(path, command, 1, len(panels), **size) as (figure, axes):
+    count = len(options.methods)
+    size = {"width": count * style.PAGE / 2, "height": HEIGHT}
+    with style.figure(path, command, 1, count, **size) as (figure, axes):
         reach = 0.0
-        for axis, (method, of_domain, accuracy) in zip(axes[0], panels, strict=True):
+        for axis, (method, of_domain, accuracy) in zip(axes[0], _features(options), strict=True):
             is_target = np.repeat([False, True], [len(f) for f in of_domain])
             seen = principal_components(np.concatenate(of_domain))
             places = embedded(seen, options.perplexity, options.seed)
+            places -= (places.min(0) + places.max(0)) / 2
             reach = max(reach, 1.05 * np.abs(places).max())
             for mask, look in zip((~is_target, is_target), style.DOMAINS.values(), strict=True):
                 axis.scatter(*places[mask].T, s=7, lw=0.6, c=look.colour, marker=look.marker)
             error = domain_error(seen, is_target, options.seed)
-            axis.set_title(titles[method])
+            axis.set_title(f"{titles[method]} ({'adapted' if 'dann' in method else 'non-adapted'})")
             axis.set_xlabel(
                 f"domains told apart with {error:.0%} error"
                 + ("" if accuracy is None else f"\ntarget test error {1 - accuracy:.1%}")
@@ -176,8 +178,10 @@ def embedded(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
       seed: Of what is random in it.
     """
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+    with threadpool_limits(1):  # so few points are slower with several, the more so on busy cores
+        return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
 
 
 def domain_error(features: np.ndarray, is_target: np.ndarray, seed: int) -> float:
@@ -231,7 +235,7 @@ def _features(options):
                 f"{folder} was trained on other data: choose another --data-dir, or train anew"
             )
         prepared = study.prepare(config, method, pair, jax.devices()[:1])
-        state, _ = prepared.start(study.Group((options.key,), 1))
+        state, _ = jax.eval_shape(functools.partial(prepared.start, study.Group((options.key,), 1)))
         state = checkpoints.restore(folder / "state", state)
         if state is None:
             raise ValueError(f"{folder} has no state: train it anew with --overwrite")

@@ -6,6 +6,7 @@ lambda = 0 (G_d learns, and G_f does not hear of it) and with lambda rising to 6
 """
 
 import dataclasses
+import functools
 import pathlib
 import sys
 
@@ -19,6 +20,7 @@ from dann_jax import (
     DannModel,
     DomainBatch,
     TrainState,
+    evaluate,
     features,
     init_state,
     lambda_p,
@@ -41,7 +43,7 @@ DEGREES = 35
 LAM = 6.0
 STEPS = 3000
 GRID = 200  # points of a side on which a boundary is found
-MARGIN = 0.2  # around the points
+MARGIN = 0.2  # around the points, whose centre is 0
 HEIGHT = 3.75  # inches
 MARKERS = "o", "^"  # of the moons
 
@@ -83,10 +85,12 @@ def main(arguments: list[str] | None = None) -> int:
       The exit status: 0, or 2 where the arguments are not right.
     """
     try:
-        draw(tyro.cli(Options, args=arguments, prog=PROGRAM, description=__doc__))
+        options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=__doc__)
+        draw(options.key, options.output)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(f"written: {options.output}")
     return 0
 
 
@@ -108,18 +112,16 @@ def moons(seed: int, degrees: float) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), y.astype(np.int32)
 
 
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
 def train(
-    lam: float,
-    keys: jax.Array,
-    source_x: np.ndarray,
-    source_y: np.ndarray,
-    target_x: np.ndarray,
+    lam: float, key: jax.Array, source_x: jax.Array, source_y: jax.Array, target_x: jax.Array
 ) -> TrainState:
     """Returns states after training on whole domains at each step, one for each key at once.
 
     Args:
       lam: What lambda rises to; with 0, G_f and G_y are those of a net without G_d.
-      keys: ``[k]`` PRNG keys.
+      key: ``[k]`` PRNG keys.
       source_x: ``[k, n, 2]``.
       source_y: ``[k, n]``.
       target_x: ``[k, m, 2]``.
@@ -134,82 +136,78 @@ def train(
         lambda step: lam * lambda_p(progress(step, STEPS)),
         objective=reversed_objective,
     )
-
-    @jax.jit
-    @jax.vmap
-    def run(key, x, y, t):
-        state = init_state(MODEL, optimizer, key, x)
-        batch = DomainBatch(x, y, t)
-        return jax.lax.scan(lambda s, _: update(s, batch, key), state, length=STEPS)[0]
-
-    return run(keys, source_x, source_y, target_x)
+    state = init_state(MODEL, optimizer, key, source_x)
+    batch = DomainBatch(source_x, source_y, target_x)
+    return jax.lax.scan(lambda s, _: update(s, batch, key), state, length=STEPS)[0]
 
 
-def draw(options: Options) -> None:
+def draw(key: int, path: pathlib.Path) -> None:
     """Trains a plain network and DANN, and draws them beside each other.
 
     Panels, from left to right: where G_y changes its mind, the first two principal components of
     the features, where G_d does, and the line on which each hidden unit is 0.
 
     Args:
-      options: Which points, and where to.
+      key: Of the points and of the initial weights.
+      path: Where to, PNG or SVG.
 
     Raises:
-      ValueError: The path is neither PNG nor SVG.
+      ValueError: The path is neither.
     """
-    (source_x, source_y), (target_x, target_y) = (
-        moons(options.key, 0),
-        moons(options.key + 100, DEGREES),
-    )
-    keys = jax.random.split(jax.random.key(options.key), 1)
-    every = np.concatenate([source_x, target_x])
-    low, high = every.min() - MARGIN, every.max() + MARGIN  # the moons' centre is 0
-    mesh = np.meshgrid(*[np.linspace(low, high, GRID)] * 2)
-    grid = np.stack([m.ravel() for m in mesh], -1).astype(np.float32)
-    points = [("source", source_x, source_y), ("target", target_x, target_y)]
-    command = f"{PROGRAM} --key {options.key}"
+    source, target = moons(key, 0), moons(key + 100, DEGREES)
+    keys = jax.random.split(jax.random.key(key), 1)
     size = {"width": style.PAGE, "height": HEIGHT}
-    with style.figure(options.output, command, 2, 4, **size) as (drawn, axes):
+    with style.figure(path, f"{PROGRAM} --key {key}", 2, 4, **size) as (figure, axes):
         for row, (name, lam) in zip(axes, {"plain net": 0.0, "DANN": LAM}.items(), strict=True):
-            state = train(lam, keys, source_x[None], source_y[None], target_x[None])
-            state = jax.tree.map(lambda a: a[0], state)
-            error = np.mean(predict(MODEL, state, target_x).argmax(-1) != target_y)
+            states = train(lam, keys, source[0][None], source[1][None], target[0][None])
+            state = jax.tree.map(lambda a: a[0], states)
+            error = 1 - evaluate(predict(MODEL, state, target[0]), target[1])
             row[0].set_ylabel(f"{name}\ntarget error {error:.0%}")
-            label = predict(MODEL, state, grid)
-            domain = features(MODEL, state, grid, layer="d")
-            for axis, score in ((row[0], label[:, 1] - label[:, 0]), (row[2], domain[:, 0])):
-                _region(axis, mesh, score)
-            kernel, bias = (np.asarray(state.theta["f"]["hidden"][k]) for k in ("kernel", "bias"))
-            for unit in (grid @ kernel + bias).T:
-                row[3].contour(*mesh, unit.reshape(GRID, GRID), [0], colors="0.35", linewidths=0.8)
-            for column in (0, 2, 3):
-                _scatter(row[column], points)
-                row[column].set(xlim=(low, high), ylim=(low, high))
-            inner = [(d, features(MODEL, state, x), y) for d, x, y in points]
-            both = np.concatenate([f for _, f, _ in inner])
-            principal = np.linalg.svd(both - both.mean(0), full_matrices=False)[2][:2].T
-            _scatter(row[1], [(d, (f - both.mean(0)) @ principal, y) for d, f, y in inner])
-            reach = 1.1 * np.abs((both - both.mean(0)) @ principal).max()
-            row[1].set(xlim=(-reach, reach), ylim=(-reach, reach))
+            _draw_row(row, state, {"source": source, "target": target})
         titles = ("labels ($G_y$)", "features (PCA)", "domains ($G_d$)", "zeros of hidden units")
         for axis, title in zip(axes[0], titles, strict=True):
             axis.set_title(title)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[], aspect=1)
             axis.spines[:].set(visible=True, color="0.6")
-        drawn.legend(loc="outside lower center", ncols=4, handlelength=1, handles=_legend())
-    print(f"written: {options.output}")
+        figure.legend(loc="outside lower center", ncols=4, handlelength=1, handles=_legend())
 
 
-def _region(axis, mesh, score):
-    """Shades where a score is positive, and draws the line where it is 0."""
-    score = score.reshape(GRID, GRID)
-    axis.contourf(*mesh, score, [0, np.inf], colors=["0.9"])
-    axis.contour(*mesh, score, [0], colors="k", linewidths=1.2)
+def _draw_row(row, state, points):
+    """Draws the four panels of a network."""
+    labels, inside, domains, units = row
+    reach = max(np.abs(x).max() for x, _ in points.values()) + MARGIN
+    for axis in (labels, domains, units):
+        _scatter(axis, points)
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    mesh = np.meshgrid(*[np.linspace(-reach, reach, GRID)] * 2)
+    grid = np.stack([m.ravel() for m in mesh], -1).astype(np.float32)
+    logits = predict(MODEL, state, grid)
+    for axis, score in (
+        (labels, logits[:, 1] - logits[:, 0]),
+        (domains, features(MODEL, state, grid, layer="d")),
+    ):
+        score = score.reshape(GRID, GRID)
+        axis.contourf(*mesh, score, [0, np.inf], colors=["0.9"])
+        axis.contour(*mesh, score, [0], colors="k", linewidths=1.2)
+    for unit in features(MODEL, state, grid, layer="f").T:
+        units.contour(*mesh, unit.reshape(GRID, GRID), [0], colors="0.35", linewidths=0.8)
+    found = {domain: features(MODEL, state, x) for domain, (x, _) in points.items()}
+    mean, principal = _principal_axes(np.concatenate(list(found.values())))
+    places = {domain: ((f - mean) @ principal, points[domain][1]) for domain, f in found.items()}
+    _scatter(inside, places)
+    reach = 1.1 * max(np.abs(x).max() for x, _ in places.values())
+    inside.set(xlim=(-reach, reach), ylim=(-reach, reach))
+
+
+def _principal_axes(features):
+    """Returns the mean of features ``[n, d]``, and their two principal axes ``[d, 2]``."""
+    mean = features.mean(0)
+    return mean, np.linalg.svd(features - mean, full_matrices=False)[2][:2].T
 
 
 def _scatter(axis, points):
-    for domain, x, y in points:
+    for domain, (x, y) in points.items():
         for c, marker in enumerate(MARKERS):
             axis.plot(*x[y == c].T, **_look(domain, marker))
 

@@ -16,6 +16,7 @@ __all__ = [
     "PAGE",
     "Line",
     "Points",
+    "check_format",
     "figure",
     "method_names",
 ]
@@ -79,7 +80,7 @@ DOMAINS = {"source": Points("#0b4fa0", "o"), "target": Points("#e8503a", "x")}
 
 def method_names(methods: list[str]) -> dict[str, str]:
     """Returns what a legend calls methods: as the paper does, where few labels are among them."""
-    names = {"source-only": "source only", "dann": "DANN", "train-on-target": "train on target"}
+    names = {"dann": "DANN"}
     if any("few-labels" in method for method in methods):
         names |= {
             "few-labels": "Real only",
@@ -89,6 +90,14 @@ def method_names(methods: list[str]) -> dict[str, str]:
             "dann-and-few-labels": "Syn + Real adapted",
         }
     return {method: names.get(method, method) for method in methods}
+
+
+def check_format(path: pathlib.Path) -> None:
+    """Raises a ValueError where a figure cannot be written there, before work is done for it."""
+    if path.suffix not in FORMATS:
+        raise ValueError(
+            f"{path}: expected a name that ends in {' or '.join(FORMATS)}, got {path.suffix!r}"
+        )
 
 
 @contextlib.contextmanager
@@ -111,10 +120,7 @@ def figure(
     import matplotlib
     from matplotlib.figure import Figure
 
-    if path.suffix not in FORMATS:
-        raise ValueError(
-            f"{path}: expected a name that ends in {' or '.join(FORMATS)}, got {path.suffix!r}"
-        )
+    check_format(path)
     with matplotlib.rc_context(RULES):
         drawn = Figure(figsize=(width, height), layout="constrained")
         yield drawn, drawn.subplots(rows, columns, squeeze=False)
