@@ -22,7 +22,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dann_jax.objective import chance_domain_loss
-from experiments import allocation, compilations, curves, domains, processes, results, study
+from experiments import (
+    allocation,
+    compilations,
+    curves,
+    domains,
+    pretraining,
+    processes,
+    results,
+    study,
+)
 from experiments import config as configs
 
 __all__ = ["Options", "main"]
@@ -249,6 +258,7 @@ def _check(options):
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
     options.config.check_methods(options.methods)
+    pretraining.weights_origin(options.config)  # raises where there are none
 
 
 def _keep_programs(folder, console):
@@ -450,8 +460,8 @@ def _result(name, options, method, keys, records, devices):
         "warnings": [record["warnings"] for record in records],
         "curves": [
             {
-                "training": _columns(record["curves"]),
-                "evaluations": _columns(record["evaluations"]),
+                "training": results.columns(record["curves"]),
+                "evaluations": results.columns(record["evaluations"]),
             }
             for record in records
         ],
@@ -488,16 +498,13 @@ def _command(name, options, method, keys):
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != getattr(usual, field.name):
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
+            flag = field.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                shown = value.name if isinstance(value, pathlib.Path) else value
+                words += [f"--{flag}", str(shown)]
     return " ".join(words)
-
-
-def _columns(entries):
-    """Returns a list of rows as columns of numbers, rounded to six digits."""
-    return {
-        name: [e[name] if e[name] is None else float(f"{e[name]:.6g}") for e in entries]
-        for name in entries[0]
-    }
 
 
 def _accuracy(value):
