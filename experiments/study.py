@@ -27,7 +27,7 @@ from dann_jax import (
     training,
 )
 from experiments import domains, pretraining, processes, results
-from experiments.config import Config, make_model
+from experiments.config import ADVERSARIAL, Config, make_model
 
 __all__ = [
     "Group",
@@ -138,10 +138,11 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
 
     Args:
       config: The experiment.
-      method: ``'source-only'``, ``'dann'`` or ``'train-on-target'``.
+      method: One of ``METHODS`` or ``FEW_LABEL_METHODS``.
       pair: The images of both domains.
       devices: To train on; those of all processes where there are several.
     """
+    config.check_methods([method])
     model = make_model(config, len(pair.class_names))
     steps = config.steps_of(method)
 
@@ -154,7 +155,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
         return schedules.lambda_p(p, config.gamma)
 
     loss = objective.label_objective
-    if method == "dann":
+    if method in ADVERSARIAL:
         loss = functools.partial(
             objective.reversed_objective,
             normalisation=config.normalisation,
@@ -164,11 +165,12 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
     make_update = functools.partial(
         training.make_update_step, model, optimizer, lam, objective=loss
     )
+    if method == "source-and-few-labels":
+        make_update = _as_source(make_update)
     preprocess = domains.preprocessing(config, pair, method)
     seen = 2, config.seen_size, config.seen_size, len(preprocess.source_mean)
-    batch = config.batch_size // 2, config.batch_size // 2
     made = _streamed if isinstance(pair.source_train, domains.Streamed) else _in_memory
-    opened, program = made(config, pair, method, make_update, preprocess, batch, devices)
+    opened, program = made(config, pair, method, make_update, preprocess, devices)
     return Study(
         config=config,
         method=method,
@@ -182,7 +184,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
         mu=mu,
         tests={
             "source": (pair.source_test, preprocess.source, 0),
-            "target": (pair.target_test, preprocess.target, 1 if method == "dann" else 0),
+            "target": (pair.target_test, preprocess.target, int(method in ADVERSARIAL)),
         },
         origin={
             "data": pair.provenance,
@@ -193,6 +195,25 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             "plain_xla": compilation.plain(),
         },
     )
+
+
+def _as_source(make_update):
+    """Returns ``make_update`` for updates that take the target's examples for the source's."""
+
+    def make(*, axis_name=None):
+        update = make_update(axis_name=axis_name)
+
+        def joint_update(state, batch, key):
+            joint = batch._replace(
+                source_image=jnp.concatenate([batch.source_image, batch.target_image]),
+                source_label=jnp.concatenate([batch.source_label, batch.target_label]),
+                target_label=None,
+            )
+            return update(state, joint, key)
+
+        return joint_update
+
+    return make
 
 
 def _optimizer(config, mu):
@@ -226,7 +247,8 @@ def _start(model, optimizer, shape, backbone):
     return start
 
 
-def _in_memory(config, pair, method, make_update, preprocess, batch, devices):
+def _in_memory(config, pair, method, make_update, preprocess, devices):
+    batch, labelled = domains.batch_sizes(config, pair, method)
     arrays = domains.training_arrays(pair, method)
     if config.crop or config.mirror:
         make_update = augmentation.augmented(
@@ -236,6 +258,7 @@ def _in_memory(config, pair, method, make_update, preprocess, batch, devices):
         "examples": (len(arrays.source_image), len(arrays.target_image)),
         "batch": batch,
         "preprocess": preprocess.batch,
+        "labelled": labelled,
     }
 
     def used(group):
@@ -262,9 +285,10 @@ def _in_memory(config, pair, method, make_update, preprocess, batch, devices):
     )
 
 
-def _streamed(config, pair, method, make_update, preprocess, batch, devices):
+def _streamed(config, pair, method, make_update, preprocess, devices):
     from dann_jax import streaming  # Grain is not needed otherwise
 
+    batch, labelled = domains.batch_sizes(config, pair, method)
     source, target = domains.training_sets(pair, method)
     program = streaming.make_train_steps(make_update, preprocess=preprocess.batch, devices=devices)
 
@@ -275,6 +299,7 @@ def _streamed(config, pair, method, make_update, preprocess, batch, devices):
             target,
             key,
             batch=batch,
+            labelled=labelled,
             crop=crop,
             mirror=config.mirror,
             first_step=first_step,
@@ -301,6 +326,7 @@ def train(
     together: int | None = 1,
     devices_per_key: int | None = None,
     checkpoint_every: int = 5_000,
+    stop: int | None = None,
     report: Callable[[Report], None] = lambda report: None,
 ) -> list[dict[str, Any]]:
     """Trains with each of the keys and returns the records of it.
@@ -317,10 +343,12 @@ def train(
       devices_per_key: How many devices share the batches of a key. None for as few as keep all
         devices busy.
       checkpoint_every: Steps between two checkpoints.
+      stop: Step to stop at, with the schedules of the full length; what is not complete then is
+        not written as finished. None for the last.
       report: Called while the trainings go on.
 
     Returns:
-      The record of each key: accuracies at the last step, the curves, warnings and times.
+      The record of each key: accuracies at the last evaluation, the curves, warnings and times.
 
     Raises:
       ValueError: The folder holds trainings with other settings, data, versions or devices, or
@@ -347,7 +375,7 @@ def train(
     ]
     for group in todo:
         before = [records[key] for key in group.keys]
-        after = _train(study, group, before, folder, checkpoint_every, report)
+        after = _train(study, group, before, folder, checkpoint_every, stop, report)
         records |= dict(zip(group.keys, after, strict=True))
     return [records[key] for key in keys]
 
@@ -363,10 +391,11 @@ def _read(study, folder):
     return record
 
 
-def _train(study, group, records, folder, checkpoint_every, report):
+def _train(study, group, records, folder, checkpoint_every, stop, report):
     """Trains a group from where it is, and returns the records."""
     config = study.config
     steps = config.steps_of(study.method)
+    stop = steps if stop is None else min(stop, steps)
     folders = [folder / f"key_{key}" for key in group.keys]
     checkpoint = folders[0] / "checkpoint"  # of the whole group
     program = study.program(group)
@@ -406,13 +435,13 @@ def _train(study, group, records, folder, checkpoint_every, report):
         return means
 
     with study.opened(group, keys, done) as data:
-        while done < steps:
-            stops = (
+        while done < stop:
+            ends = (
                 (done // config.evaluate_every + 1) * config.evaluate_every,
                 (done // LOG_EVERY + 1) * LOG_EVERY,
-                steps,
+                stop,
             )
-            count = min(stops) - done
+            count = min(ends) - done
             states, metrics = program(states, data, keys, count)
             done += count
             read()
@@ -433,6 +462,9 @@ def _train(study, group, records, folder, checkpoint_every, report):
                     results.write_json(each / "record.json", record)
                 checkpoints.save(checkpoint, jax.device_get(states))
                 clock.lap()
+    read()  # where no evaluation follows
+    if done < steps:
+        return records
     if processes.is_first():
         last = jax.device_get(states)
         for i, each in enumerate(folders):
