@@ -12,13 +12,16 @@ import numpy as np
 
 from dann_jax import datasets
 from dann_jax.augmentation import centre_crop
+from dann_jax.backbones import BACKBONES
 from dann_jax.batches import DomainArrays, DomainBatch
-from experiments.config import Config
+from experiments import pretraining
+from experiments.config import FEW_LABEL_METHODS, Config
 
 __all__ = [
     "Pair",
     "Preprocess",
     "Streamed",
+    "batch_sizes",
     "blocks",
     "load_pair",
     "preprocessing",
@@ -41,6 +44,7 @@ class Pair(NamedTuple):
     target_labelled: bool  # whether the target's training images have labels
     target_files: list[str] | None  # of the images to test on, where the target is a folder
     provenance: dict  # "name/split" -> {"examples": ..., "sha256": ...}
+    few: np.ndarray | None = None  # positions of the target's training images with a known label
 
 
 class Streamed:
@@ -74,6 +78,26 @@ class Streamed:
         ]
 
 
+class _Chosen:
+    """Records of some positions in others."""
+
+    def __init__(self, records, positions):
+        self.records, self.positions = records, positions
+
+    def __len__(self):
+        return len(self.positions)
+
+    def __getitems__(self, indices):
+        return self.records.__getitems__(self.positions[list(indices)].tolist())
+
+
+def _chosen(images, positions):
+    """Returns the images of some positions."""
+    if isinstance(images, Streamed):
+        return Streamed(_Chosen(images.records, positions), images.size, images.name)
+    return datasets.ImageSet(images.image[positions], images.label[positions])
+
+
 def blocks(images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields images ``[n, height, width, channel]`` and labels ``[n]``, in memory a part at a time.
 
@@ -96,7 +120,7 @@ class Preprocess(NamedTuple):
 
     source_mean: tuple[float, ...]  # grey levels, one for each channel
     target_mean: tuple[float, ...]
-    scale: float
+    scale: float | tuple[float, ...]
     crop: int  # height and width of what is seen in an evaluation, pixels
 
     def source(self, image):
@@ -117,6 +141,8 @@ class Preprocess(NamedTuple):
 
 def _standardise(image, mean, scale):
     image = jnp.broadcast_to(image, (*image.shape[:-1], len(mean))).astype(jnp.float32)
+    if isinstance(scale, tuple):
+        scale = jnp.asarray(scale, jnp.float32).reshape(1, 1, 1, -1)
     return (image - jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)) / scale
 
 
@@ -124,6 +150,9 @@ def load_pair(
     config: Config, *, data_dir=None, manual_dir=None, progress=False, streaming=False
 ) -> Pair:
     """Returns the training and test images of both domains.
+
+    Where the backbone is frozen, what it makes of the images takes their place: see
+    ``pretraining.features``.
 
     A folder without a split ``test`` is tested on the images that it is trained on; if it is the
     target, that is the transductive protocol: its labels, if any, are not trained on.
@@ -139,10 +168,13 @@ def load_pair(
       The pair, with the digest of each part as it was stored.
 
     Raises:
-      ValueError: There is no such data set, images are larger than ``config.image_size``, or a
-        label is out of range.
+      ValueError: There is no such data set, images are larger than ``config.image_size``, a
+        label is out of range, a class of the target has not ``config.few_labels`` labels, or a
+        frozen backbone's weights are not there.
       NotADirectoryError: There is no such folder.
     """
+    if config.frozen and streaming:
+        raise ValueError("what a frozen backbone makes of images is in memory: no --streaming")
     where = {"data_dir": data_dir, "manual_dir": manual_dir}
     source = _builder(config.source, config.image_size, None, **where)
     if not source.CLASS_NAMES:
@@ -167,6 +199,7 @@ def load_pair(
             f"{source.UNLABELLED[config.source_train]} images without: put each into the "
             "sub-folder of its class"
         )
+    made = pathlib.Path(data_dir or datasets.default_data_dir()) / "features"
     parts, provenance = {}, {}
     for domain, name, built in (
         ("source", config.source, source),
@@ -178,19 +211,46 @@ def load_pair(
             if _is_folder(name) and split == "test" and split not in built.CLASS_COUNTS:
                 split = "train"
             if split not in loaded:
-                loaded[split] = _load(built, split, config.image_size, name, streaming, progress)
+                images, origin = _load(built, split, config.image_size, name, streaming, progress)
+                if config.frozen:
+                    images = pretraining.features(
+                        config, images, origin["sha256"], made, progress=progress
+                    )
+                loaded[split] = images, origin
             images, origin = loaded[split]
             shown = f"{domain}:{pathlib.Path(name).name}" if _is_folder(name) else name
             provenance[f"{shown}/{split}"] = origin
             parts[f"{domain}_{use}"] = images
         files = built.files(split) if _is_folder(name) else None
+    few = None
+    if config.few_labels is not None:
+        few = _few(config, parts, class_names)
+        provenance["few labels"] = {"examples": len(few), "sha256": datasets.digest([few])}
     return Pair(
         **parts,
         class_names=class_names,
         target_labelled=not target.UNLABELLED.get(config.target_train),
         target_files=files,
         provenance=provenance,
+        few=few,
     )
+
+
+def _few(config, parts, class_names):
+    """Returns the positions of the target's training images whose labels are known."""
+    if parts["target_train"] is parts["target_test"]:
+        raise ValueError(
+            f"--few-labels: {config.target} is tested on the images that are trained on, labelled "
+            "ones among them: expected a --target-test of its own"
+        )
+    label = np.concatenate([label for _, label in blocks(parts["target_train"])])
+    counts = np.bincount(label[label >= 0], minlength=len(class_names))
+    if counts.min() < config.few_labels:
+        raise ValueError(
+            f"--few-labels {config.few_labels}: {config.target} has {counts.min()} labelled "
+            f"training images of {class_names[counts.argmin()]!r}: expected at most that many"
+        )
+    return datasets.subset(label, config.few_labels, 0)
 
 
 def _load(built, split, size, name, streaming, progress):
@@ -262,13 +322,17 @@ def preprocessing(config: Config, pair: Pair, method: str) -> Preprocess:
 
     A baseline sees one domain, and subtracts its mean from the images of either.
     """
-    source, target = _mean(pair.source_train), _mean(pair.target_train)
-    if method == "source-only":
-        target = source
-    elif method == "train-on-target":
-        source = target
-    elif config.mean == "joint":
-        counts = _size(pair.source_train), _size(pair.target_train)
+    if config.mean == "backbone":
+        backbone = BACKBONES[config.backbone]
+        mean, scale = (
+            tuple(np.broadcast_to(values, [3]).tolist())
+            for values in (backbone.mean, backbone.scale)
+        )
+        return Preprocess(mean, mean, scale, config.seen_size)
+    images = _images(pair, method)
+    source, target = (_mean(of_domain) for of_domain in images)
+    if images[0] is not images[1] and config.mean == "joint":
+        counts = [_size(of_domain) for of_domain in images]
         source = target = np.average([source, target], axis=0, weights=counts)
     means = tuple(source.tolist()), tuple(target.tolist())
     return Preprocess(*means, config.input_scale, config.seen_size)
@@ -282,19 +346,64 @@ def _mean(images):
     blocks = np.array_split(image, max(1, len(image) // 4096))
     total = functools.reduce(np.add, (b.sum((0, 1, 2), dtype=np.float64) for b in blocks))
     mean = total / np.prod(image.shape[:3])
-    return np.broadcast_to(mean, [3]).astype(np.float64)
+    return np.broadcast_to(mean, [max(3, len(mean))]).astype(np.float64)
+
+
+def _images(pair, method):
+    """Returns the training images of both domains; twice the same where a method has but one."""
+    if method == "train-on-target":
+        return pair.target_train, pair.target_train
+    if method not in FEW_LABEL_METHODS:
+        return pair.source_train, pair.target_train if method == "dann" else pair.source_train
+    if pair.few is None:
+        raise ValueError(f"{method}: expected a pair with few labels: set few_labels of the config")
+    if method == "dann-and-few-labels":
+        return pair.source_train, pair.target_train
+    few = _chosen(pair.target_train, pair.few)
+    return few if method == "few-labels" else pair.source_train, few
 
 
 def training_sets(pair: Pair, method: str) -> tuple:
-    """Returns what a method trains on: labelled images, and images without labels.
+    """Returns what a method trains on: labelled images, and images of the target.
 
-    Only train-on-target gets labels of the target.
+    Of the target's labels train-on-target uses all, the methods with few labels those of
+    ``pair.few``, and the others none. Where images of the target with and without a label are
+    trained on together, the labelled ones come first.
     """
-    labelled = pair.target_train if method == "train-on-target" else pair.source_train
-    return labelled, pair.target_train if method == "dann" else labelled
+    labelled, target = _images(pair, method)
+    if method == "dann-and-few-labels":
+        others = np.delete(np.arange(_size(target)), pair.few)
+        target = _chosen(target, np.concatenate([pair.few, others]))
+    return labelled, target
+
+
+def batch_sizes(
+    config: Config, pair: Pair, method: str
+) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """Returns what the batches of a method are made of.
+
+    Args:
+      config: Has the sizes.
+      pair: The images of both domains.
+      method: Decides which of them.
+
+    Returns:
+      Examples a step in (source, target), and, where a few labels of the target are trained on
+      beside the source, the number of these labels, and a step; None elsewhere.
+    """
+    half = config.batch_size // 2
+    if method == "source-and-few-labels":
+        batch = half, config.few_labels_in_batch
+        return batch, (len(pair.few), config.few_labels_in_batch)
+    if method == "dann-and-few-labels":
+        return (half, half), (len(pair.few), config.few_labels_in_batch)
+    return (half, half), None
 
 
 def training_arrays(pair: Pair, method: str) -> DomainArrays:
-    """Returns ``training_sets`` as arrays in memory."""
+    """Returns ``training_sets`` as arrays in memory; target labels that are not used are -1."""
     source, target = training_sets(pair, method)
-    return DomainArrays(source.image, source.label, target.image)
+    label = None
+    if method in FEW_LABEL_METHODS and source is not target:
+        label = np.where(np.arange(len(target.label)) < len(pair.few), target.label, -1)
+    return DomainArrays(source.image, source.label, target.image, label)

@@ -22,7 +22,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dann_jax.objective import chance_domain_loss
-from experiments import allocation, compilations, curves, domains, processes, results, study
+from experiments import (
+    allocation,
+    compilations,
+    curves,
+    domains,
+    pretraining,
+    processes,
+    results,
+    study,
+)
 from experiments import config as configs
 
 __all__ = ["Options", "main"]
@@ -43,8 +52,8 @@ class Options:
     first_key: int = 0
     """The first of them; the others follow."""
 
-    methods: tuple[Literal["source-only", "dann", "train-on-target"], ...] = configs.METHODS
-    """Which methods to train."""
+    methods: tuple[Literal[(*configs.METHODS, *configs.FEW_LABEL_METHODS)], ...] = configs.METHODS
+    """Which methods to train; by default those that the experiment consists of."""
 
     output: pathlib.Path = pathlib.Path("runs")
     """Folder of result files, pictures and checkpoints."""
@@ -122,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = tyro.cli(
             Annotated[Options, tyro.conf.arg(name="")],
             args=arguments,
-            default=Options(config=settings),
+            default=Options(config=settings, methods=configs.find_methods(name or DEFAULT)),
             prog=f"{PROGRAM} {name or 'CONFIG'}",
             description=about if name else f"{__doc__}\nThe defaults below are those of {DEFAULT}.",
         )
@@ -216,7 +225,8 @@ def _pair(options, console):
 
 def _found(folder):
     """Returns the results of all methods that have one."""
-    every = {method: results.read(folder / f"{method}.json") for method in configs.METHODS}
+    methods = *configs.METHODS, *configs.FEW_LABEL_METHODS
+    every = {method: results.read(folder / f"{method}.json") for method in methods}
     return {method: result for method, result in every.items() if result is not None}
 
 
@@ -247,6 +257,8 @@ def _check(options):
         )
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
+    options.config.check_methods(options.methods)
+    pretraining.weights_origin(options.config)  # raises where there are none
 
 
 def _keep_programs(folder, console):
@@ -437,7 +449,7 @@ def _result(name, options, method, keys, records, devices):
             "normalisation": config.normalisation,
             "weight": config.domain_weight,
         }
-        if method == "dann"
+        if method in configs.ADVERSARIAL
         else None,
         **records[0]["origin"],  # the same for all of them
         "groups": [group._asdict() for group in groups],
@@ -448,8 +460,8 @@ def _result(name, options, method, keys, records, devices):
         "warnings": [record["warnings"] for record in records],
         "curves": [
             {
-                "training": _columns(record["curves"]),
-                "evaluations": _columns(record["evaluations"]),
+                "training": results.columns(record["curves"]),
+                "evaluations": results.columns(record["evaluations"]),
             }
             for record in records
         ],
@@ -486,16 +498,13 @@ def _command(name, options, method, keys):
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != getattr(usual, field.name):
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
+            flag = field.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                shown = value.name if isinstance(value, pathlib.Path) else value
+                words += [f"--{flag}", str(shown)]
     return " ".join(words)
-
-
-def _columns(entries):
-    """Returns a list of rows as columns of numbers, rounded to six digits."""
-    return {
-        name: [e[name] if e[name] is None else float(f"{e[name]:.6g}") for e in entries]
-        for name in entries[0]
-    }
 
 
 def _accuracy(value):
