@@ -23,7 +23,7 @@ __all__ = [
     "office31",
 ]
 
-METHODS = ("source-only", "dann", "train-on-target")
+METHODS = ("source-only", "sa", "dann", "train-on-target")
 
 
 def _office_alexnet(*, dtype, **options):

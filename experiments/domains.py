@@ -21,6 +21,7 @@ __all__ = [
     "Streamed",
     "blocks",
     "load_pair",
+    "prepare_pair",
     "preprocessing",
     "training_arrays",
     "training_sets",
@@ -191,6 +192,24 @@ def load_pair(
         target_files=files,
         provenance=provenance,
     )
+
+
+def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> None:
+    """Prepares what ``load_pair`` loads, on disk, where it is not yet.
+
+    Args:
+      config: Names the data sets.
+      data_dir: As for ``load_pair``, like the others.
+      manual_dir: Where files that were fetched by hand lie.
+      progress: Whether to show a bar where data is prepared.
+
+    Raises:
+      ValueError: There is no such data set, or a published file is not as published.
+      OSError: A published file is neither on disk nor to be downloaded.
+    """
+    for name in (config.source, config.target):
+        where = {"data_dir": data_dir, "manual_dir": manual_dir}
+        datasets.prepare(_builder(name, config.image_size, None, **where), progress=progress)
 
 
 def _load(built, split, size, name, streaming, progress):

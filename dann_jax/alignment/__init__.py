@@ -3,7 +3,6 @@
 from dann_jax.alignment.subspace import (
     Subspace,
     align,
-    aligned_features,
     deviation_bounds,
     principal_subspace,
     stable_components,
@@ -12,7 +11,6 @@ from dann_jax.alignment.subspace import (
 __all__ = [
     "Subspace",
     "align",
-    "aligned_features",
     "deviation_bounds",
     "principal_subspace",
     "stable_components",

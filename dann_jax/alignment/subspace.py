@@ -13,7 +13,6 @@ import numpy as np
 __all__ = [
     "Subspace",
     "align",
-    "aligned_features",
     "deviation_bounds",
     "principal_subspace",
     "stable_components",
@@ -64,6 +63,8 @@ def principal_subspace(x: np.ndarray) -> Subspace:
 def align(source: Subspace, target: Subspace, d: int) -> np.ndarray:
     """Returns M = X_Sᵀ X_T ``[d, d]``, which minimises ‖X_S M − X_T‖ in the Frobenius norm.
 
+    What is aligned are S X_S M, ``source.project(x, d) @ M``, and T X_T, ``target.project(x, d)``.
+
     Args:
       source: Whose first ``d`` components are X_S.
       target: Whose first ``d`` components are X_T.
@@ -80,24 +81,6 @@ def align(source: Subspace, target: Subspace, d: int) -> np.ndarray:
     if not 1 <= d <= len(source.mean):
         raise ValueError(f"expected 1 to {len(source.mean)} components, got {d}")
     return source.basis[:, :d].T @ target.basis[:, :d]
-
-
-def aligned_features(x: np.ndarray, source: Subspace, target: Subspace, d: int) -> np.ndarray:
-    """Returns source features as S X_S M, to be compared with T X_T, ``target.project(x, d)``.
-
-    Args:
-      x: Source features ``[n, D]``.
-      source: Principal components of the source.
-      target: Those of the target.
-      d: Number of components, 1 to D.
-
-    Returns:
-      ``[n, d]`` float64.
-
-    Raises:
-      ValueError: As ``align``.
-    """
-    return source.project(x, d) @ align(source, target, d)
 
 
 def deviation_bounds(source: Subspace, target: Subspace, *, delta: float = 0.1) -> np.ndarray:
