@@ -42,6 +42,7 @@ __all__ = ["Options", "main"]
 
 PROGRAM = "python -m experiments.run"
 DEFAULT = "digits_digits_m"  # whose settings --help shows where no config is named
+BOUNDS = ("source-only", "train-on-target")  # of the gap that a method may cover
 OF_A_ROW = {  # what makes a row of a table itself, and cannot be one for all of them
     *("source", "target", "source_train", "source_test", "target_train", "target_test"),
     *("classes", "network", "image_size", "crop"),
@@ -296,9 +297,8 @@ def _todo(options, folder):
     """Returns methods without a result, and those whose result lacks the SVM that it could have."""
     keys, base = _keys(options), folder / "source-only"
     asked = set(options.methods)
-    records = [results.read(base / f"key_{key}" / "record.json") for key in keys]
-    if "sa" in asked and not all(record and record["finished"] for record in records):
-        asked.add("source-only")
+    if "sa" in asked and not all((base / f"key_{key}" / "state").exists() for key in keys):
+        asked.add("source-only")  # whose features it aligns
     if options.overwrite and "source-only" in asked and (folder / "sa.json").exists():
         asked.add("sa")  # or it would be that of other features
     missing, headless = [], []
@@ -308,7 +308,18 @@ def _todo(options, folder):
             missing.append(method)
         elif options.svm and _lacks_head(folder, method, keys):
             headless.append(method)
+    if "sa" in missing and "source-only" in asked - {*missing}:
+        _check_states(base, keys)
     return missing, headless
+
+
+def _check_states(base, keys):
+    gone = [str(base / f"key_{key}") for key in keys if not (base / f"key_{key}/state").exists()]
+    if gone:
+        raise ValueError(
+            f"sa needs the states of source-only, but {', '.join(gone)} has none: leave sa out of "
+            "--methods, choose another --output, or --overwrite the results"
+        )
 
 
 def _lacks_head(folder, method, keys):
@@ -722,7 +733,7 @@ def _table(title, found):
         table.add_column(column, justify="left" if left else "right", no_wrap=left)
     for name, methods in found.items():
         table.add_section()
-        bounds = [methods.get(method) for method in ("source-only", "train-on-target")]
+        bounds = [methods.get(method) for method in BOUNDS]
         for method, result in methods.items():
             first = (name,) * len(names)
             table.add_row(*first, method, *_figures(result, bounds))
@@ -737,7 +748,7 @@ _FIGURES = ("mean", "sd", "SVM", "keys", "gap covered", "steps", "minutes a key"
 
 def _figures(result, bounds):
     gap = None
-    if result not in bounds and None not in bounds and result["mean"] is not None:
+    if result["method"] not in BOUNDS and None not in bounds and result["mean"] is not None:
         gap = results.gap_covered(result["mean"], *(bound["mean"] for bound in bounds))
     return (
         _accuracy(result["mean"]),
