@@ -271,7 +271,7 @@ def _run(name, options, devices, console):
                 continue
             if method in missing:
                 _method(name, config, method, keys, pair, folder, devices, options, console)
-            if options.svm and _lacks_head(folder, method, keys):
+            if options.svm:
                 _head(method, keys, pair, folder, devices, options, console)
         if processes.is_first():
             drawn = {m: result for m, result in _found(folder).items() if "curves" in result}
@@ -488,9 +488,9 @@ def _write(path, result, options):
 
 
 def _head(method, keys, pair, folder, devices, options, console):
-    """Adds to a result what linear SVMs make of its trainings."""
-    with processes.all_or_none():
-        if not processes.is_first():
+    """Adds to a result what linear SVMs make of its trainings, where it can have that."""
+    with processes.all_or_none():  # the first alone knows what it has written by now
+        if not processes.is_first() or not _lacks_head(folder, method, keys):
             return
         prepared = study.prepare(options.config, method, pair, devices)
         found = []
@@ -743,7 +743,7 @@ def _table(title, found):
     return table
 
 
-_FIGURES = ("mean", "sd", "SVM", "keys", "gap covered", "steps", "minutes a key")
+_FIGURES = ("mean", "sd", "SVM", "keys", "gap covered", "steps", "min/key")
 
 
 def _figures(result, bounds):
