@@ -5,19 +5,23 @@ their gradients, up to rounding.
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dann_jax import compilation, winograd
 
-__all__ = ["convolve", "max_pool"]
+__all__ = ["convolve", "convolve_depthwise", "max_pool"]
 
 _CHANNELS = 16  # with fewer, the transforms of Winograd's form cost more than it spares
 _KERNELS = (3, 5)
+_ROWS = 14  # of an image whose products are added up in one expression
 
 
 def convolve(x: chex.Array, kernel: chex.Array, padding: str = "VALID") -> chex.Array:
@@ -86,6 +90,125 @@ def _convolve_backward(padding, saved, dy):
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def convolve_depthwise(
+    x: chex.Array,
+    kernel: chex.Array,
+    stride: int = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+) -> chex.Array:
+    """Returns the convolution (cross-correlation) of each channel with a kernel of its own.
+
+    On a CPU it is, in float32, a sum of shifted images, many times faster than XLA's convolution
+    of as many groups as channels, and has no forward-mode derivative.
+
+    Args:
+      x: ``[n, height, width, channel]``.
+      kernel: ``[rows, columns, 1, channel]``, of the type of ``x``.
+      stride: Step of the kernel, in pixels.
+      padding: ``'VALID'``, ``'SAME'``, or zeros (top, bottom) and (left, right), in pixels.
+
+    Returns:
+      ``[n, height', width', channel]``.
+
+    Raises:
+      ValueError: The padding is another, or the kernel is not for images like ``x``.
+    """
+    sides, windows, channels = x.shape[1:3], kernel.shape[:2], x.shape[-1]
+    if kernel.shape[2:] != (1, channels) or x.dtype != kernel.dtype:
+        raise ValueError(
+            f"a kernel {kernel.shape}, {kernel.dtype}, for images of {channels} channels, "
+            f"{x.dtype}: expected [rows, columns, 1, {channels}] of the same type"
+        )
+    if isinstance(padding, str):
+        _check_padding(padding)
+        pads = [(0, 0)] * 2
+        if padding == "SAME":
+            pads = [_same_padding(*pair, stride) for pair in zip(sides, windows, strict=True)]
+    else:
+        pads = [tuple(pair) for pair in padding]
+    some = len(x) and all(
+        side + sum(pad) >= window for side, pad, window in zip(sides, pads, windows, strict=True)
+    )
+    cpu = jax.default_backend() == "cpu" and not compilation.plain()
+    if cpu and some and x.dtype == jnp.float32:
+        return _depthwise(stride, jnp.pad(x, [(0, 0), *pads, (0, 0)]), kernel[:, :, 0])
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _depthwise(stride, x, kernel):
+    return _shifted(stride, x, kernel)
+
+
+def _shifted(stride, x, kernel):
+    x = jax.lax.optimization_barrier(x)  # padding within the sum would be done for each term
+    rows = (x.shape[1] - len(kernel)) // stride + 1
+    columns = (x.shape[2] - kernel.shape[1]) // stride + 1
+    return sum(
+        _every(_every(x, 1, i, rows, stride), 2, j, columns, stride)
+        * kernel[i, j].reshape(1, 1, 1, -1)
+        for i, j in np.ndindex(kernel.shape[:2])
+    )
+
+
+def _every(x, axis, first, count, stride):
+    """Returns ``count`` slices along an axis, ``stride`` apart."""
+    return jax.lax.slice_in_dim(x, first, first + (count - 1) * stride + 1, stride, axis)
+
+
+def _depthwise_forward(stride, x, kernel):
+    return _shifted(stride, x, kernel), (x, kernel)
+
+
+def _depthwise_backward(stride, saved, dy):
+    x, kernel = saved
+    (dx,) = jax.linear_transpose(lambda x: _shifted(stride, x, kernel), x)(dy)
+    return dx, _depthwise_kernel_gradient(stride, x, dy, kernel.shape[:2])
+
+
+def _depthwise_kernel_gradient(stride, x, dy, windows):
+    """Returns the gradient of the kernel, [rows, columns, channel].
+
+    XLA's sums over all but the last axis are not vectorised. So some rows of one image at a time
+    are added up as vectors [width, channel], one for each entry of the kernel.
+    """
+    images, height, width, channels = dy.shape
+    blocks = -(-height // _ROWS)
+    rows = -(-height // blocks)
+    high = stride * (rows - 1) + windows[0]  # of the part of x that a block takes
+    below = max(stride * rows * (blocks - 1) + high - x.shape[1], 0)
+    x = jnp.pad(x, [(0, 0), (0, below), (0, 0), (0, 0)])
+    dy = jnp.pad(dy, [(0, 0), (0, rows * blocks - height), (0, 0), (0, 0)])
+
+    def add(number, sums):
+        image, block = number // blocks, number % blocks
+        at = image, stride * rows * block, 0, 0
+        (part,) = jax.lax.dynamic_slice(x, at, (1, high, *x.shape[2:]))
+        (dpart,) = jax.lax.dynamic_slice(dy, (image, rows * block, 0, 0), (1, rows, *dy.shape[2:]))
+        products = (
+            sum(
+                _every(part[stride * row + i], 0, j, width, stride) * dpart[row]
+                for row in range(rows)
+            )
+            for i, j in np.ndindex(windows)
+        )
+        return [a + b for a, b in zip(sums, products, strict=True)]
+
+    zeros = [jnp.zeros([width, channels], dy.dtype)] * math.prod(windows)
+    sums = jax.lax.fori_loop(0, images * blocks, add, zeros)
+    return jnp.stack([total.sum(0) for total in sums]).reshape(*windows, channels)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def max_pool(x: chex.Array, window: int, stride: int = 2, padding: str = "VALID") -> chex.Array:

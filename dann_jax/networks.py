@@ -37,6 +37,7 @@ __all__ = [
     "mnist",
     "mnist_batch_norm",
     "office",
+    "office_batch_norm",
     "project_max_norm",
     "svhn",
     "svhn_no_dropout",
@@ -223,17 +224,21 @@ class ConvolutionalFeatures(nn.Module):
 
 
 class Hidden(nn.Module):
-    """A fully connected layer with ReLU and dropout."""
+    """A fully connected layer with ReLU and dropout, and batch normalisation before them."""
 
     features: int
     keep: float = 1.0
     kernel_init: Initializer = nn.initializers.he_normal()
     dtype: Any = jnp.float32
+    batch_norm: bool = False
 
     @nn.compact
-    def __call__(self, x, *, train=False):
+    def __call__(self, x, *, train=False, axis_name=None):
         """Returns activations ``[n, features]``."""
         x = nn.Dense(self.features, kernel_init=self.kernel_init, dtype=self.dtype, name="dense")(x)
+        if self.batch_norm:
+            norm = DomainBatchNorm("shared", dtype=self.dtype, name="norm")
+            x = norm(x, train=train, axis_name=axis_name)
         return _dropout(nn.relu(x), self.keep, train, "drop")
 
 
@@ -246,6 +251,9 @@ class FullyConnected(nn.Module):
       keep: Probability that a hidden unit is kept in training.
       kernel_init: Initializer of the weights; biases start at 0.
       dtype: Of the computation; parameters are float32.
+      batch_norm: Whether hidden layers are normalised before their ReLU, over all examples that
+        they see: a G_d with statistics of each domain would not see the means that tell them
+        apart.
     """
 
     hidden: tuple[int, ...]
@@ -253,14 +261,14 @@ class FullyConnected(nn.Module):
     keep: float = 1.0
     kernel_init: Initializer = nn.initializers.he_normal()
     dtype: Any = jnp.float32
+    batch_norm: bool = False
 
     @nn.compact
-    def __call__(self, x, *, train=False):
+    def __call__(self, x, *, train=False, axis_name=None):
         """Returns logits ``[n, outputs]`` of features ``[n, D]``."""
+        options = self.keep, self.kernel_init, self.dtype, self.batch_norm
         for i, width in enumerate(self.hidden, start=1):
-            x = Hidden(width, self.keep, self.kernel_init, self.dtype, name=f"fc{i}")(
-                x, train=train
-            )
+            x = Hidden(width, *options, name=f"fc{i}")(x, train=train, axis_name=axis_name)
         return nn.Dense(
             self.outputs, kernel_init=self.kernel_init, dtype=self.dtype, name="logits"
         )(x)
@@ -428,17 +436,21 @@ def gtsrb(
 
 
 class OfficeFeatures(nn.Module):
-    """G_f for Office-31: a backbone and a linear bottleneck on top of it (no ReLU).
+    """G_f for Office-31: a backbone and a linear bottleneck on top of it.
 
     Attributes:
-      backbone: Module from images ``[n, height, width, 3]`` to activations ``[n, D]``.
+      backbone: Module from images ``[n, height, width, 3]`` to activations ``[n, D]``; None where
+        G_f is given such activations, ``[n, 1, 1, D]``.
       bottleneck: Number of features.
+      statistics: Batch normalisation and ReLU after the bottleneck, ``'shared'`` or
+        ``'per_domain'`` (see ``DomainBatchNorm``); None, as in the paper, for neither.
       kernel_init: Initializer of the bottleneck's weights.
       dtype: Of the bottleneck's computation; parameters are float32.
     """
 
-    backbone: nn.Module
+    backbone: nn.Module | None
     bottleneck: int = 256
+    statistics: str | None = None
     kernel_init: Initializer = nn.initializers.he_normal()
     dtype: Any = jnp.float32
 
@@ -446,14 +458,21 @@ class OfficeFeatures(nn.Module):
     def __call__(self, x, *, train=False, domain=None, axis_name=None):
         """Returns features ``[n, bottleneck]``."""
         options = {"train": train, "domain": domain, "axis_name": axis_name}
-        x = self.backbone(x, **accepted(self.backbone, options))
-        return nn.Dense(
+        if self.backbone is None:
+            x = x.reshape(x.shape[0], -1)
+        else:
+            x = self.backbone(x, **accepted(self.backbone, options))
+        x = nn.Dense(
             self.bottleneck, kernel_init=self.kernel_init, dtype=self.dtype, name="bottleneck"
         )(x)
+        if self.statistics is None:
+            return x
+        norm = DomainBatchNorm(self.statistics, dtype=self.dtype, name="norm")
+        return nn.relu(norm(x, **options))
 
 
 def office(
-    backbone: nn.Module,
+    backbone: nn.Module | None,
     *,
     classes: int = 31,
     kernel_init: Initializer = nn.initializers.he_normal(),
@@ -465,18 +484,50 @@ def office(
 
     Args:
       backbone: Module from images to activations ``[n, D]``; the paper's is AlexNet up to fc7.
+        None where the model is given activations.
       classes: Number of labels.
       kernel_init: Initializer of the new weights.
       dtype: Of the computation, float32 or bfloat16; parameters are float32.
 
     Returns:
-      The model, for images ``[n, height, width, 3]``.
+      The model, for images ``[n, height, width, 3]`` or activations ``[n, 1, 1, D]``.
     """
     shared = {"kernel_init": kernel_init, "dtype": dtype}
     return DannModel(
         feature_extractor=OfficeFeatures(backbone, **shared),
         label_predictor=FullyConnected((), classes, **shared),
         domain_classifier=FullyConnected((1024, 1024), 1, keep=0.5, **shared),
+    )
+
+
+def office_batch_norm(
+    backbone: nn.Module | None,
+    *,
+    classes: int = 31,
+    statistics: str = "shared",
+    kernel_init: Initializer = nn.initializers.he_normal(),
+    dtype: Any = jnp.float32,
+) -> DannModel:
+    """Returns a variant of ``office`` that is not the paper's: batch norm in place of dropout.
+
+    Batch normalisation and ReLU follow the bottleneck, and batch normalisation stands in both
+    hidden layers of G_d, which have no dropout.
+
+    Args:
+      backbone: As in ``office``.
+      classes: Number of labels.
+      statistics: Of the bottleneck, ``'shared'`` or ``'per_domain'``, see ``DomainBatchNorm``.
+      kernel_init: Initializer of the new weights.
+      dtype: Of the computation, float32 or bfloat16; parameters are float32.
+
+    Returns:
+      The model, for images ``[n, height, width, 3]`` or activations ``[n, 1, 1, D]``.
+    """
+    shared = {"kernel_init": kernel_init, "dtype": dtype}
+    return DannModel(
+        feature_extractor=OfficeFeatures(backbone, statistics=statistics, **shared),
+        label_predictor=FullyConnected((), classes, **shared),
+        domain_classifier=FullyConnected((1024, 1024), 1, batch_norm=True, **shared),
     )
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dann_jax import compilation
-from experiments import allocation, report, results, workload
+from experiments import allocation, benchmark_tables, results, workload
 
 __all__ = ["Options", "main"]
 
@@ -117,7 +117,7 @@ def _run(options, console):
     benchmark = _Benchmark(options, path, console)
     benchmark.run()
     console.width = max(WIDTH, console.width)
-    for title, (head, *rows) in report.speed_tables({path.name: benchmark.record}).items():
+    for title, (head, *rows) in benchmark_tables.tables({path.name: benchmark.record}).items():
         shown = [i for i, name in enumerate(head) if name not in ("device", "file")]
         table = Table(*(head[i] for i in shown), title=title)
         for row in rows:
@@ -388,7 +388,7 @@ def _told(found):
     if "reason" in found:
         return f"not measured: {found['reason']}"
     if "step_seconds" in found:
-        return f"{report.step_time(found)} ms a step"
+        return f"{benchmark_tables.step_time(found)} ms a step"
     return f"{found['flop_per_second'] / 1e9:,.0f} GFLOP/s"
 
 

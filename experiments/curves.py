@@ -1,85 +1,218 @@
-"""Pictures of how trainings went."""
+"""Draws how trainings went: python -m experiments.curves FOLDER [options].
 
+FOLDER holds the result files METHOD.json of one experiment, such as runs/CONFIG or
+experiments/results/CONFIG. Each method has a colour and a kind of line. Thin lines are single
+keys, thick ones their mean; thick lines of losses, which are taken from small batches, are
+running means over a fiftieth of the training.
+"""
+
+import dataclasses
+import math
 import pathlib
-from typing import Any
+import sys
+from typing import Any, Literal
 
-from experiments import results
+import numpy as np
+import tyro
 
-__all__ = ["draw"]
+from dann_jax.objective import chance_domain_loss
+from experiments import results, style
 
-COLOURS = {"source-only": "#4477aa", "dann": "#cc3311", "train-on-target": "#228833"}
+__all__ = ["PANELS", "Options", "draw", "main", "read", "running_mean"]
+
+PROGRAM = "python -m experiments.curves"
+PANELS = ("target-error", "source-error", "label-loss", "domain-loss", "domain-error", "schedules")
+COLUMNS = 3  # of panels
+HEIGHT = 1.9  # of a row of panels, inches
+WINDOWS = 50  # of a running mean, in a training
+MARKS = 8  # on a curve, about
+
+# What each panel shows: the part of the curves, the entry there, and the name of the axis.
+_CURVES = {
+    "target-error": ("evaluations", "target_accuracy", "target test error"),
+    "source-error": ("evaluations", "source_accuracy", "source test error"),
+    "label-loss": ("training", "label_loss", "$L_y$ (nats)"),
+    "domain-loss": ("training", "domain_loss", "$L_d$ (nats)"),
+    "domain-error": ("training", "domain_accuracy", "error of $G_d$"),
+}
+
+Panel = Literal[
+    "target-error", "source-error", "label-loss", "domain-loss", "domain-error", "schedules"
+]
 
 
-def draw(found: dict[str, dict[str, Any]], chance: float, path: pathlib.Path) -> None:
-    """Draws the curves of the methods of one experiment as a PNG.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to draw."""
 
-    Thin lines are single keys, thick ones their mean.
+    folder: tyro.conf.Positional[pathlib.Path]
+    """Where the result files are."""
+
+    panels: tuple[Panel, ...] = PANELS
+    """Which, in this order."""
+
+    output: pathlib.Path | None = None
+    """Where to, PNG or SVG; by default FOLDER/curves.png."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program.
 
     Args:
-      found: Result of each method, see ``experiments.run``.
-      chance: L_d of a classifier that cannot tell the domains apart, nats.
-      path: Where to.
+      arguments: Of the command line; None for those of the process.
+
+    Returns:
+      The exit status: 0, or 2 where there is nothing to draw.
     """
-    import matplotlib
+    try:
+        options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=__doc__)
+        path = options.output or options.folder / "curves.png"
+        found = read(options.folder)
+        conventions = [r["domain_loss"]["normalisation"] for r in found.values() if _adapted(r)]
+        draw(found, chance_domain_loss(*conventions[:1]), path, panels=options.panels)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"written: {path}")
+    return 0
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import numpy as np
 
-    figure, axes = plt.subplots(1, 4, figsize=(16, 3.8), constrained_layout=True)
-    panels = (
-        ("target_accuracy", "target accuracy (test images)"),
-        ("label_loss", "$L_y$, nats"),
-        ("domain_loss", "$L_d$, nats"),
-        (None, r"schedules of DANN"),
+def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Returns the results of the methods that have curves, in the order of a legend.
+
+    Raises:
+      ValueError: There are none.
+    """
+    every = {method: results.read(folder / f"{method}.json") for method in style.METHODS}
+    found = {method: result for method, result in every.items() if result}
+    if not found:
+        raise ValueError(
+            f"no results in {folder}: expected one of {', '.join(f'{m}.json' for m in every)}"
+        )
+    return found
+
+
+def draw(
+    found: dict[str, dict[str, Any]],
+    chance: float,
+    path: pathlib.Path,
+    *,
+    panels: tuple[str, ...] = PANELS,
+) -> None:
+    """Draws the curves of the methods of one experiment.
+
+    Args:
+      found: Result of each method, see ``experiments.run``; those of other methods are left out.
+      chance: L_d of a classifier that cannot tell the domains apart, nats.
+      path: Where to, PNG or SVG.
+      panels: Which of ``PANELS``.
+
+    Raises:
+      ValueError: There is nothing to draw, or ``path`` is neither.
+    """
+    found = {method: found[method] for method in style.METHODS if method in found}
+    if not found or not panels:
+        raise ValueError(f"expected methods and panels to draw, got {list(found)}, {list(panels)}")
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    width = style.COLUMN if columns == 1 else style.PAGE
+    names = style.method_names(list(found))
+    names_a_row = min(2 * columns, 4)
+    height = rows * HEIGHT + math.ceil(len(names) / names_a_row) * style.LINE_HEIGHT
+    config = next(iter(found.values()))["config"]
+    command = " ".join(
+        [PROGRAM, f"RUNS/{config}", *(("--panels", *panels) if panels != PANELS else ())]
     )
-    for axis, (name, title) in zip(axes, panels, strict=True):
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.spines[["top", "right"]].set_visible(False)
+    with style.figure(path, command, rows, columns, width=width, height=height) as (drawn, axes):
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            _draw_panel(axis, panel, found, chance)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        drawn.legend(
+            handles=[_line([], [], method, name) for method, name in names.items()],
+            loc="outside upper center",
+            ncols=names_a_row,
+        )
+
+
+def _draw_panel(axis, panel, found, chance):
+    if panel == "schedules":
+        _draw_schedules(axis, found)
+    else:
+        part, name, label = _CURVES[panel]
+        axis.set_ylabel(label)
         for method, result in found.items():
-            if name is None:
-                continue
-            entries = [
-                curve["evaluations" if "accuracy" in name else "training"]
-                for curve in result["curves"]
-            ]
-            if entries[0][name][0] is None:
-                continue  # no domain branch
-            steps = entries[0]["step"]
-            lines = np.array([entry[name] for entry in entries], float)
-            for line in lines if len(lines) > 1 else ():
-                axis.plot(steps, line, color=COLOURS[method], lw=0.6, alpha=0.4)
-            axis.plot(steps, lines.mean(0), color=COLOURS[method], lw=1.6, label=method)
-        if name == "label_loss":
-            axis.set_yscale("log")
-        if name == "domain_loss":
-            axis.axhline(chance, color="0.5", ls=":", lw=1)
+            entries = [curve[part] for curve in result["curves"]]
+            values = np.array([entry[name] for entry in entries], float)  # null is NaN
+            if "accuracy" in name:
+                values = 1 - values
+            if not np.isnan(values).all():  # a target without labels, or no domain classifier
+                _draw_curves(axis, method, entries[0]["step"], values, part == "training")
+    if panel == "label-loss" and axis.lines:
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(0)
+    for text, level in {"domain-loss": chance, "domain-error": 0.5}.items():
+        if text == panel:
+            axis.axhline(level, color="0.4", ls=(0, (1, 2)), lw=0.8)
             beside = axis.get_yaxis_transform()  # x as a share of the width
-            axis.text(0, chance, " chance", fontsize=8, va="bottom", color="0.4", transform=beside)
-    if "dann" in found:
-        training = found["dann"]["curves"][0]["training"]
-        axes[3].plot(training["step"], training["lam"], color="#aa3377", label=r"$\lambda_p$")
-        mu0 = found["dann"]["resolved_config"]["mu0"]
-        relative = np.array(training["mu"]) / mu0
-        axes[3].plot(
-            training["step"],
-            relative,
-            color="#666666",
-            label=rf"$\mu_p / \mu_0$, $\mu_0$ = {mu0:g}",
-        )
-        axes[3].plot(
-            training["step"],
-            np.mean([c["training"]["domain_accuracy"] for c in found["dann"]["curves"]], 0),
-            color=COLOURS["dann"],
-            lw=0.8,
-            label="domain accuracy",
-        )
-        axes[3].set_ylim(0, 1.02)
-        axes[3].legend(fontsize=8, frameon=False)
-    axes[0].set_ylim(0, 1)
-    if axes[0].lines:  # a target without labels has no accuracy
-        axes[0].legend(fontsize=8, frameon=False)
-    with results.whole(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    plt.close(figure)
+            axis.text(1, level, "chance", ha="right", va="bottom", color="0.3", transform=beside)
+            axis.set_ylim(0, max(axis.get_ylim()[1], 1.15 * level))
+    axis.set_xlim(0)
+    axis.locator_params("x", nbins=4)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.set_xlabel("updates")
+
+
+def _draw_curves(axis, method, steps, values, smooth):
+    """Draws ``values [key, step]``."""
+    thick = np.nanmean(values, 0)
+    if smooth:
+        thick = running_mean(thick, len(steps) // WINDOWS)
+    if smooth or len(values) > 1:
+        for line in values:
+            axis.plot(steps, line, color=style.METHODS[method].colour, lw=0.5, alpha=0.35)
+    line = _line(steps, thick, method)
+    line.set_markevery(max(1, len(steps) // MARKS))
+    axis.add_line(line)
+    axis.autoscale_view()
+
+
+def _draw_schedules(axis, found):
+    """Draws lambda and mu of the first method with a domain classifier, or else mu."""
+    result = next(filter(_adapted, found.values()), next(iter(found.values())))
+    training = result["curves"][0]["training"]
+    mu0 = result["resolved_config"]["mu0"]
+    axis.plot(training["step"], np.divide(training["mu"], mu0), "0.45", label=r"$\mu_p / \mu_0$")
+    if _adapted(result):
+        axis.plot(training["step"], training["lam"], "k", dashes=(5, 1.5), label=r"$\lambda_p$")
+    axis.set_ylabel(rf"schedules ($\mu_0$ = {mu0:g})")
+    axis.legend(loc="center right")
+
+
+def _adapted(result):
+    """Whether a method has a domain classifier."""
+    return result.get("domain_loss") is not None
+
+
+def _line(x, y, method, label=None):
+    from matplotlib.lines import Line2D
+
+    look = style.METHODS[method]
+    shape = {"ls": look.dashes, "marker": look.marker, "ms": 3.2}
+    return Line2D(x, y, color=look.colour, label=label, **shape)
+
+
+def running_mean(values, window):
+    """Returns the mean of the ``window`` values around each, of fewer at the ends.
+
+    Args:
+      values: ``[n]``.
+      window: Odd, or one more is taken before than after; less than 1 is 1.
+    """
+    weights = np.ones(max(1, window))
+    return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,9 @@ import numpy as np
 
 from dann_jax import datasets
 from dann_jax.augmentation import centre_crop
+from dann_jax.backbones import BACKBONES
 from dann_jax.batches import DomainArrays, DomainBatch
+from experiments import pretraining
 from experiments.config import Config
 
 __all__ = [
@@ -97,7 +99,7 @@ class Preprocess(NamedTuple):
 
     source_mean: tuple[float, ...]  # grey levels, one for each channel
     target_mean: tuple[float, ...]
-    scale: float
+    scale: float | tuple[float, ...]
     crop: int  # height and width of what is seen in an evaluation, pixels
 
     def source(self, image):
@@ -118,6 +120,8 @@ class Preprocess(NamedTuple):
 
 def _standardise(image, mean, scale):
     image = jnp.broadcast_to(image, (*image.shape[:-1], len(mean))).astype(jnp.float32)
+    if isinstance(scale, tuple):
+        scale = jnp.asarray(scale, jnp.float32).reshape(1, 1, 1, -1)
     return (image - jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)) / scale
 
 
@@ -125,6 +129,9 @@ def load_pair(
     config: Config, *, data_dir=None, manual_dir=None, progress=False, streaming=False
 ) -> Pair:
     """Returns the training and test images of both domains.
+
+    Where the backbone is frozen, what it makes of the images takes their place: see
+    ``pretraining.features``.
 
     A folder without a split ``test`` is tested on the images that it is trained on; if it is the
     target, that is the transductive protocol: its labels, if any, are not trained on.
@@ -140,10 +147,12 @@ def load_pair(
       The pair, with the digest of each part as it was stored.
 
     Raises:
-      ValueError: There is no such data set, images are larger than ``config.image_size``, or a
-        label is out of range.
+      ValueError: There is no such data set, images are larger than ``config.image_size``, a
+        label is out of range, or a frozen backbone's weights are not there.
       NotADirectoryError: There is no such folder.
     """
+    if config.frozen and streaming:
+        raise ValueError("what a frozen backbone makes of images is in memory: no --streaming")
     where = {"data_dir": data_dir, "manual_dir": manual_dir}
     source = _builder(config.source, config.image_size, None, **where)
     if not source.CLASS_NAMES:
@@ -168,6 +177,7 @@ def load_pair(
             f"{source.UNLABELLED[config.source_train]} images without: put each into the "
             "sub-folder of its class"
         )
+    made = pathlib.Path(data_dir or datasets.default_data_dir()) / "features"
     parts, provenance = {}, {}
     for domain, name, built in (
         ("source", config.source, source),
@@ -179,7 +189,12 @@ def load_pair(
             if _is_folder(name) and split == "test" and split not in built.CLASS_COUNTS:
                 split = "train"
             if split not in loaded:
-                loaded[split] = _load(built, split, config.image_size, name, streaming, progress)
+                images, origin = _load(built, split, config.image_size, name, streaming, progress)
+                if config.frozen:
+                    images = pretraining.features(
+                        config, images, origin["sha256"], made, progress=progress
+                    )
+                loaded[split] = images, origin
             images, origin = loaded[split]
             shown = f"{domain}:{pathlib.Path(name).name}" if _is_folder(name) else name
             provenance[f"{shown}/{split}"] = origin
@@ -281,6 +296,13 @@ def preprocessing(config: Config, pair: Pair, method: str) -> Preprocess:
 
     A baseline sees one domain, and subtracts its mean from the images of either.
     """
+    if config.mean == "backbone":
+        backbone = BACKBONES[config.backbone]
+        mean, scale = (
+            tuple(np.broadcast_to(values, [3]).tolist())
+            for values in (backbone.mean, backbone.scale)
+        )
+        return Preprocess(mean, mean, scale, config.seen_size)
     source, target = _mean(pair.source_train), _mean(pair.target_train)
     if method == "source-only":
         target = source
@@ -301,7 +323,7 @@ def _mean(images):
     blocks = np.array_split(image, max(1, len(image) // 4096))
     total = functools.reduce(np.add, (b.sum((0, 1, 2), dtype=np.float64) for b in blocks))
     mean = total / np.prod(image.shape[:3])
-    return np.broadcast_to(mean, [3]).astype(np.float64)
+    return np.broadcast_to(mean, [max(3, len(mean))]).astype(np.float64)
 
 
 def training_sets(pair: Pair, method: str) -> tuple:

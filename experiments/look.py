@@ -1,10 +1,12 @@
-"""Draws a contact sheet of a pair of domains: python -m experiments.look PAIR [options].
+"""Draws images of pairs of domains: python -m experiments.look PAIR [PAIR ...] [options].
 
-PAIR is the name of an experiment. Each row of the picture shows one class, source on the left
-and target on the right; which images is a function of the key.
+PAIR is the name of an experiment. A single pair is drawn as a contact sheet: each row shows one
+class, source on the left and target on the right. Several are drawn beside each other as in the
+paper, source above and target below. Which images is a function of the key.
 """
 
 import dataclasses
+import itertools
 import pathlib
 import sys
 from typing import Annotated
@@ -14,14 +16,25 @@ import tyro
 
 from dann_jax import datasets
 from experiments import config as configs
-from experiments import domains, results
+from experiments import domains, style
 
-__all__ = ["Options", "draw", "main", "sheet"]
+__all__ = ["Options", "draw", "draw_pairs", "main", "mixed", "sheet"]
 
 PROGRAM = "python -m experiments.look"
 GAP = 2  # pixels between two images
 WHITE = 255
 INCHES = 0.45  # side of an image in print
+TITLE = 0.3  # of a picture, inches
+SHEET = 12, 8  # rows and columns of a contact sheet
+BLOCK = 2, 4  # and of a domain among several pairs
+NAMES = {
+    "mnist": "MNIST",
+    "mnist_m": "MNIST-M",
+    "svhn": "SVHN",
+    "syn_numbers": "SYN NUMBERS",
+    "syn_signs": "SYN SIGNS",
+    "gtsrb": "GTSRB",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,17 +47,18 @@ class Options:
     target: str | None = None
     """Another target than that of the experiment."""
 
-    columns: int = 8
-    """Images of each class and domain."""
+    columns: int | None = None
+    """Images in a row of each domain; by default 8, or 4 of each of several pairs."""
 
-    rows: int = 12
-    """Classes, evenly spread over all."""
+    rows: int | None = None
+    """Classes, evenly spread over all, by default 12; of several pairs the rows of images, of
+    any classes, by default 2."""
 
     key: int = 0
     """Which images."""
 
     output: pathlib.Path | None = None
-    """Where to; by default PAIR.png."""
+    """Where to, PNG or SVG; by default PAIR.png, or pairs.png."""
 
     data_dir: pathlib.Path | None = None
     """Folder of prepared data; by default $DANN_JAX_DATA, or ~/.cache/dann_jax."""
@@ -63,34 +77,23 @@ def main(arguments: list[str] | None = None) -> int:
       The exit status: 0, or 2 where the arguments or the data are not right.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    if name is None and not {"-h", "--help"} & set(arguments):
-        names = ", ".join(configs.config_names())
-        print(f"usage: {PROGRAM} PAIR [options]\nPAIR is one of {names}", file=sys.stderr)
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    if not names and not {"-h", "--help"} & set(arguments):
+        known = ", ".join(configs.config_names())
+        print(
+            f"usage: {PROGRAM} PAIR [PAIR ...] [options]\nPAIR is one of {known}", file=sys.stderr
+        )
         return 2
     try:
         options = tyro.cli(
             Annotated[Options, tyro.conf.arg(name="")],
-            args=arguments,
+            args=arguments[len(names) :],
             default=Options(),
-            prog=f"{PROGRAM} {name or 'PAIR'}",
+            prog=f"{PROGRAM} {' '.join(names) or 'PAIR'}",
             description=__doc__,
         )
-        config, _ = configs.find_config(name)
-        changes = {"source": options.source, "target": options.target}
-        config = dataclasses.replace(config, **{k: v for k, v in changes.items() if v})
-        if min(options.columns, options.rows) < 1:
-            raise ValueError(
-                f"--columns and --rows must be at least 1, got {options.columns} and {options.rows}"
-            )
-        pair = domains.load_pair(
-            config,
-            data_dir=options.data_dir,
-            manual_dir=options.manual_dir,
-            progress=sys.stderr.isatty(),
-        )
-        path = options.output or pathlib.Path(f"{name}.png")
-        draw(config, pair, path, rows=options.rows, columns=options.columns, key=options.key)
+        path = options.output or pathlib.Path(f"{names[0] if len(names) == 1 else 'pairs'}.png")
+        _look(names, options, path)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -98,48 +101,110 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def draw(config, pair, path, *, rows: int, columns: int, key: int) -> None:
-    """Draws the training images of both domains as a PNG.
+def _look(names, options, path):
+    """Draws what the options ask for."""
+    style.check_format(path)
+    usual = SHEET if len(names) == 1 else BLOCK
+    asked = options.rows, options.columns
+    rows, columns = (u if n is None else n for n, u in zip(asked, usual, strict=True))
+    if min(rows, columns) < 1:
+        raise ValueError(f"--columns and --rows must be at least 1, got {columns} and {rows}")
+    changes = {"source": options.source, "target": options.target}
+    changes = {name: value for name, value in changes.items() if value}
+    if changes and len(names) > 1:
+        raise ValueError(f"--source and --target are of one pair, got {len(names)} pairs")
+    found = [configs.find_config(name)[0] for name in names]  # all names, before any data
+    found = [dataclasses.replace(config, **changes) for config in found]
+
+    def load(config):
+        return domains.load_pair(
+            config,
+            data_dir=options.data_dir,
+            manual_dir=options.manual_dir,
+            progress=sys.stderr.isatty(),
+        )
+
+    shape = {"rows": rows, "columns": columns, "key": options.key}
+    command = f"{PROGRAM} {' '.join(names)} --rows {rows} --columns {columns} --key {options.key}"
+    if len(found) == 1:
+        draw(found[0], load(found[0]), path, command=command, **shape)
+        return
+
+    def block(config):  # one pair in memory at a time
+        sides = _sides(config, load(config))
+        return [(_title(name, images), mixed(images, **shape)) for name, images in sides]
+
+    draw_pairs([block(config) for config in found], path, command=command)
+
+
+def _sides(config, pair):
+    return (config.source, pair.source_train), (config.target, pair.target_train)
+
+
+def _title(name, images):
+    name = pathlib.Path(name).name
+    return NAMES.get(name, name) + ("" if images.label.max() >= 0 else " (no labels)")
+
+
+def draw(config, pair, path, *, rows: int, columns: int, key: int, command: str = PROGRAM) -> None:
+    """Draws the training images of both domains as a contact sheet.
 
     Args:
       config: Names the domains.
       pair: Their images.
-      path: Where to.
+      path: Where to, PNG or SVG.
       rows: Most classes to show.
       columns: Images of each class and domain.
       key: Which images.
+      command: How it was made.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     names = pair.class_names
     shown = np.unique(np.linspace(0, len(names) - 1, min(rows, len(names))).round().astype(int))
-    sides = [
-        (config.source, pair.source_train),
-        (config.target, pair.target_train),
-    ]
-    sheets = [sheet(images, shown, columns, key) for _, images in sides]
     side = pair.source_train.image.shape[1] + GAP
-    size = 2 * INCHES * columns + 2, INCHES * len(shown) + 1
-    figure, axes = plt.subplots(1, 2, figsize=size, layout="constrained", dpi=130)
-    for axis, (name, images), pixels in zip(axes, sides, sheets, strict=True):
-        labelled = images.label.max() >= 0
-        axis.imshow(pixels, interpolation="nearest")
-        title = pathlib.Path(name).name + ("" if labelled else " (no labels)")
-        axis.set_title(title, fontsize=11)
-        axis.set_xticks([])
-        axis.set_yticks(
-            [side * row + (side - GAP) / 2 for row in range(len(shown))],
-            [names[c] for c in shown] if labelled else [""] * len(shown),
-            fontsize=8,
-        )
-        axis.tick_params(length=0)
-        axis.spines[:].set_visible(False)
-    with results.whole(path) as temporary:
-        figure.savefig(temporary)
-    plt.close(figure)
+    size = {"width": 2 * INCHES * columns + 2, "height": INCHES * len(shown) + 2 * TITLE}
+    with style.figure(path, command, 1, 2, **size) as (_, axes):
+        for axis, (name, images) in zip(axes[0], _sides(config, pair), strict=True):
+            labelled = images.label.max() >= 0
+            _show(axis, sheet(images, shown, columns, key))
+            axis.set_title(_title(name, images))
+            axis.set_yticks(
+                [side * row + (side - GAP) / 2 for row in range(len(shown))],
+                [names[c] for c in shown] if labelled else [""] * len(shown),
+            )
+
+
+def draw_pairs(blocks, path: pathlib.Path, *, command: str = PROGRAM) -> None:
+    """Draws pairs beside each other, source above and target below.
+
+    Args:
+      blocks: Of each pair, the title and the pixels ``[height, width, 3]`` of both domains.
+      path: Where to, PNG or SVG.
+      command: How it was made.
+    """
+    height, width, _ = blocks[0][0][1].shape
+    tall = style.PAGE / len(blocks) * height / width + TITLE
+    size = {"width": style.PAGE, "height": 2 * tall}
+    with style.figure(path, command, 2, len(blocks), **size) as (_, axes):
+        for column, sides in zip(axes.T, blocks, strict=True):
+            for axis, (title, pixels) in zip(column, sides, strict=True):
+                _show(axis, pixels)
+                axis.set_title(title)
+                axis.set_yticks([])
+        for axis, domain in zip(axes[:, 0], ("source", "target"), strict=True):
+            axis.set_ylabel(domain)
+
+
+def _show(axis, pixels):
+    axis.imshow(pixels, interpolation="nearest")
+    axis.set_xticks([])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+
+
+def mixed(images: datasets.ImageSet, *, rows: int, columns: int, key: int) -> np.ndarray:
+    """Returns images of any classes as ``sheet`` does those of chosen ones."""
+    unlabelled = images._replace(label=np.full_like(images.label, -1))
+    return sheet(unlabelled, np.arange(rows), columns, key)
 
 
 def sheet(images: datasets.ImageSet, classes: np.ndarray, columns: int, key: int) -> np.ndarray:

@@ -22,9 +22,26 @@ PACKAGES = (
     *("scikit-learn", "Pillow", "resvg_py", "tensorflow-datasets", "grain"),
 )
 
+_OF_ALL = (
+    *("config", "method", "keys", "target_accuracy", "mean", "std", "selection", "command"),
+    *("data", "versions", "device", "device_count", "resolved_config"),
+)
+_OF_TRAININGS = ("source_accuracy", "steps", "wall_seconds", "curves")
+_OF_ALIGNMENT = (
+    *("components", "oracle_accuracy", "oracle_mean", "oracle_std", "oracle_components"),
+)
+_SUMMARIES = (  # of a list with an accuracy for each key
+    ("target_accuracy", "mean", "std"),
+    ("svm_accuracy", "svm_mean", "svm_std"),
+    ("oracle_accuracy", "oracle_mean", "oracle_std"),
+)
+_DIGITS = 1e-5  # relative: more than what six digits leave out
+
 __all__ = [
     "alone",
+    "columns",
     "device_kind",
+    "faults",
     "gap_covered",
     "mean_and_std",
     "peak_memory",
@@ -119,6 +136,59 @@ def read(path: pathlib.Path) -> dict | None:
         return None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): move it away") from error
+
+
+def faults(result: dict[str, Any]) -> list[str]:
+    """Returns what keeps a result from being whole and consistent; an empty list where nothing.
+
+    Args:
+      result: Content of CONFIG/METHOD.json.
+    """
+    required = _OF_ALL + (_OF_ALIGNMENT if result.get("method") == "sa" else _OF_TRAININGS)
+    missing = [name for name in required if name not in result]
+    if missing:
+        return [f"no {', '.join(missing)}"]
+    count = len(result["keys"])
+    lists = {name for name, *_ in _SUMMARIES}
+    lists |= {"source_accuracy", "curves", "components", "oracle_components"}
+    found = [
+        f"{name} has {len(result[name])} entries for {count} keys"
+        for name in sorted(lists & result.keys())
+        if len(result[name]) != count
+    ]
+    if found or not count:
+        return found or ["no key"]
+    for name, *summary in _SUMMARIES:
+        if name in result:
+            values, told = result[name], [result.get(each) for each in summary]
+            if any(value is None or not 0 <= value <= 1 for value in values):
+                found.append(f"{name} is not between 0 and 1: {values}")
+            elif not all(map(_close, mean_and_std(values), told)):
+                found.append(f"{' and '.join(summary)} are not those of {name}: {told}")
+    for key, accuracy, curves in zip(
+        result["keys"], result["target_accuracy"], result.get("curves", ()), strict=False
+    ):
+        training, evaluations = curves["training"], curves["evaluations"]
+        for table in (training, evaluations):
+            if len({len(column) for column in table.values()}) != 1:
+                found.append(f"the curves of key {key} have columns of several lengths")
+            elif table["step"][-1:] != [result["steps"]]:
+                found.append(f"the curves of key {key} do not end at step {result['steps']:,}")
+        if not _close(accuracy, evaluations["target_accuracy"][-1], _DIGITS):
+            found.append(f"target_accuracy of key {key} is not that of its last evaluation")
+    return found
+
+
+def _close(a, b, tolerance=1e-9):
+    return a == b if a is None or b is None else math.isclose(a, b, rel_tol=tolerance)
+
+
+def columns(entries: list[dict]) -> dict[str, list]:
+    """Returns rows as columns of numbers, rounded to the six digits that result files keep."""
+    return {
+        name: [e[name] if e[name] is None else float(f"{e[name]:.6g}") for e in entries]
+        for name in entries[0]
+    }
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:

@@ -31,6 +31,7 @@ from experiments import (
     curves,
     domains,
     heads,
+    pretraining,
     processes,
     results,
     study,
@@ -260,7 +261,7 @@ def _run(name, options, devices, console):
     with _alone(folder):  # before hours of training, not after them
         pair = _pair(options, console)
         without = {"sa": "to measure it by", "train-on-target": "to train on"}
-        for method in without.keys() & set(missing) if not pair.target_labelled else ():
+        for method in () if pair.target_labelled else [m for m in without if m in missing]:
             if missing == [method]:
                 raise ValueError(f"{method}: {config.target} has no labels {without[method]}")
             console.print(f"{method} is left out: the target has no labels {without[method]}")
@@ -273,11 +274,11 @@ def _run(name, options, devices, console):
                 _method(name, config, method, keys, pair, folder, devices, options, console)
             if options.svm:
                 _head(method, keys, pair, folder, devices, options, console)
-        if processes.is_first():
-            drawn = {m: result for m, result in _found(folder).items() if "curves" in result}
+        drawn = {m: result for m, result in _found(folder).items() if "curves" in result}
+        if processes.is_first() and missing and drawn:
             curves.draw(drawn, chance_domain_loss(config.normalisation), picture)
     files = [str(folder / f"{m}.json") for m in dict.fromkeys((*missing, *headless))]
-    if missing:
+    if missing and drawn:
         files.append(str(picture))
     if pair.target_files is not None:
         files += [
@@ -393,6 +394,7 @@ def _check(options):
         )
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
+    pretraining.weights_origin(options.config)  # raises where there are none
 
 
 def _keep_programs(folder, console):
@@ -652,8 +654,8 @@ def _result(name, options, method, keys, records, devices):
         "warnings": [record["warnings"] for record in records],
         "curves": [
             {
-                "training": _columns(record["curves"]),
-                "evaluations": _columns(record["evaluations"]),
+                "training": results.columns(record["curves"]),
+                "evaluations": results.columns(record["evaluations"]),
             }
             for record in records
         ],
@@ -708,16 +710,13 @@ def _command(name, options, method, keys):
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != getattr(usual, field.name):
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
+            flag = field.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                shown = value.name if isinstance(value, pathlib.Path) else value
+                words += [f"--{flag}", str(shown)]
     return " ".join(words)
-
-
-def _columns(entries):
-    """Returns a list of rows as columns of numbers, rounded to six digits."""
-    return {
-        name: [e[name] if e[name] is None else float(f"{e[name]:.6g}") for e in entries]
-        for name in entries[0]
-    }
 
 
 def _accuracy(value):

@@ -26,8 +26,8 @@ from dann_jax import (
     studies,
     training,
 )
-from experiments import domains, processes, results
-from experiments.config import INITIALISERS, NETWORKS, Config
+from experiments import domains, pretraining, processes, results
+from experiments.config import Config, make_model
 
 __all__ = [
     "Group",
@@ -110,7 +110,8 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
 
 def resolved(config: Config, method: str) -> dict[str, Any]:
     """Returns all that decides the numbers of a run, apart from its key and the versions."""
-    return {"method": method, **dataclasses.asdict(config)}
+    settings = {"method": method, **dataclasses.asdict(config)}
+    return settings | {"weights": pretraining.weights_origin(config)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,10 +143,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
       pair: The images of both domains.
       devices: To train on; those of all processes where there are several.
     """
-    options = {"classes": len(pair.class_names), "dtype": jnp.dtype(config.dtype)}
-    if config.initialisation != "default":
-        options["kernel_init"] = INITIALISERS[config.initialisation]
-    model = NETWORKS[config.network](**options)
+    model = make_model(config, len(pair.class_names))
     steps = config.steps_of(method)
 
     def mu(step):
@@ -163,13 +161,12 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             normalisation=config.normalisation,
             domain_weight=config.domain_weight,
         )
-    optimizer = training.make_optimizer(
-        mu, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    optimizer = _optimizer(config, mu)
     make_update = functools.partial(
         training.make_update_step, model, optimizer, lam, objective=loss
     )
     preprocess = domains.preprocessing(config, pair, method)
+    seen = 2, config.seen_size, config.seen_size, len(preprocess.source_mean)
     batch = config.batch_size // 2, config.batch_size // 2
     made = _streamed if isinstance(pair.source_train, domains.Streamed) else _in_memory
     opened, program = made(config, pair, method, make_update, preprocess, batch, devices)
@@ -180,7 +177,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
         model=model,
         class_names=pair.class_names,
         target_files=pair.target_files,
-        start=_start(model, optimizer, config.seen_size),
+        start=_start(model, optimizer, seen, pretraining.variables(config)),
         program=program,
         opened=opened,
         mu=mu,
@@ -199,17 +196,33 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
     )
 
 
-def _start(model, optimizer, size):
-    def one(number):
-        init_key, train_key = jax.random.split(jax.random.key(number))
-        sample = jnp.zeros([2, size, size, 3])
-        return training.init_state(model, optimizer, init_key, sample), train_key
+def _optimizer(config, mu):
+    def factor(path):
+        of_part = config.backbone_factor if path[:2] == ("f", "backbone") else 1.0
+        return of_part * (config.bias_factor if path[-1] == "bias" else 1.0)
 
-    single, many = jax.jit(one), jax.jit(jax.vmap(one))
+    return training.make_optimizer(
+        mu,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        factors=None if config.backbone_factor == config.bias_factor == 1.0 else factor,
+    )
+
+
+def _start(model, optimizer, shape, backbone):
+    def one(number, backbone):
+        init_key, train_key = jax.random.split(jax.random.key(number))
+        state = training.init_state(model, optimizer, init_key, jnp.zeros(shape))
+        return pretraining.started(state, backbone), train_key
+
+    single, many = jax.jit(one), jax.jit(jax.vmap(one, in_axes=(0, None)))
 
     def start(group):
         numbers = np.array(group.keys, np.uint32)
-        return many(numbers) if len(numbers) > 1 else single(numbers[0])
+        if len(numbers) > 1:
+            return many(numbers, backbone)
+        return single(numbers[0], backbone)
 
     return start
 
@@ -289,6 +302,7 @@ def train(
     together: int | None = 1,
     devices_per_key: int | None = None,
     checkpoint_every: int = 5_000,
+    stop: int | None = None,
     report: Callable[[Report], None] = lambda report: None,
 ) -> list[dict[str, Any]]:
     """Trains with each of the keys and returns the records of it.
@@ -305,10 +319,12 @@ def train(
       devices_per_key: How many devices share the batches of a key. None for as few as keep all
         devices busy.
       checkpoint_every: Steps between two checkpoints.
+      stop: Step to stop at, with the schedules of the full length; what is not complete then is
+        not written as finished. None for the last.
       report: Called while the trainings go on.
 
     Returns:
-      The record of each key: accuracies at the last step, the curves, warnings and times.
+      The record of each key: accuracies at the last evaluation, the curves, warnings and times.
 
     Raises:
       ValueError: The folder holds trainings with other settings, data, versions or devices, or
@@ -335,7 +351,7 @@ def train(
     ]
     for group in todo:
         before = [records[key] for key in group.keys]
-        after = _train(study, group, before, folder, checkpoint_every, report)
+        after = _train(study, group, before, folder, checkpoint_every, stop, report)
         records |= dict(zip(group.keys, after, strict=True))
     return [records[key] for key in keys]
 
@@ -390,10 +406,11 @@ def _read(study, folder):
     return record
 
 
-def _train(study, group, records, folder, checkpoint_every, report):
+def _train(study, group, records, folder, checkpoint_every, stop, report):
     """Trains a group from where it is, and returns the records."""
     config = study.config
     steps = config.steps_of(study.method)
+    stop = steps if stop is None else min(stop, steps)
     folders = [folder / f"key_{key}" for key in group.keys]
     checkpoint = folders[0] / "checkpoint"  # of the whole group
     program = study.program(group)
@@ -433,13 +450,13 @@ def _train(study, group, records, folder, checkpoint_every, report):
         return means
 
     with study.opened(group, keys, done) as data:
-        while done < steps:
-            stops = (
+        while done < stop:
+            ends = (
                 (done // config.evaluate_every + 1) * config.evaluate_every,
                 (done // LOG_EVERY + 1) * LOG_EVERY,
-                steps,
+                stop,
             )
-            count = min(stops) - done
+            count = min(ends) - done
             states, metrics = program(states, data, keys, count)
             done += count
             read()
@@ -460,6 +477,9 @@ def _train(study, group, records, folder, checkpoint_every, report):
                     results.write_json(each / "record.json", record)
                 checkpoints.save(checkpoint, jax.device_get(states))
                 clock.lap()
+    read()  # where no evaluation follows
+    if done < steps:
+        return records
     if processes.is_first():
         last = jax.device_get(states)
         for i, each in enumerate(folders):

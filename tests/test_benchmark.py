@@ -14,7 +14,7 @@ import pytest
 import experiments
 from dann_jax import batches, networks, schedules, training
 from dann_jax.backbones import AlexNet
-from experiments import benchmark, report, results, workload
+from experiments import benchmark, benchmark_tables, report, results, workload
 from experiments.config import NETWORKS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -214,7 +214,7 @@ def record_of(**case):
 def test_machines_stand_side_by_side():
     gpu = record_of(precision="tensorfloat32", pytorch=[]) | {"platform": "gpu", "device": "A GPU"}
     failed = record_of(network="gtsrb", pixels=40, reason="needs 9 GB more")
-    tables = report.speed_tables({"a.json": record_of(), "g.json": gpu, "z.json": failed})
+    tables = benchmark_tables.tables({"a.json": record_of(), "g.json": gpu, "z.json": failed})
     head, *rows = tables["benchmark"]
     assert [row[:3] for row in rows] == [
         ["gtsrb, 40 px", "float32", "A CPU, 2 cores"],
@@ -240,9 +240,9 @@ def test_calls_keys_and_devices_have_tables():
         "devices": record_of(measures="weak", devices=4, times_one_device=1.9),
     }
     for name, record in kinds.items():
-        tables = report.speed_tables({"a.json": record})
+        tables = benchmark_tables.tables({"a.json": record})
         assert [title for title, lines in tables.items() if len(lines) > 1] == [name]
-    assert report.speed_tables({"a": kinds["devices"]})["devices"][1][4:6] == [
+    assert benchmark_tables.tables({"a": kinds["devices"]})["devices"][1][4:6] == [
         "weak",
         "4 simulated",
     ]
@@ -267,14 +267,6 @@ def test_report_checks_every_document(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert report.main(["--check", *paths]) == 2
     assert "<!-- keys: end -->" in capsys.readouterr().err
-
-
-def test_the_documents_have_all_tables():
-    text = "".join(
-        path.read_text() for path in (report.ROOT / "README.md", report.ROOT / "docs" / "speed.md")
-    )
-    for name in ("results", *report.speed_tables({})):
-        assert text.count(f"<!-- {name}: begin -->") == text.count(f"<!-- {name}: end -->") == 1
 
 
 # --- PyTorch

@@ -10,7 +10,7 @@ import pytest
 
 from dann_jax import datasets
 from experiments import config as configs
-from experiments import domains, heads, look, report, results, run, study
+from experiments import domains, heads, look, results, run, study
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -209,37 +209,6 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 def test_gap_covered_goes_from_source_only_to_train_on_target():
     assert results.gap_covered(0.7, 0.5, 0.9) == pytest.approx(0.5)  # .2 of .4
     assert results.gap_covered(0.7, 0.9, 0.9) is None
-
-
-def test_the_readme_agrees_with_the_result_files():
-    assert report.main(["--check"]) == 0
-
-
-def test_report_notices_a_figure_that_no_file_backs(tmp_path, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{report.BEGIN}\n| .9999 |\n{report.END}\n")
-    assert report.main(["--check", "--readme", str(readme)]) == 1
-    assert ".9999" in readme.read_text()
-    assert report.main(["--readme", str(readme)]) == 0
-    assert ".9999" not in readme.read_text()
-    assert report.main(["--check", "--readme", str(readme)]) == 0
-
-
-def test_a_row_without_a_file_is_dashes(tmp_path):
-    rows = report.table(tmp_path).splitlines()[2:]
-    assert len(rows) == len(configs.METHODS) * len(report.PUBLISHED)
-    assert all(row.count("—") >= 7 for row in rows)
-
-
-def test_committed_results_name_their_data_device_versions_and_settings():
-    files = set(report.FOLDER.glob("*/*.json")) - set(report.BENCHMARKS.glob("*.json"))
-    for path in files:
-        result = results.read(path)
-        assert set(result) >= SCHEMA, path
-        mean, std = results.mean_and_std(result["target_accuracy"])
-        assert result["mean"] == pytest.approx(mean), path
-        assert result["std"] == (None if std is None else pytest.approx(std)), path
-        assert result["selection"] == "last step" or "oracle" in result["selection"]
 
 
 def test_a_streamed_training_has_the_numbers_of_one_in_memory(small, data_dir, tmp_path):

@@ -48,6 +48,7 @@ def test_heads_are_made_once_for_trainings_that_have_none(call, tmp_path, capsys
     assert len(result["svm_accuracy"]) == 2 and min(result["svm_accuracy"]) >= 0
     assert result["svm_mean"] == pytest.approx(np.mean(result["svm_accuracy"]))
     assert result["svm_std"] == pytest.approx(np.std(result["svm_accuracy"], ddof=1))
+    assert results.faults(result) == []
     about = result["svm"]
     assert (about["layer"], about["features"], about["examples"]) == ("y/fc2", 100, 40)
     assert len(about["C"]) == 2 and set(about["C"]) <= set(heads.GRID)
@@ -70,6 +71,7 @@ def test_alignment_writes_a_choice_without_target_labels_and_the_oracles(call, t
     assert result["mean"] == pytest.approx(np.mean(result["target_accuracy"]))
     assert all(np.less_equal(result["target_accuracy"], result["oracle_accuracy"]))
     assert "no target labels" in result["selection"] and "oracle" in result["oracle_selection"]
+    assert results.faults(result) == []
     components = result["by_components"]["components"]
     assert components == list(range(2, 40))  # of 40 examples
     for i, accuracy in enumerate(result["by_components"]["target_accuracy"]):

@@ -1,14 +1,16 @@
 """AlexNet up to fc7, the backbone of the paper's Office-31 experiments."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from dann_jax.backbones.weights import Layer
 from dann_jax.convolution import max_pool
 from dann_jax.networks import Initializer
 
-__all__ = ["AlexNet"]
+__all__ = ["AlexNet", "layers"]
 
 _CONVOLUTIONS = (  # features, window, stride, padding, pooling after it
     (64, 11, 4, 2, True),
@@ -17,6 +19,7 @@ _CONVOLUTIONS = (  # features, window, stride, padding, pooling after it
     (256, 3, 1, 1, False),
     (256, 3, 1, 1, True),
 )
+_SIDE = 6  # of the images that fc6 takes, pixels
 
 
 class AlexNet(nn.Module):
@@ -51,7 +54,7 @@ class AlexNet(nn.Module):
             x = nn.relu(x)
             if pooled:
                 x = max_pool(x, 3, 2)
-        if x.shape[1:3] != (6, 6):
+        if x.shape[1:3] != (_SIDE, _SIDE):
             raise ValueError(
                 f"expected images whose last convolution is 6x6 (223 to 254 pixels), got "
                 f"{x.shape[1]}x{x.shape[2]}: crop or resize the images to 227x227"
@@ -61,3 +64,11 @@ class AlexNet(nn.Module):
             x = nn.Dropout(1 - self.keep, deterministic=not train)(x)
             x = nn.relu(nn.Dense(4096, name=name, **shared)(x))
         return x
+
+
+def layers() -> Iterator[Layer]:
+    """Yields the layers of ``AlexNet()`` and their names in state dicts."""
+    for i, number in enumerate((0, 3, 6, 8, 10), start=1):
+        yield Layer((f"conv{i}",), f"features.{number}")
+    yield Layer(("fc6",), "classifier.1", side=_SIDE)
+    yield Layer(("fc7",), "classifier.4")

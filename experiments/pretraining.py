@@ -1,0 +1,161 @@
+"""Backbones with ImageNet weights, and what they make of images while they are frozen."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import track
+
+from dann_jax import __version__, compilation, datasets
+from dann_jax.augmentation import centre_crop
+from dann_jax.backbones import BACKBONES, load_weights, weights_file
+from dann_jax.training import TrainState
+from experiments import results
+from experiments.config import Config
+
+__all__ = ["features", "started", "variables", "weights_origin"]
+
+BATCH = 32  # images a call of a frozen backbone
+
+
+def weights_origin(config: Config) -> dict[str, str] | None:
+    """Returns name and SHA-256 of the file of the backbone's weights; None without a backbone.
+
+    Raises:
+      FileNotFoundError: There is no such file, or none is named and no installed package has one.
+    """
+    if config.backbone is None:
+        return None
+    try:
+        path = weights_file(config.backbone, config.weights)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}: --weights FILE names one") from error
+    # A file that changes while a program runs is another one.
+    return {"file": path.name, "sha256": _digest(path, path.stat().st_mtime_ns)}
+
+
+@functools.cache
+def _digest(path, changed):
+    del changed
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def variables(config: Config) -> dict[str, Any] | None:
+    """Returns the variables that the backbone starts from; None where it is not trained.
+
+    Raises:
+      ValueError: From ``load_weights``: the file is not that of the backbone.
+    """
+    if config.backbone is None or config.frozen:
+        return None
+    return load_weights(config.backbone, config.weights)
+
+
+def started(state: TrainState, backbone: dict[str, Any] | None) -> TrainState:
+    """Returns a state before the first update whose backbone has these variables.
+
+    Args:
+      state: From ``init_state``, of a network with ``OfficeFeatures``.
+      backbone: Variables by their collections, from ``variables``; None for no change.
+    """
+    if backbone is None:
+        return state
+    collections = dict(backbone)
+    theta = state.theta["f"] | {"backbone": collections.pop("params")}
+    statistics = {
+        name: held | ({"backbone": collections[name]} if name in collections else {})
+        for name, held in state.statistics["f"].items()
+    }
+    return state.replace(
+        theta=state.theta | {"f": theta}, statistics=state.statistics | {"f": statistics}
+    )
+
+
+def features(
+    config: Config,
+    images: datasets.ImageSet,
+    digest: str,
+    folder: pathlib.Path,
+    *,
+    progress: bool = False,
+) -> datasets.ImageSet:
+    """Returns what the frozen backbone makes of images, from a file if it is there.
+
+    The views of an image lie side by side as pixels do: the middle of the image, and with
+    ``config.mirror`` its mirror image. A random crop of one pixel, as in training, is one of them
+    at random; the middle pixel, as in evaluation, is the image itself.
+
+    Args:
+      config: The experiment.
+      images: At ``config.image_size``, colour.
+      digest: SHA-256 of the images as stored.
+      folder: Where the file lies or goes. It is named after all that decides its numbers.
+      progress: Whether to show a bar.
+
+    Returns:
+      Features ``[n, 1, 1 or 2, D]`` float32, and the labels of the images.
+    """
+    crop = config.crop or config.image_size
+    device = jax.local_devices()[0]
+    decisive = {
+        "images": digest,
+        "weights": weights_origin(config)["sha256"],
+        "shown": [config.image_size, crop, config.mirror],
+        "dtype": config.dtype,
+        "versions": [__version__, jax.__version__],
+        "device": [device.device_kind, compilation.plain()],
+    }
+    name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
+    path = folder / f"{config.backbone}-{name}.npy"
+    backbone = BACKBONES[config.backbone]
+    shape = (len(images.label), 1, 2 if config.mirror else 1, backbone.features)
+    found = _read(path, shape)
+    if found is None:
+        found = _computed(config, images.image, crop, progress)
+        # Without a folder that may be written to they are computed at each start.
+        with contextlib.suppress(OSError), results.whole(path) as temporary:
+            np.save(temporary, found)
+    return images._replace(image=found)
+
+
+def _read(path, shape):
+    """Returns the features in a file, None where it is absent, damaged or of other images."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if (found.shape, found.dtype) == (shape, np.float32) else None
+
+
+def _computed(config, images, crop, progress):
+    backbone = BACKBONES[config.backbone]
+    module = backbone.make(dtype=jnp.dtype(config.dtype))
+    options = compilation.options(jax.local_devices()[0].platform)
+    mean, scale = (
+        np.broadcast_to(values, [1, 1, 1, 3]).astype(np.float32)
+        for values in (backbone.mean, backbone.scale)
+    )
+
+    @functools.partial(jax.jit, compiler_options=options)
+    def forward(weights, seen):
+        seen = (seen.astype(jnp.float32) - mean) / scale
+        views = [seen, seen[:, :, ::-1]] if config.mirror else [seen]
+        made = [module.apply(weights, view).astype(jnp.float32) for view in views]
+        return jnp.stack(made, 1)[:, None]
+
+    weights = load_weights(config.backbone, config.weights)
+    rows = []
+    starts = range(0, len(images), BATCH)
+    for start in track(starts, f"{config.backbone}: features", disable=not progress):
+        seen = np.asarray(centre_crop(images[start : start + BATCH], crop))
+        missing = BATCH - len(seen)  # one shape, one compilation
+        padded = np.pad(seen, [(0, missing), *[(0, 0)] * 3])
+        rows.append(np.asarray(forward(weights, padded))[: len(seen)])
+    return np.concatenate(rows)

@@ -1,0 +1,262 @@
+"""The tables of the README: the paper's figures beside those of the result files."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from dann_jax import __version__
+from experiments import config as configs
+from experiments import paper, results, study
+
+__all__ = ["accuracy", "markdown", "read", "tables"]
+
+DASH = "—"
+BENCHMARKS = "benchmark"  # a folder beside those of the configs
+DIRECTIONS = (  # of Office-31; the paper has the first three
+    *(("amazon", "webcam"), ("dslr", "webcam"), ("webcam", "dslr")),
+    *(("amazon", "dslr"), ("dslr", "amazon"), ("webcam", "amazon")),
+)
+PAIRS = {
+    "table1": (
+        *("mnist_mnist_m", "syn_numbers_svhn", "svhn_mnist", "syn_signs_gtsrb", "mnist_svhn"),
+    ),
+    "office31": tuple(f"office31_{source}_{target}" for source, target in DIRECTIONS),
+}
+SEMI_SUPERVISED = "syn_signs_gtsrb_semi"
+METHODS = {  # the rows of a pair; subspace alignment has two, for two ways to choose components
+    "source-only": "source-only",
+    "sa": "SA, unsupervised pick",
+    "sa-oracle": "SA, oracle pick",
+    "dann": "**DANN**",
+    "train-on-target": "train-on-target",
+}
+BOUNDS = ("source-only", "train-on-target")  # of the gap
+PAPER = ("published", "preprint", "published gap")
+COLUMNS = (
+    *("config", "method", *PAPER, "ours, mean ± sd (keys)", "SVM head", "our gap"),
+    *("steps", "device", "file"),
+)
+
+Found = dict[str, dict[str, dict[str, Any]]]  # config -> name of the file -> its content
+
+
+def read(folder: pathlib.Path) -> Found:
+    """Returns the contents of all result files, by config and name.
+
+    Args:
+      folder: Where they lie, as CONFIG/METHOD.json, or CONFIG/METHOD-VARIANT.json for those that
+        are in no table.
+
+    Raises:
+      ValueError: Some are not whole, or not what their names say; all that is wrong is told.
+    """
+    found, wrong = {}, []
+    for path in sorted(folder.glob("*/*.json")):
+        config = path.parent.name
+        if config == BENCHMARKS:
+            continue
+        result = results.read(path)
+        faults = results.faults(result)
+        if config not in configs.config_names():
+            faults = [f"there is no config {config}"]
+        elif not faults and not (
+            result["config"] == config and f"{path.stem}-".startswith(f"{result['method']}-")
+        ):
+            faults = [f"it is of {result['config']}, {result['method']}"]
+        wrong += [f"{config}/{path.name}: {fault}" for fault in faults]
+        found.setdefault(config, {})[path.stem] = result
+    if wrong:
+        raise ValueError("not all result files are whole: " + "; ".join(wrong))
+    return found
+
+
+def tables(found: Found) -> dict[str, str]:
+    """Returns the tables in Markdown, by their names.
+
+    Args:
+      found: All results, from ``read``.
+
+    Returns:
+      ``table1`` and ``office31``: the paper's pairs and their variants; ``quoted``: the other
+      methods in the paper's table of Office-31; ``semi``: the semi-supervised experiment; ``own``:
+      configs that are in none of these; ``commands``: how each file was made.
+    """
+    left = [name for name in configs.config_names() if name != SEMI_SUPERVISED]
+    made = {}
+    for table, names in PAIRS.items():
+        rows = []
+        for name in names:
+            rows += _rows(name, name, found)
+            for variant in [n for n in left if n.startswith(f"{name}_")]:
+                rows += _rows(variant, name, found)
+                left.remove(variant)
+            left.remove(name)
+        made[table] = markdown(COLUMNS, *rows)
+    rows = [COLUMNS, *(row for name in left for row in _rows(name, None, found))]
+    ours = [i for i, column in enumerate(COLUMNS) if column not in PAPER]
+    return {
+        **made,
+        "quoted": _quoted(),
+        "semi": _semi_supervised(found.get(SEMI_SUPERVISED, {})),
+        "own": markdown(*([row[i] for i in ours] for row in rows)),
+        "commands": _commands(found),
+    }
+
+
+def markdown(head, *rows) -> str:
+    """Returns a table in Markdown of a head and rows of cells."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
+
+
+def accuracy(mean: float | None, std: float | None = None, digits: int = 4) -> str:
+    """Returns an accuracy, or a mean ± standard deviation, as text; a dash for None."""
+    if mean is None:
+        return DASH
+    return " ± ".join(f"{v:.{digits}f}".removeprefix("0") for v in (mean, std) if v is not None)
+
+
+def _rows(name, base, found):
+    """Returns the rows of a config: those with a file, and those with a figure of the paper.
+
+    Args:
+      name: The config.
+      base: The paper's row that it belongs to; None for one of our own.
+      found: All results.
+    """
+    ours = dict(found.get(name, {}))
+    if "sa" in ours:
+        oracle = {"mean": ours["sa"]["oracle_mean"], "std": ours["sa"]["oracle_std"]}
+        ours["sa-oracle"] = ours["sa"] | oracle
+    published = paper.PUBLISHED.get(base, {})
+    theirs = {method: figures[0] for method, figures in published.items()}
+    means = {method: result["mean"] for method, result in ours.items()}
+    digits = 3 if base in PAIRS["office31"] else 4  # as many as the paper prints
+    rows = [
+        [
+            shown,
+            *(accuracy(figure, digits=digits) for figure in published.get(method, (None, None))),
+            _gap(method, theirs),
+            *_cells(name, method, ours.get(method), _gap(method, means)),
+        ]
+        for method, shown in METHODS.items()
+        if method in ours or (method in published and name == base)
+    ]
+    if not rows and name == base:
+        rows = [[DASH] * (len(COLUMNS) - 1)]
+    titles = [_title(name, base)] + [""] * len(rows)
+    return [[title, *row] for title, row in zip(titles, rows, strict=False)]
+
+
+def _title(name, base):
+    """Returns the name of a config and, of a variant, what it is instead of the paper's row."""
+    if base in (None, name):
+        return name
+    network, of_paper = (_network(configs.find_config(each)[0]) for each in (name, base))
+    told = "another recipe" if network == of_paper else f"not the paper's network: {network}"
+    return f"{name} ({told})"
+
+
+def _network(config):
+    backbone = getattr(config, "backbone", None)
+    if backbone is None:
+        return config.network
+    return f"{config.network} above {'frozen ' * config.frozen}{backbone}"
+
+
+def _gap(method, means):
+    """Returns the share of the gap that a method covers, computed from mean accuracies."""
+    needed = [means.get(each) for each in (method, *BOUNDS)]
+    if method in BOUNDS or None in needed:
+        return DASH
+    covered = results.gap_covered(*needed)
+    return DASH if covered is None else f"{covered:.1%}".replace("-", "−")
+
+
+def _cells(name, method, result, gap):
+    """Returns the cells of a result, from the accuracy to the file; dashes without one."""
+    if result is None:
+        return [DASH] * 6
+    return [
+        _accuracy(result),
+        accuracy(result.get("svm_mean"), result.get("svm_std")),
+        gap,
+        _steps(result),
+        f"{result['device']} x{result['device_count']}",
+        _link(name, method.removesuffix("-oracle"), result),
+    ]
+
+
+def _accuracy(result, of=lambda mean: mean):
+    """Returns mean ± sd (keys), and what else has to be known of it."""
+    told = f"{accuracy(of(result['mean']), result['std'])} ({len(result['keys'])})"
+    parts = [f"{split}: {v['part']}" for split, v in result["data"].items() if "part" in v]
+    if result["method"] != "sa" and result["selection"] != "last step":
+        parts.append(result["selection"])
+    return "; ".join([told, *parts, *_changed(result)])
+
+
+def _changed(result):
+    """Returns settings that are not those of the config, apart from lengths."""
+    config, _ = configs.find_config(result["config"])
+    usual = dataclasses.asdict(config)
+    settings = study.completed(result["resolved_config"])
+    # Lengths have a column; weights are named by their digest.
+    names = sorted(usual.keys() - {"steps", "baseline_steps", "evaluate_every", "weights"})
+    return [f"{name} {settings[name]}" for name in names if settings[name] != usual[name]]
+
+
+def _steps(result):
+    """Returns how many steps were made, and of how many of the config, where not all were."""
+    if "steps" not in result:
+        return DASH
+    config, _ = configs.find_config(result["config"])
+    usual = config.steps_of("source-only" if result["method"] == "sa" else result["method"])
+    made = f"{result['steps']:,}"
+    return made if result["steps"] == usual else f"{made} (not {usual:,})"
+
+
+def _link(config, file, result):
+    version = result["versions"]["dann_jax"]
+    link = f"[json](experiments/results/{config}/{file}.json)"
+    return link if version == __version__ else f"{link}, by {version}"
+
+
+def _quoted():
+    """Returns the paper's table of Office-31, with the methods that it compares with."""
+
+    def cell(figure, jmlr=None):
+        told = accuracy(figure, digits=3)
+        return told if jmlr is None else f"{told} (JMLR {accuracy(jmlr, digits=3)})"
+
+    return markdown(
+        ("method", *paper.OFFICE31_DIRECTIONS),
+        *([method, *(cell(*f) for f in figures)] for method, figures in paper.OFFICE31.items()),
+        [
+            "DANN, preprint: 5 random splits",
+            *(accuracy(*figure, digits=3) for figure in paper.OFFICE31_SPLITS),
+        ],
+    )
+
+
+def _semi_supervised(ours):
+    rows = []
+    for method, shown in paper.SEMI_SUPERVISED.items():
+        cells = _cells(SEMI_SUPERVISED, method, ours.get(method), DASH)
+        if method in ours:
+            cells[0] = _accuracy(ours[method], of=lambda mean: 1 - mean)
+        rows.append([shown, method, cells[0], *cells[-3:]])
+    head = ("in the paper's plot", "method", "validation error, mean ± sd (keys)")
+    return markdown((*head, *COLUMNS[-3:]), *rows)
+
+
+def _commands(found):
+    """Returns how each file was made, the ones that are in no other table included."""
+    rows = []
+    for config, files in found.items():
+        for file, result in files.items():
+            seconds = result.get("wall_seconds")
+            minutes = DASH if seconds is None else f"{seconds / 60 / len(result['keys']):.1f}"
+            link = f"[{config}/{file}](experiments/results/{config}/{file}.json)"
+            made_by = result["versions"]["dann_jax"]
+            rows.append([link, made_by, minutes, f"`{result['command']}`"])
+    return markdown(("file", "dann_jax", "minutes a key", "command"), *rows)

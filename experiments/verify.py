@@ -1,0 +1,292 @@
+"""Trains a key of a result again and compares: python -m experiments.verify RESULT.json.
+
+Settings, method and data are those that the file names. With --steps N only the first steps are
+trained, with the schedules of the whole length. Exit status: 0 where the numbers agree, bit for bit
+or within the tolerance, 1 where they differ, 2 where they cannot be compared.
+"""
+
+import argparse
+import dataclasses
+import math
+import pathlib
+import sys
+import tempfile
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import allocation, domains, results, study
+from experiments import config as configs
+
+__all__ = ["Difference", "differences", "environment", "main"]
+
+TOLERANCE = 0.05  # other rounding makes .041 of the 1,500 steps of digits_digits_m
+NEVER = sys.maxsize  # steps between two checkpoints: a verification starts anew
+USUAL = {"process_count": 1, "plain_xla": False}  # in files that are older than these entries
+
+
+class Difference(NamedTuple):
+    """A number of a result beside the one that should be the same."""
+
+    key: int
+    step: int
+    name: str
+    expected: float | None
+    got: float | None
+    relative: float  # to the largest value of the curve
+
+    def __str__(self):
+        """Says which number, and both values."""
+        where = f"{self.name} of key {self.key} at step {self.step:,}"
+        return f"{where} is {self.expected} in the file, {self.got} here"
+
+
+def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple]:
+    """Returns what decides the last bits and is not the same, as name -> (in the file, here).
+
+    Args:
+      result: Content of a result file.
+      here: ``Study.origin`` of the training that is compared with it.
+    """
+    there = USUAL | result
+    pairs = {name: (there[name], here[name]) for name in ("device", "device_count", *USUAL)}
+    pairs |= {
+        name: (version, here["versions"].get(name)) for name, version in there["versions"].items()
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def differences(key: int, expected: dict, got: dict) -> list[Difference]:
+    """Returns all numbers that two trainings both have, in the order of their steps.
+
+    Args:
+      key: Number of the key.
+      expected: Columns ``training`` and ``evaluations``, as ``curves`` of a result has them.
+      got: The same of another training, which may be shorter.
+    """
+    found = []
+    for kind in expected:
+        there, here = _rows(expected[kind]), _rows(got[kind])
+        steps = [step for step in there if step in here]
+        for name in expected[kind].keys() & got[kind].keys() - {"step"}:
+            scale = max((abs(there[step][name] or 0) for step in steps), default=0) or 1
+            for step in steps:
+                a, b = there[step][name], here[step][name]
+                found.append(Difference(key, int(step), name, a, b, _relative(a, b, scale)))
+    return sorted(found, key=lambda each: (each.step, each.name))
+
+
+def _rows(columns):
+    """Returns entries by their step; NaN is None, as in a file."""
+    rows = zip(*columns.values(), strict=True)
+    rows = [[None if v is None or math.isnan(v) else v for v in values] for values in rows]
+    return {row["step"]: row for row in (dict(zip(columns, v, strict=True)) for v in rows)}
+
+
+def _relative(a, b, scale):
+    if a is None or b is None:
+        return 0.0 if a is b else math.inf
+    return abs(a - b) / scale
+
+
+def _result(path):
+    """Returns the content of a file that can be verified."""
+    result = results.read(path)
+    if result is None:
+        raise ValueError(f"there is no file {path}")
+    if result.get("method") == "sa":
+        raise ValueError(
+            f"{path} is made of source-only trainings, and of nothing random beside them: verify "
+            "source-only.json"
+        )
+    faults = results.faults(result)
+    if faults:
+        raise ValueError(f"{path} is not whole: {'; '.join(faults)}")
+    return result
+
+
+def _config(result, weights):
+    """Returns the experiment of a result, with a file of weights that lies elsewhere now."""
+    settings = study.completed(result["resolved_config"])
+    names = {field.name for field in dataclasses.fields(configs.Config)}
+    unknown = settings.keys() - names - {"method"}
+    if unknown:
+        raise ValueError(
+            f"settings that this version does not have ({', '.join(sorted(unknown))}): install "
+            f"the one that made the file, dann_jax {result['versions'].get('dann_jax')}"
+        )
+    fields = {name: settings[name] for name in names}
+    if "weights" in names:
+        fields["weights"] = weights
+    config = configs.Config(**fields)
+    made = study.resolved(config, result["method"])
+    wrong = [
+        f"{name}: expected {settings[name]}, got {value}"
+        for name, value in made.items()
+        if value != settings[name]
+    ]
+    if wrong:
+        raise ValueError(
+            f"the settings are not those of the file ({'; '.join(wrong)}): name its file of "
+            "weights with --weights"
+        )
+    return config
+
+
+def _check_data(expected, got):
+    wrong = [
+        f"{name}: expected {_shown(origin)}, got {_shown(got.get(name))}"
+        for name, origin in expected.items()
+        if got.get(name) != origin
+    ]
+    if wrong:
+        raise ValueError(
+            f"the data are not those of the file ({'; '.join(wrong)}): choose others with "
+            "--data-dir or --manual-dir"
+        )
+
+
+def _shown(origin):
+    if origin is None:
+        return "none"
+    part = f" ({origin['part']})" if "part" in origin else ""
+    return f"{origin['examples']:,} examples{part} of sha256 {origin['sha256'][:12]}"
+
+
+def _devices(result, count):
+    """Returns as many devices as are asked for; else as the result had, or all."""
+    devices = jax.local_devices()
+    if count is None:
+        count = min(result["device_count"], len(devices))
+    if not 1 <= count <= len(devices):
+        raise ValueError(f"--devices {count}: this process has {len(devices)}")
+    return devices[:count]
+
+
+def _last_step(result, steps):
+    """Returns where to stop: at the first entry of the curves that is not before ``steps``."""
+    if steps is None:
+        return result["steps"]
+    if not 1 <= steps <= result["steps"]:
+        raise ValueError(f"--steps must be 1 to {result['steps']}, those of the file, got {steps}")
+    entries = result["curves"][0]["training"]["step"]
+    return int(min(step for step in entries if step >= steps))
+
+
+def _group(result, key, devices, changed):
+    """Returns the keys that were trained together, where bits can be compared; else one."""
+    for group in result.get("groups", ()):
+        if key in group["keys"] and not changed:
+            return study.Group(tuple(group["keys"]), group["devices_per_key"])
+    return study.groups([key], len(devices), 1, None)[0]
+
+
+def _verify(options):
+    result = _result(options.result)
+    key = result["keys"][0] if options.key is None else options.key
+    if key not in result["keys"]:
+        raise ValueError(f"--key {key}: the file has {', '.join(map(str, result['keys']))}")
+    config, devices = _config(result, options.weights), _devices(result, options.devices)
+    stop = _last_step(result, options.steps)
+    pair = domains.load_pair(config, data_dir=options.data_dir, manual_dir=options.manual_dir)
+    _check_data(result["data"], pair.provenance)
+    prepared = study.prepare(config, result["method"], pair, devices)
+    changed = environment(result, prepared.origin)
+    group = _group(result, key, devices, changed)
+    prepared.program(group)  # raises where it cannot be
+    print(
+        f"{result['config']}, {result['method']}, key {', '.join(map(str, group.keys))}: "
+        f"{stop:,} of {result['steps']:,} steps on {prepared.origin['device']} x{len(devices)}",
+        flush=True,
+    )
+    if options.steps not in (None, stop):
+        print(f"step {options.steps:,} has no entry in the curves: step {stop:,} is the next")
+    for name, (there, here) in changed.items():
+        print(f"not the same: {name} {there} in the file, {here} here")
+    with tempfile.TemporaryDirectory() as folder:
+        records = study.train(
+            prepared,
+            group.keys,
+            pathlib.Path(folder),
+            together=len(group.keys),
+            devices_per_key=group.devices_per_key,
+            checkpoint_every=NEVER,
+            stop=stop,
+            report=_tell,
+        )
+    found = []
+    for number, record in zip(group.keys, records, strict=True):
+        got = {
+            "training": results.columns(record["curves"]),
+            "evaluations": results.columns(record["evaluations"]) if record["evaluations"] else {},
+        }
+        found += differences(number, result["curves"][result["keys"].index(number)], got)
+    if "svm_accuracy" in result:
+        print("not compared: the linear SVMs, which are made from the trainings alone")
+    return _verdict(found, changed, options.tolerance)
+
+
+def _tell(report):
+    if report.target_accuracy is not None:
+        print(
+            f"key {report.key} step {report.step:,}: target {report.target_accuracy:.4f}",
+            flush=True,
+        )
+
+
+def _verdict(found, changed, tolerance):
+    """Says what came of it, and returns the exit status."""
+    numbers = f"{len(found):,} numbers of the curves and evaluations"
+    first = next((each for each in found if each.expected != each.got), None)
+    if first is None and not changed:
+        print(f"agrees bit for bit: {numbers}, in the six digits that a file keeps")
+        return 0
+    largest = max(each.relative for each in found)
+    told = f"max relative difference {largest:.2g}; tolerance {tolerance:g}"
+    beyond = next((each for each in found if each.relative > tolerance), None)
+    if beyond is not None:
+        print(f"differs at step {beyond.step:,}: {beyond} ({numbers}; {told})")
+        return 1
+    print(f"within tolerance: {numbers} ({told})")
+    if first is not None:
+        print(f"the first that is not the same: {first}")
+    if first is not None and not changed:
+        print("the last bits also depend on what no file tells, as the model and threads of a CPU")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+      arguments: Of the command line; None for those of the process.
+
+    Returns:
+      The exit status: 0 where the numbers agree, 1 where they differ, 2 where they cannot be
+      compared.
+    """
+    parser = argparse.ArgumentParser(prog="python -m experiments.verify", description=__doc__)
+    parser.add_argument("result", type=pathlib.Path, help="a file CONFIG/METHOD.json")
+    parser.add_argument("--key", type=int, help="which key; the file's first by default")
+    parser.add_argument("--steps", type=int, help="how many of the first steps; all by default")
+    parser.add_argument("--devices", type=int, help="how many; as many as the file by default")
+    parser.add_argument("--data-dir", type=pathlib.Path, help="folder of prepared data")
+    parser.add_argument("--manual-dir", type=pathlib.Path, help="folder of the published files")
+    parser.add_argument("--weights", type=pathlib.Path, help="file of a backbone's weights")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help="largest difference, as a share of the largest value of a curve (default %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        return _verify(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    allocation.keep_freed_memory()
+    sys.exit(main())

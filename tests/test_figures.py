@@ -1,0 +1,258 @@
+"""Figures, from made-up results and from a small training."""
+
+import contextlib
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from dann_jax import checkpoints, datasets
+from dann_jax.datasets.digits import digits_dataset_builder
+from dann_jax.datasets.digits_m import digits_m_dataset_builder
+from experiments import config as configs
+from experiments import curves, domains, embed, look, moons, results, study, style
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+CHANCE = np.log(2)
+SEMI = ("few-labels", "source-only", "dann", "source-and-few-labels", "dann-and-few-labels")
+
+
+def result(accuracies, adapted):
+    """A result file with the target accuracies ``[key][evaluation]``."""
+    steps = np.arange(1, 101)
+    training = {
+        "step": (10 * steps).tolist(),
+        "label_loss": (1 / steps).tolist(),
+        "domain_loss": [0.5 if adapted else None] * len(steps),
+        "domain_accuracy": [0.8 if adapted else None] * len(steps),
+        "lam": (steps / 100).tolist(),
+        "mu": (0.02 / steps).tolist(),
+    }
+    return {
+        "config": "made_up",
+        "domain_loss": {"normalisation": "mean", "weight": 1.0} if adapted else None,
+        "resolved_config": {"mu0": 0.02},
+        "curves": [
+            {
+                "training": training,
+                "evaluations": {
+                    "step": [500, 1000],
+                    "source_accuracy": [0.9, 0.95],
+                    "target_accuracy": each,
+                },
+            }
+            for each in accuracies
+        ],
+    }
+
+
+def write(folder, methods):
+    for i, method in enumerate(methods):
+        each = [[0.5, 0.6 + 0.05 * i], [0.6, 0.7 + 0.05 * i]]
+        content = json.dumps(result(each, method.startswith("dann")))
+        (folder / f"{method}.json").write_text(content)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The figure that is drawn last, and its axes."""
+    found, original = [], style.figure
+
+    @contextlib.contextmanager
+    def figure(*arguments, **options):
+        with original(*arguments, **options) as (drawn, axes):
+            yield drawn, axes
+        found[:] = drawn, axes
+
+    monkeypatch.setattr(style, "figure", figure)
+    return found
+
+
+def thick(axis):
+    """The curves of means, by colour."""
+    lines = (line for line in axis.lines if line.get_marker() != "None")
+    return {line.get_color(): line.get_ydata() for line in lines}
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_curves_show_errors_losses_with_chance_and_schedules(tmp_path, kept, capsys):
+    write(tmp_path, ("source-only", "dann", "train-on-target"))
+    assert curves.main([str(tmp_path)]) == 0
+    assert "written" in capsys.readouterr().out
+    figure, axes = kept
+    target, source, label, domain, domain_error, schedules = axes.flat
+    assert legend(figure) == ["source-only", "DANN", "train-on-target"]
+    dann = style.METHODS["dann"].colour
+    np.testing.assert_allclose(thick(target)[dann], [0.45, 0.3])  # 1 - means over both keys
+    np.testing.assert_allclose(thick(source)[dann], [0.1, 0.05])
+    assert len(thick(target)) == len(thick(label)) == 3
+    assert label.get_yscale() == "log"
+    for axis, chance, value in ((domain, CHANCE, 0.5), (domain_error, 0.5, 0.2)):
+        assert list(thick(axis)) == [dann]  # the others have no G_d
+        np.testing.assert_allclose(thick(axis)[dann], value)
+        assert any(np.allclose(line.get_ydata(), chance) for line in axis.lines)
+    mu, lam = schedules.lines
+    np.testing.assert_allclose(mu.get_ydata(), 1 / np.arange(1, 101))
+    np.testing.assert_allclose(lam.get_ydata(), np.arange(1, 101) / 100)
+
+
+def test_the_semi_supervised_plot_has_the_papers_legend(tmp_path, kept):
+    write(tmp_path, SEMI)
+    path = tmp_path / "semi.png"
+    assert curves.main([str(tmp_path), "--panels", "target-error", "--output", str(path)]) == 0
+    figure, axes = kept
+    names = ["Real only", "Syn only", "Syn + Real", "Syn adapted", "Syn + Real adapted"]
+    assert legend(figure) == names and axes.size == 1
+    best = style.METHODS["dann-and-few-labels"].colour
+    np.testing.assert_allclose(thick(axes[0, 0])[best], [0.45, 0.15])
+    with Image.open(path) as image:
+        told, dots = image.info["Description"], image.info["dpi"]
+    assert told == "python -m experiments.curves RUNS/made_up --panels target-error"
+    assert np.round(dots).tolist() == [200, 200]
+
+
+def test_methods_look_different_in_grey_print():
+    shapes = [(str(line.dashes), line.marker) for line in style.METHODS.values()]
+    assert len({marker for _, marker in shapes}) == len(shapes)
+
+
+def test_a_target_without_labels_has_no_error(tmp_path, kept):
+    found = {"dann": result([[None, None]], adapted=True)}
+    curves.draw(found, CHANCE, tmp_path / "curves.png")
+    target, source = kept[1].flat[:2]
+    assert not thick(target) and len(thick(source)) == 1
+
+
+def test_the_same_vector_figure_is_the_same_file(tmp_path):
+    found = {"dann": result([[0.1, 0.2]], adapted=True)}
+    paths = [tmp_path / "a.svg", tmp_path / "b.svg"]
+    for path in paths:
+        curves.draw(found, CHANCE, path, panels=("target-error", "schedules"))
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert "python -m experiments.curves RUNS/made_up" in paths[0].read_text()
+
+
+@pytest.mark.parametrize("name", ["curves.pdf", "curves"])
+def test_other_formats_are_refused(name, tmp_path, capsys):
+    write(tmp_path, ["dann"])
+    assert curves.main([str(tmp_path), "--output", str(tmp_path / name)]) == 2
+    assert "ends in .png or .svg" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
+def test_a_folder_without_results_is_refused(tmp_path, capsys):
+    assert curves.main([str(tmp_path)]) == 2
+    assert "no results" in capsys.readouterr().err
+
+
+def test_running_means_have_fewer_values_at_the_ends():
+    found = curves.running_mean(np.array([0.0, 3.0, 6.0, 9.0]), 3)
+    np.testing.assert_allclose(found, [1.5, 3, 6, 7.5])
+
+
+def test_moons_are_drawn(tmp_path, kept, monkeypatch, capsys):
+    monkeypatch.setattr(moons, "STEPS", 2)
+    monkeypatch.setattr(moons, "GRID", 9)
+    path = tmp_path / "moons.png"
+    assert moons.main(["--output", str(path)]) == 0
+    assert "written" in capsys.readouterr().out
+    figure, axes = kept
+    assert axes.shape == (2, 4) and path.exists()
+    assert axes[0, 0].get_ylabel().startswith("plain net\ntarget error")
+    assert axes[1, 0].get_ylabel().startswith("DANN\ntarget error")
+    assert len(legend(figure)) == 4
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Prepared data, and a folder of what trainings with it leave; they have not learnt much."""
+    few = {"train": (4,) * 10, "test": (2,) * 10}
+    data, output = (tmp_path_factory.mktemp(name) for name in ("data", "runs"))
+    config, _ = configs.find_config("digits_digits_m")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (digits_dataset_builder, digits_m_dataset_builder):
+            patch.setattr(module.Builder, "CLASS_COUNTS", few)
+        pair = domains.load_pair(config, data_dir=data)
+        for method in ("source-only", "dann"):
+            made = study.prepare(config, method, pair, jax.devices()[:1])
+            folder = output / "digits_digits_m" / method / "key_0"
+            checkpoints.save(folder / "state", made.start(study.Group((0,), 1))[0])
+            record = {"settings": study.resolved(config, method), "origin": made.origin}
+            told = {"finished": True, "target_accuracy": 0.75}
+            results.write_json(folder / "record.json", record | told)
+        yield data, output / "digits_digits_m"
+
+
+def test_features_of_both_methods_are_drawn_at_one_scale(trained, kept, capsys):
+    data, folder = trained
+    options = ["--layer", "hidden", "--images", "15", "--perplexity", "5", "--data-dir", str(data)]
+    assert embed.main([str(folder), *options]) == 0, capsys.readouterr().err
+    figure, axes = kept
+    assert legend(figure) == ["source", "target"]
+    assert [axis.get_title() for axis in axes[0]] == [
+        "source-only (non-adapted)",
+        "DANN (adapted)",
+    ]
+    assert all("target test error 25.0%" in axis.get_xlabel() for axis in axes[0])
+    assert axes[0, 0].get_xlim() == axes[0, 1].get_xlim() == axes[0, 0].get_ylim()
+    counts = [[len(c.get_offsets()) for c in axis.collections] for axis in axes[0]]
+    assert counts == [[15, 15], [15, 15]]
+    with Image.open(folder / "hidden.png") as image:
+        told = image.info["Description"]
+    assert "RUNS/digits_digits_m --methods source-only dann --key 0 --layer hidden" in told
+
+
+def test_what_cannot_be_embedded_is_refused(trained, tmp_path, capsys):
+    data, folder = trained
+    for options, message in (
+        (["--key", "7"], "no finished training in"),
+        (["--images", "10", "--perplexity", "20"], "--perplexity must be between 1 and .* 20"),
+        (["--output", str(tmp_path / "a.jpg")], "expected a name that ends in"),
+    ):
+        assert embed.main([str(folder), "--data-dir", str(data), *options]) == 2
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_which_images_are_drawn_is_a_function_of_the_seed():
+    images = datasets.ImageSet(np.arange(40).reshape(10, 2, 2, 1), np.zeros(10, np.int32))
+    first = embed.drawn(images, 4, (0, 1))
+    np.testing.assert_array_equal(embed.drawn(images, 4, (0, 1)), first)
+    assert first.shape == (4, 2, 2, 1) and (embed.drawn(images, 4, (1, 1)) != first).any()
+    np.testing.assert_array_equal(embed.drawn(images, 20, 0), images.image)
+
+
+def test_the_last_hidden_layer_is_that_before_the_logits():
+    names = ("f", "f/conv1", "y", "y/fc1/dense", "y/fc1", "y/fc2", "y/logits", "d", "d/fc1")
+    assert embed.place(names, "features") == "f"
+    assert embed.place(names, "hidden") == "y/fc2"
+    with pytest.raises(ValueError, match="no hidden layer"):
+        embed.place(("f", "y", "y/logits"), "hidden")
+
+
+def test_domains_that_are_apart_are_told_apart():
+    features = np.random.default_rng(0).normal(size=(1000, 3))
+    is_target = np.arange(1000) % 2 == 1
+    assert abs(embed.domain_error(features, is_target, 0) - 0.5) < 0.1
+    assert embed.domain_error(features + 9 * is_target[:, None], is_target, 0) == 0
+
+
+def test_several_pairs_are_drawn_beside_each_other(trained, kept, tmp_path, capsys):
+    path, options = tmp_path / "pairs.png", ["--rows", "1", "--columns", "3"]
+    pairs = ["digits_digits_m"] * 2
+    folders = ["--data-dir", str(trained[0]), "--output", str(path)]
+    assert look.main([*pairs, *options, *folders]) == 0, capsys.readouterr().err
+    figure, axes = kept
+    assert [[axis.get_title() for axis in row] for row in axes] == [
+        ["digits"] * 2,
+        ["digits_m"] * 2,
+    ]
+    assert axes[1, 0].images[0].get_array().shape[:2] == (28, 3 * 28 + 2 * look.GAP)
+    assert look.main([*pairs, "--source", "mnist", *folders]) == 2
+    assert "are of one pair" in capsys.readouterr().err

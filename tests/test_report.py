@@ -1,0 +1,286 @@
+"""Result files, whole or not, and the tables that are made of them."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dann_jax import __version__
+from experiments import benchmark_tables, paper, report, result_tables, results
+from experiments import config as configs
+
+STEPS = configs.find_config("mnist_mnist_m")[0].steps
+
+
+def a_result(config="mnist_mnist_m", method="dann", accuracy=(0.75, 0.8), **changes):
+    """Returns a result with a key for each accuracy."""
+    settings, _ = configs.find_config(config)
+    mean, std = results.mean_and_std(list(accuracy))
+    steps = settings.steps_of(method)
+    common = {
+        "config": config, "method": method, "keys": list(range(len(accuracy))),
+        "target_accuracy": list(accuracy), "mean": mean, "std": std, "selection": "last step",
+        "steps": steps, "source_accuracy": [0.9] * len(accuracy), "wall_seconds": 120.0,
+        "data": {"mnist_m/test": {"examples": 9001, "sha256": "ab" * 32}},
+        "versions": {"dann_jax": __version__, "jax": "0.10.2"},
+        "device": "cpu", "device_count": 1,
+        "curves": [
+            {
+                "training": {"step": [50.0, float(steps)], "label_loss": [2.0, 1.0]},
+                "evaluations": {"step": [float(steps)], "target_accuracy": [a]},
+            }
+            for a in accuracy
+        ],
+        "resolved_config": {"method": method, **dataclasses.asdict(settings)},
+        "command": f"python -m experiments.run {config} --methods {method} --keys 2",
+    }  # fmt: skip
+    return common | changes
+
+
+def an_alignment(**changes):
+    result = a_result(
+        method="sa", accuracy=(0.55, 0.57), selection="a rule without target labels",
+        components=[10, 12], oracle_accuracy=[0.58, 0.6], oracle_mean=0.59,
+        oracle_std=results.mean_and_std([0.58, 0.6])[1], oracle_components=[20, 24],
+    )  # fmt: skip
+    del result["curves"], result["source_accuracy"]
+    return result | changes
+
+
+def made(folder, *written):
+    """Writes results into a folder and returns the tables, as lists of rows."""
+    for result in written:
+        results.write_json(folder / result["config"] / f"{result['method']}.json", result)
+    tables = result_tables.tables(result_tables.read(folder))
+    return {
+        name: [line.strip("| ").replace("|  |", "| |").split(" | ") for line in text.splitlines()]
+        for name, text in tables.items()
+    }
+
+
+def rows_of(table, config):
+    """Returns the rows of a config by their method, the rest of each by the column."""
+    head, _, *rows = table
+    found, title = {}, None
+    for row in rows:
+        if len(row) == len(head):
+            title = row[0] or title
+        else:
+            row = [title, *row]
+        if title.split(" (")[0] == config:
+            found[row[1].strip("| *")] = dict(zip(head[2:], row[2:], strict=True))
+    return found
+
+
+# --- what stands in the tables
+
+
+def test_the_readme_agrees_with_the_result_files():
+    assert report.main(["--check"]) == 0
+
+
+def test_the_documents_have_all_tables():
+    text = "".join(
+        path.read_text() for path in (report.ROOT / "README.md", report.ROOT / "docs" / "speed.md")
+    )
+    for name in (*result_tables.tables({}), *benchmark_tables.tables({})):
+        assert text.count(f"<!-- {name}: begin -->") == text.count(f"<!-- {name}: end -->") == 1
+
+
+def test_without_a_file_only_the_papers_figures_are_there(tmp_path):
+    tables = made(tmp_path)
+    rows = rows_of(tables["table1"], "mnist_mnist_m")
+    assert set(rows) == {"source-only", "SA, oracle pick", "DANN", "train-on-target"}
+    assert rows["DANN"]["published"] == ".7666"
+    assert rows["DANN"]["preprint"] == ".8149"
+    for row in rows.values():
+        assert {row[name] for name in result_tables.COLUMNS[5:]} == {"—"}
+    assert set(rows_of(tables["table1"], "mnist_svhn")) == {"—"}  # no figure is printed
+    assert rows_of(tables["office31"], "office31_amazon_webcam")["DANN"]["published"] == ".730"
+    assert len(tables["own"]) == len(tables["commands"]) == 2  # heads alone
+    assert {cell for row in tables["semi"][2:] for cell in row[2:]} == {"—"}
+
+
+def test_the_published_gaps_follow_from_the_published_accuracies(tmp_path):
+    # (.7666 - .5225) / (.9596 - .5225) = .558 and (.5690 - .5225) / .4371 = .106, not the printed
+    # 52.9% and 4.1%; (.8644 - .8674) / (.9220 - .8674) = -.055.
+    tables = made(tmp_path)
+    rows = rows_of(tables["table1"], "mnist_mnist_m")
+    assert rows["DANN"]["published gap"] == "55.8%"
+    assert rows["SA, oracle pick"]["published gap"] == "10.6%"
+    assert rows["source-only"]["published gap"] == "—"
+    numbers = rows_of(tables["table1"], "syn_numbers_svhn")
+    assert numbers["SA, oracle pick"]["published gap"] == "−5.5%"
+
+
+def test_a_row_tells_all_of_its_file(tmp_path):
+    svm = {"svm_accuracy": [0.7, 0.8], "svm_mean": 0.75, "svm_std": 0.1 / 2**0.5}
+    dann = a_result(**svm)
+    bounds = [
+        a_result(method=method, accuracy=[accuracy])
+        for method, accuracy in (("source-only", 0.575), ("train-on-target", 0.975))
+    ]
+    tables = made(tmp_path, dann)
+    assert rows_of(tables["table1"], "mnist_mnist_m")["DANN"]["our gap"] == "—"  # no bounds
+    tables = made(tmp_path, *bounds)
+    row = rows_of(tables["table1"], "mnist_mnist_m")["DANN"]
+    assert row["ours, mean ± sd (keys)"] == ".7750 ± .0354 (2)"
+    assert row["SVM head"] == ".7500 ± .0707"
+    assert row["our gap"] == "50.0%"  # .2 of .4
+    assert row["steps"] == f"{STEPS:,}"
+    assert row["device"] == "cpu x1"
+    assert row["file"] == "[json](experiments/results/mnist_mnist_m/dann.json)"
+    (command,) = (line for line in tables["commands"] if "mnist_mnist_m/dann" in line[0])
+    assert command[1:] == [__version__, "1.0", f"`{dann['command']}`"]
+
+
+def test_both_picks_of_subspace_alignment_have_a_row(tmp_path):
+    rows = rows_of(made(tmp_path, an_alignment())["table1"], "mnist_mnist_m")
+    unsupervised, oracle = rows["SA, unsupervised pick"], rows["SA, oracle pick"]
+    assert unsupervised["ours, mean ± sd (keys)"] == ".5600 ± .0141 (2)"
+    assert unsupervised["published"] == "—"  # the paper has none
+    assert oracle["ours, mean ± sd (keys)"] == ".5900 ± .0141 (2)"
+    assert oracle["published"] == ".5690"
+    assert oracle["file"].endswith("mnist_mnist_m/sa.json)")
+
+
+def test_what_is_not_usual_is_told(tmp_path):
+    whole = a_result()
+    part = {"mnist_m/test": whole["data"]["mnist_m/test"] | {"part": "first 5,000"}}
+    settings = whole["resolved_config"] | {"network": "mnist_batch_norm", "steps": 100}
+    del settings["crop"]  # of an older version: its default
+    short = a_result(
+        data=part, resolved_config=settings, selection="oracle", steps=100,
+        versions={"dann_jax": "0.0.1"},
+    )  # fmt: skip
+    for curves in short["curves"]:
+        for table in curves.values():
+            table["step"][-1] = 100.0
+    row = rows_of(made(tmp_path, short)["table1"], "mnist_mnist_m")["DANN"]
+    assert row["ours, mean ± sd (keys)"] == (
+        ".7750 ± .0354 (2); mnist_m/test: first 5,000; oracle; network mnist_batch_norm"
+    )
+    assert row["steps"] == f"100 (not {STEPS:,})"
+    assert row["file"].endswith(", by 0.0.1")
+
+
+def test_a_variant_stands_under_the_row_that_it_varies(tmp_path, monkeypatch):
+    find, names = configs.find_config, configs.config_names()
+    variant = dataclasses.replace(find("mnist_mnist_m")[0], network="mnist_batch_norm")
+    monkeypatch.setattr(
+        configs,
+        "find_config",
+        lambda name: (variant, "") if name == "mnist_mnist_m_wider" else find(name),
+    )
+    monkeypatch.setattr(configs, "config_names", lambda: (*names, "mnist_mnist_m_wider"))
+    tables = made(tmp_path, a_result("mnist_mnist_m_wider"), a_result("digits_digits_m"))
+    titles = [row[0] for row in tables["table1"]]
+    title = "mnist_mnist_m_wider (not the paper's network: mnist_batch_norm)"
+    assert titles.index("mnist_mnist_m") < titles.index(title) < titles.index("syn_numbers_svhn")
+    rows = rows_of(tables["table1"], "mnist_mnist_m_wider")
+    assert set(rows) == {"DANN"}  # of a variant only what was run
+    assert rows["DANN"]["published"] == ".7666"
+    assert set(rows_of(tables["own"], "digits_digits_m")) == {"DANN"}
+    assert not set(result_tables.PAPER) & set(tables["own"][0])
+
+
+def test_the_semi_supervised_table_has_errors(tmp_path, monkeypatch):
+    name, names, find = result_tables.SEMI_SUPERVISED, configs.config_names(), configs.find_config
+    monkeypatch.setattr(configs, "config_names", lambda: tuple(sorted({*names, name})))
+    monkeypatch.setattr(
+        configs, "find_config", lambda n: find("syn_signs_gtsrb" if n == name else n)
+    )
+    table = made(tmp_path, a_result(name, "dann"))["semi"]
+    rows = {row[0]: row for row in table[2:]}
+    assert list(rows) == list(paper.SEMI_SUPERVISED.values())
+    assert rows["Syn adapted"][1:3] == ["dann", ".2250 ± .0354 (2)"]
+    assert rows["Syn only"][2:] == ["—"] * 4
+
+
+# --- documents
+
+
+def test_report_notices_a_figure_that_no_file_backs(tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- table1: begin -->\n| .9999 |\n<!-- table1: end -->\n")
+    assert report.main(["--check", "--readme", str(readme)]) == 1
+    assert ".9999" in readme.read_text()
+    assert report.main(["--readme", str(readme)]) == 0
+    assert ".9999" not in readme.read_text()
+    assert report.main(["--check", "--readme", str(readme)]) == 0
+
+
+def test_a_file_that_is_not_whole_stops_the_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "FOLDER", tmp_path)
+    path = tmp_path / "mnist_mnist_m" / "dann.json"
+    results.write_json(path, a_result(mean=0.9))
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- table1: begin -->\n<!-- table1: end -->\n")
+    for options in ([], ["--check"]):
+        assert report.main([*options, "--readme", str(readme)]) == 2
+        assert "mnist_mnist_m/dann.json: mean and std" in capsys.readouterr().err
+    path.write_text("{")
+    assert report.main(["--readme", str(readme)]) == 2
+    assert "not valid JSON" in capsys.readouterr().err
+    assert "published" not in readme.read_text()
+
+
+def test_files_are_where_their_names_say(tmp_path):
+    results.write_json(tmp_path / "mnist_mnist_m" / "dann-longer.json", a_result())
+    found = result_tables.read(tmp_path)
+    assert list(found["mnist_mnist_m"]) == ["dann-longer"]
+    results.write_json(tmp_path / "mnist_mnist_m" / "source-only.json", a_result())
+    with pytest.raises(ValueError, match="source-only.json: it is of mnist_mnist_m, dann"):
+        result_tables.read(tmp_path)
+    results.write_json(tmp_path / "no_such_pair" / "dann.json", a_result())
+    with pytest.raises(ValueError, match="there is no config no_such_pair"):
+        result_tables.read(tmp_path)
+
+
+# --- whole files
+
+
+def test_committed_results_are_whole_and_name_their_settings():
+    found = result_tables.read(report.FOLDER)
+    assert "dann" in found["digits_digits_m"]
+    for files in found.values():
+        for result in files.values():
+            assert result["selection"] == "last step" or result["method"] == "sa"
+            assert all(set(origin) >= {"examples", "sha256"} for origin in result["data"].values())
+
+
+def test_whole_results_have_no_fault():
+    assert results.faults(a_result()) == []
+    assert results.faults(an_alignment()) == []
+    assert results.faults(a_result(accuracy=[0.5])) == []  # one key has no deviation
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"mean": 0.7751}, "mean and std are not those of target_accuracy"),
+        ({"std": None}, "mean and std are not those of target_accuracy"),
+        ({"target_accuracy": [0.75, None]}, "target_accuracy is not between 0 and 1"),
+        ({"target_accuracy": [75.0, 80.0]}, "target_accuracy is not between 0 and 1"),
+        ({"keys": [0, 1, 2]}, "target_accuracy has 2 entries for 3 keys"),
+        ({"keys": []}, "entries for 0 keys"),
+        ({"steps": 7}, "curves of key 0 do not end at step 7"),
+        ({"svm_accuracy": [0.7]}, "svm_accuracy has 1 entries for 2 keys"),
+        ({"svm_accuracy": [0.7, 0.7]}, "svm_mean and svm_std are not those"),
+    ],
+)
+def test_faults_are_found(changes, fault):
+    assert any(fault in told for told in results.faults(a_result(**changes)))
+
+
+def test_curves_have_to_be_whole_and_end_at_the_accuracy():
+    short, other, missing = (json.loads(json.dumps(a_result())) for _ in range(3))
+    short["curves"][1]["training"]["label_loss"].pop()
+    assert results.faults(short) == ["the curves of key 1 have columns of several lengths"]
+    other["curves"][1]["evaluations"]["target_accuracy"] = [0.801]
+    assert results.faults(other) == ["target_accuracy of key 1 is not that of its last evaluation"]
+    del missing["versions"], missing["curves"]
+    assert results.faults(missing) == ["no versions, curves"]
+    alignment = an_alignment()
+    del alignment["oracle_mean"]
+    assert results.faults(alignment) == ["no oracle_mean"]

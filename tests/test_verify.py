@@ -1,0 +1,227 @@
+"""Results made again, on a small version of the embedded data."""
+
+import json
+import math
+
+import jax
+import pytest
+
+from dann_jax.datasets.digits import digits_dataset_builder
+from dann_jax.datasets.digits_m import digits_m_dataset_builder
+from experiments import config as configs
+from experiments import domains, results, run, study, verify
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+FEW = ["--steps", "6", "--evaluate-every", "3", "--batch-size", "8", "--network", "mnist"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Prepares 40 training and 20 test images of each of the two domains."""
+    few = {"train": (4,) * 10, "test": (2,) * 10}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (digits_dataset_builder, digits_m_dataset_builder):
+            patch.setattr(module.Builder, "CLASS_COUNTS", few)
+        yield tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Lets all trainings of equal settings share their compiled programs."""
+    kept, prepare = {}, study.prepare
+
+    def once(config, method, pair, devices):
+        if (config, method) not in kept:
+            kept[config, method] = prepare(config, method, pair, devices)
+        return kept[config, method]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "prepare", once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(data_dir, tmp_path_factory, quick_compilation):
+    """A result of two keys that were trained as one program, with an entry at steps 3 and 6."""
+    output = tmp_path_factory.mktemp("runs")
+    where = ["--data-dir", str(data_dir), "--output", str(output), "--compilation-cache", "none"]
+    how = ["--methods", "dann", "--keys", "2", "--devices", "1", "--together", "2"]
+    assert run.main(["digits_digits_m", *FEW, *where, *how]) == 0
+    return results.read(output / "digits_digits_m" / "dann.json")
+
+
+@pytest.fixture
+def check(made, data_dir, tmp_path, capsys):
+    """Verifies a changed copy of the result; returns the status and all that was told."""
+
+    def check(change, *options):
+        result = json.loads(json.dumps(made))
+        change(result)
+        path = tmp_path / "dann.json"
+        results.write_json(path, result)
+        status = verify.main([str(path), "--data-dir", str(data_dir), *options])
+        told = capsys.readouterr()
+        return status, told.out + told.err
+
+    return check
+
+
+@pytest.fixture
+def one_training(monkeypatch):
+    """Trains once for all calls of a test."""
+    kept, train = {}, study.train
+
+    def once(prepared, keys, *others, **options):
+        if keys not in kept:
+            kept[keys] = train(prepared, keys, *others, **options)
+        return kept[keys]
+
+    monkeypatch.setattr(study, "train", once)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def train(*_, **__):
+        raise AssertionError("a training was started")
+
+    monkeypatch.setattr(study, "train", train)
+
+
+def leave(result):
+    """Changes nothing."""
+
+
+def scaled(name, factor):
+    """Returns a change of the last number in a curve of key 0."""
+
+    def change(result):
+        result["curves"][0]["training"][name][-1] *= factor
+
+    return change
+
+
+def another_accuracy(result):
+    """Changes the first accuracy of key 1."""
+    result["curves"][1]["evaluations"]["source_accuracy"][0] += 0.5
+
+
+def test_keys_that_were_trained_together_are_made_again_bit_for_bit(check):
+    status, told = check(leave, "--key", "1")
+    assert status == 0
+    assert "dann, key 0, 1: 6 of 6 steps on cpu x1" in told
+    # 7 curves with 2 entries, and 2 accuracies with 2, for 2 keys each
+    assert "agrees bit for bit: 36 numbers" in told
+
+
+def test_first_steps_have_the_schedules_of_the_whole(check):
+    status, told = check(leave, "--steps", "2")
+    assert status == 0
+    assert "step 2 has no entry in the curves: step 3 is the next" in told
+    assert "agrees bit for bit: 18 numbers" in told
+
+
+@pytest.mark.usefixtures("one_training")
+def test_a_changed_number_is_noticed(check):
+    for name in ("label_loss", "domain_loss", "feature_norm", "lam", "mu"):
+        status, told = check(scaled(name, 1.3))
+        assert status == 1
+        assert f"differs at step 6: {name} of key 0" in told
+    status, told = check(another_accuracy)
+    assert (status, "differs at step 3: source_accuracy of key 1" in told) == (1, True)
+    status, told = check(scaled("label_loss", 1.00001))
+    assert status == 0
+    assert "within tolerance" in told
+    assert "the first that is not the same: label_loss of key 0 at step 6" in told
+    assert "threads" in told  # nothing in the file tells why
+    status, told = check(scaled("label_loss", 1.00001), "--tolerance", "0")
+    assert status == 1
+
+
+def test_with_other_versions_bits_are_not_spoken_of(check):
+    def older(result):
+        result["versions"]["jax"] = "0.0.1"
+
+    status, told = check(older, "--tolerance", "0.2")
+    assert status == 0
+    assert f"not the same: jax 0.0.1 in the file, {jax.__version__} here" in told
+    assert "dann, key 0: 6 of 6" in told  # alone: the group decides no more than the last bits
+    assert "within tolerance" in told and "bit for bit" not in told
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("change", "options", "hint"),
+    [
+        (
+            lambda r: r["data"]["digits_m/test"].update(sha256="0" * 64),
+            [],
+            "(digits_m/test: expected 20 examples of sha256 000000000000, got 20 examples of",
+        ),
+        (lambda r: r["data"].update({"svhn/test": {"examples": 1, "sha256": "a"}}), [], "got none"),
+        (lambda r: r.update(mean=0.9), [], "is not whole: mean and std are not those of"),
+        (lambda r: r["resolved_config"].update(warp=9), [], "does not have (warp)"),
+        (lambda r: r["resolved_config"].update(network="minst"), [], "unknown network 'minst'"),
+        (lambda r: r.update(method="sa"), [], "source-only.json"),
+        (leave, ["--key", "7"], "--key 7: the file has 0, 1"),
+        (leave, ["--steps", "7"], "--steps must be 1 to 6"),
+        (leave, ["--devices", "99"], "this process has"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_a_training(check, change, options, hint):
+    status, told = check(change, *options)
+    assert status == 2
+    assert hint in told
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path, capsys):
+    assert verify.main([str(tmp_path / "dann.json")]) == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_a_training_that_stops_early_is_not_finished(made, data_dir, tmp_path):
+    names = made["resolved_config"].keys() - {"method"}
+    config = configs.Config(**{name: made["resolved_config"][name] for name in names})
+    pair = domains.load_pair(config, data_dir=data_dir)
+    prepared = study.prepare(config, "dann", pair, jax.local_devices()[:1])
+    (record,) = study.train(prepared, [0], tmp_path, stop=4)
+    assert not record["finished"]
+    assert [entry["step"] for entry in record["curves"]] == [3, 4]
+    assert [entry["step"] for entry in record["evaluations"]] == [3]
+    assert not list(tmp_path.rglob("state"))
+    (record,) = study.train(prepared, [0], tmp_path, stop=60)
+    assert record["finished"]
+    assert record["curves"][-1]["step"] == 6
+
+
+def test_differences_are_shares_of_the_largest_value_of_a_curve():
+    expected = {
+        "training": {"step": [50.0, 100.0], "label_loss": [2.0, 0.5], "domain_loss": [None, None]},
+        "evaluations": {"step": [100.0], "target_accuracy": [0.5]},
+    }
+    got = {
+        "training": {"step": [50], "label_loss": [1.5], "domain_loss": [math.nan]},
+        "evaluations": {},
+    }
+    found = verify.differences(3, expected, got)
+    assert found == [
+        verify.Difference(3, 50, "domain_loss", None, None, 0.0),
+        verify.Difference(3, 50, "label_loss", 2.0, 1.5, 0.25),
+    ]
+    got["training"] = {"step": [50, 100], "label_loss": [2.0, 1.0], "domain_loss": [None, 0.7]}
+    shares = {
+        (each.name, each.step): each.relative for each in verify.differences(3, expected, got)
+    }
+    assert shares["label_loss", 100] == 0.25  # of 2.0, not of 0.5
+    assert shares["domain_loss", 100] == math.inf
+
+
+def test_older_files_lack_what_was_usual():
+    here = {
+        "device": "cpu", "device_count": 1, "process_count": 1, "plain_xla": False,
+        "versions": {"jax": "0.10.2", "grain": "0.2.18"},
+    }  # fmt: skip
+    there = {"device": "cpu", "device_count": 1, "versions": {"jax": "0.10.2"}}
+    assert verify.environment(there, here) == {}
+    assert verify.environment(there, here | {"plain_xla": True}) == {"plain_xla": (False, True)}
+    assert verify.environment(there | {"device": "A GPU"}, here) == {"device": ("A GPU", "cpu")}
