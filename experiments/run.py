@@ -171,7 +171,8 @@ def _options(name, arguments, shown, about=None):
 
 def _list(console):
     for name in tables.table_names():
-        console.print(f"[bold]{name}[/bold]  (a table: {', '.join(tables.find_rows(name))})")
+        rows = ", ".join(tables.find_rows(name))
+        console.print(f"[bold]{name}[/bold]  (a table: {rows})", soft_wrap=True)
     console.print()
     for name in configs.config_names():
         settings, about = configs.find_config(name)
@@ -742,7 +743,7 @@ def _table(title, found):
     return table
 
 
-_FIGURES = ("mean", "sd", "SVM", "keys", "gap covered", "steps", "min/key")
+_FIGURES = ("mean", "sd", "SVM", "keys", "gap", "steps", "min/key")
 
 
 def _figures(result, bounds):
