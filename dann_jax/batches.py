@@ -8,14 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["BatchIndices", "DomainArrays", "DomainBatch", "batch_indices", "gather", "in_blocks"]
+__all__ = [
+    "BatchIndices",
+    "DomainArrays",
+    "DomainBatch",
+    "batch_indices",
+    "check_arrays",
+    "gather",
+    "in_blocks",
+]
 
 
 _KEPT = 4  # blocks of drawn batches
 
 
 class DomainBatch(NamedTuple):
-    """One batch of labelled source and unlabelled target examples.
+    """One batch of labelled source examples and target examples, few or none of them labelled.
 
     A weight of 0 takes an example out of the losses and the metrics (padding, say); batch
     statistics, where a network has any, are those of all examples.
@@ -52,6 +60,7 @@ def batch_indices(
     steps: int,
     examples: tuple[int, int],
     batch: tuple[int, int],
+    labelled: tuple[int, int] | None = None,
 ) -> BatchIndices:
     """Returns the examples of steps ``first_step`` to ``first_step + steps - 1``.
 
@@ -61,12 +70,18 @@ def batch_indices(
     without a gap: a batch may hold the end of one and the start of the next, and the shorter
     domain simply cycles more often.
 
+    Where few examples of the target are labelled, hardly a batch would hold one of them. So
+    ``labelled`` gives them a place in each batch, in epochs of their own.
+
     Args:
       key: PRNG key of the data order.
       first_step: First step, counted from 0; may be traced.
       steps: Number of successive steps, static.
       examples: Number of examples in (source, target), static.
       batch: Examples a step in (source, target), static.
+      labelled: How many examples of the target are labelled, which come first in its data set,
+        and how many of these a step has, which come first in its batch; static. None: the target
+        is passed through as a whole.
 
     Returns:
       Indices, int32, shapes ``[steps, batch[0]]`` and ``[steps, batch[1]]``.
@@ -74,7 +89,13 @@ def batch_indices(
     Raises:
       ValueError: A domain or a batch is empty, or both are too large to count in 32 bits.
     """
-    for name, size, count in zip(("source", "target"), examples, batch, strict=True):
+    parts = {"source": (examples[0], batch[0]), "target": (examples[1], batch[1])}
+    if labelled is not None:
+        rest = examples[1] - labelled[0], batch[1] - labelled[1]
+        parts = {"source": parts["source"], "labelled target": labelled}
+        if rest != (0, 0):
+            parts["unlabelled target"] = rest
+    for name, (size, count) in parts.items():
         if size < 1 or count < 1:
             raise ValueError(
                 f"the {name} has {size} examples and {count} a batch: expected at least 1 each"
@@ -84,12 +105,13 @@ def batch_indices(
                 f"{size} {name} examples times a batch of {count} is beyond 32 bits: "
                 f"make the batch smaller, at most {(2**32 - 1) // size}"
             )
-    return BatchIndices(
-        *(
-            _domain_indices(jax.random.fold_in(key, d), first_step, steps, examples[d], batch[d])
-            for d in (0, 1)
-        )
+    source, target, *others = (
+        _in_epochs(jax.random.fold_in(key, part), first_step, steps, *sizes)
+        for part, sizes in enumerate(parts.values())
     )
+    if others:
+        target = jnp.concatenate([target, labelled[0] + others[0]], 1)
+    return BatchIndices(source, target)
 
 
 def in_blocks(
@@ -130,7 +152,7 @@ def in_blocks(
     return rows
 
 
-def _domain_indices(key, first_step, steps, examples, batch):
+def _in_epochs(key, first_step, steps, examples, batch):
     # The k-th example ever drawn is the (k mod examples)-th of epoch k div examples. The first
     # k of the call can pass 2^31 in a long run, so it is kept as (epoch, position).
     epoch, position = _divide(first_step, batch, examples)
@@ -150,6 +172,33 @@ def _divide(step, batch, examples):
     # b * batch = b * (whole * examples + rest), where b * rest < examples * rest < 2^32.
     carry, position = jnp.divmod(b * rest, jnp.uint32(examples))
     return a * jnp.uint32(batch) + b * whole + carry, position.astype(jnp.int32)
+
+
+def check_arrays(
+    arrays: DomainArrays, examples: tuple[int, int], labelled: tuple[int, int] | None = None
+) -> None:
+    """Checks that data sets are those that batches are drawn for.
+
+    Args:
+      arrays: The data sets.
+      examples: Number of examples in (source, target).
+      labelled: As in ``batch_indices``.
+
+    Raises:
+      ValueError: They have other numbers of images or labels.
+    """
+    source, target = len(arrays.source_image), len(arrays.target_image)
+    if (source, target) != tuple(examples) or len(arrays.source_label) != source:
+        raise ValueError(
+            f"expected arrays of {examples[0]} source and {examples[1]} target examples, got "
+            f"{source} images with {len(arrays.source_label)} labels, and {target}"
+        )
+    labels = 0 if arrays.target_label is None else len(arrays.target_label)
+    if labels != target and (labels or labelled is not None):
+        raise ValueError(
+            f"expected a label of each of {target} target examples (-1 where it is not known), "
+            f"got {labels}: give target_label"
+        )
 
 
 def gather(arrays: DomainArrays, source: chex.Array, target: chex.Array) -> DomainBatch:

@@ -66,6 +66,7 @@ def batch_stream(
     key: chex.PRNGKey,
     *,
     batch: tuple[int, int],
+    labelled: tuple[int, int] | None = None,
     crop: int | None = None,
     mirror: bool = False,
     first_step: int = 0,
@@ -75,13 +76,16 @@ def batch_stream(
 ) -> grain.DatasetIterator[DomainBatch]:
     """Returns an iterator over the batches of successive steps, without end.
 
-    Labels of the target are not read. After an error the stream is to be closed.
+    Labels of the target are not looked at, but those of ``labelled``. After an error the stream
+    is to be closed.
 
     Args:
       source: Labelled records.
-      target: Records, whose labels do not matter.
+      target: Records; labels matter of its labelled ones alone.
       key: PRNG key of the training: the one that the training program gets.
       batch: Examples a step, over all processes, in (source, target).
+      labelled: Number of labelled records of the target, its first ones, and of those in a step;
+        see ``batch_indices``.
       crop: Height and width of random crops, pixels, taken before the images go to the device;
         the same as those of ``augmentation.augmented``, which is then not needed. None for
         whole images.
@@ -126,12 +130,14 @@ def batch_stream(
         steps=_BLOCK,
         examples=(len(source), len(target)),
         batch=tuple(batch),
+        labelled=None if labelled is None else tuple(labelled),
         shapes=tuple(reader.shape for reader in readers),
         crop=crop,
         mirror=mirror,
     )
     jax.eval_shape(draw, first_step)  # raises what would otherwise come from a thread
-    steps = grain.MapDataset.source(_Batches(readers, _Schedule(draw, _BLOCK), index, count))
+    known = None if labelled is None else labelled[0]
+    steps = grain.MapDataset.source(_Batches(readers, _Schedule(draw, _BLOCK), index, count, known))
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=max(ahead, workers))
     stream = iter(steps.to_iter_dataset(options))
     stream.set_state({"next_index": first_step})
@@ -139,12 +145,15 @@ def batch_stream(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("steps", "examples", "batch", "shapes", "crop", "mirror")
+    jax.jit,
+    static_argnames=("steps", "examples", "batch", "labelled", "shapes", "crop", "mirror"),
 )
-def _draw(keys, first_step, *, steps, examples, batch, shapes, crop, mirror):
+def _draw(keys, first_step, *, steps, examples, batch, labelled, shapes, crop, mirror):
     """Returns, of each domain, the rows of some steps, ``[steps, batch]``, and their views."""
     order_key, noise_key = keys
-    rows = batch_indices(order_key, first_step, steps=steps, examples=examples, batch=batch)
+    rows = batch_indices(
+        order_key, first_step, steps=steps, examples=examples, batch=batch, labelled=labelled
+    )
     if crop is None:
         return tuple((of_domain,) for of_domain in rows)
 
@@ -229,8 +238,9 @@ class _Reader(NamedTuple):
 class _Batches:
     """All batches as a source of Grain's: element t is the batch of step t."""
 
-    def __init__(self, readers, schedule, index, count):
+    def __init__(self, readers, schedule, index, count, known):
         self._readers, self._schedule, self._index, self._count = readers, schedule, index, count
+        self._known = known  # how many labels of the target are; None for none, and no labels
 
     def __len__(self):
         return _LAST_STEP
@@ -239,10 +249,13 @@ class _Batches:
         mine = jax.tree.map(
             lambda drawn: np.split(drawn, self._count)[self._index], self._schedule(step)
         )
-        (source_image, source_label), (target_image, _) = (
+        (source_image, source_label), (target_image, target_label) = (
             read(*drawn) for read, drawn in zip(self._readers, mine, strict=True)
         )
-        return DomainBatch(source_image, source_label, target_image)
+        known = None
+        if self._known is not None:
+            known = np.where(mine[1][0] < self._known, target_label, np.int32(-1))
+        return DomainBatch(source_image, source_label, target_image, known)
 
 
 def _fetch(found, rows):

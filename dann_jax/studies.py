@@ -99,6 +99,7 @@ def make_study_steps(
     examples: tuple[int, int],
     batch: tuple[int, int],
     preprocess: Callable[[batches.DomainBatch], batches.DomainBatch],
+    labelled: tuple[int, int] | None = None,
     devices: list[jax.Device] | None = None,
     devices_per_training: int | None = None,
     fused: bool | None = None,
@@ -116,6 +117,8 @@ def make_study_steps(
       examples: Number of examples in (source, target).
       batch: Examples a step and training, over all devices, in (source, target).
       preprocess: Turns a batch as stored into one that G_f takes, inside the program.
+      labelled: Number of labelled examples in the target, and a step and training; see
+        ``batch_indices``.
       devices: Devices to spread the trainings over; None for all local ones.
       devices_per_training: How many devices share the batches of each training, and average its
         gradients. None for as few as keep all devices busy: one where the devices divide the
@@ -179,7 +182,12 @@ def make_study_steps(
             def of_one(key):
                 order_key, _ = jax.random.split(key)
                 return batches.batch_indices(
-                    order_key, jnp.ravel(first_step)[0], steps=steps, examples=examples, batch=batch
+                    order_key,
+                    jnp.ravel(first_step)[0],
+                    steps=steps,
+                    examples=examples,
+                    batch=batch,
+                    labelled=labelled,
                 )
 
             return jax.vmap(of_one, out_axes=1)(keys)  # [steps, K, batch]
@@ -187,7 +195,8 @@ def make_study_steps(
         host_rows = batches.in_blocks(draw)
 
         def prepared(states, arrays, keys, steps, settings):
-            _check(states, arrays, keys, steps, settings, examples)
+            _check(states, keys, steps, settings)
+            batches.check_arrays(arrays, examples, labelled)
             states, keys, settings = _moved((states, keys, settings), placed(each))
             return states, arrays, keys, steps, settings
 
@@ -253,7 +262,7 @@ def _sharing(size, batch, count, wanted):
     )
 
 
-def _check(states, arrays, keys, steps, settings, examples):
+def _check(states, keys, steps, settings):
     size = len(keys)
     sizes = {len(x) if jnp.ndim(x) else None for x in jax.tree.leaves((states, settings))}
     if sizes != {size}:
@@ -261,8 +270,5 @@ def _check(states, arrays, keys, steps, settings, examples):
             f"expected states and settings of {size} trainings, as many as keys, got arrays with "
             f"a first axis of {', '.join(map(str, sorted(sizes, key=str)))}"
         )
-    found = len(arrays.source_image), len(arrays.target_image)
-    if found != tuple(examples):
-        raise ValueError(f"expected arrays of {examples} examples, got {found}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")

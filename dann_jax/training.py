@@ -346,6 +346,7 @@ def make_train_steps(
     examples: tuple[int, int],
     batch: tuple[int, int],
     preprocess: Callable[[batches.DomainBatch], batches.DomainBatch],
+    labelled: tuple[int, int] | None = None,
     devices: list[jax.Device] | None = None,
     fused: bool | None = None,
 ) -> TrainSteps:
@@ -363,6 +364,8 @@ def make_train_steps(
       examples: Number of examples in (source, target).
       batch: Examples a step, over all devices, in (source, target).
       preprocess: Turns a batch as stored into one that G_f takes, inside the program.
+      labelled: Number of labelled examples in the target, and a step, over all devices; see
+        ``batch_indices``.
       devices: Devices to use, ``jax.devices()`` for those of all processes; None for all local
         ones.
       fused: Whether to scan over the steps of a call; None for as ``scans`` says.
@@ -407,7 +410,12 @@ def make_train_steps(
     def draw(key, first_step, steps):
         order_key, _ = jax.random.split(key)
         return batches.batch_indices(
-            order_key, first_step, steps=steps, examples=examples, batch=batch
+            order_key,
+            first_step,
+            steps=steps,
+            examples=examples,
+            batch=batch,
+            labelled=labelled,
         )
 
     @functools.partial(jax.jit, static_argnums=2, out_shardings=shares(devices))
@@ -417,12 +425,7 @@ def make_train_steps(
     rows = batches.in_blocks(jax.jit(draw, static_argnums=2))
 
     def inputs(state, arrays, key, steps):
-        found = len(arrays.source_image), len(arrays.target_image)
-        if found != tuple(examples) or len(arrays.source_label) != found[0]:
-            raise ValueError(
-                f"expected arrays of {examples[0]} source and {examples[1]} target examples, got "
-                f"{found[0]} images with {len(arrays.source_label)} labels, and {found[1]}"
-            )
+        batches.check_arrays(arrays, examples, labelled)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         if fused:

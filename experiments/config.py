@@ -6,6 +6,7 @@ import importlib
 import math
 import pathlib
 import pkgutil
+from collections.abc import Iterable
 from typing import Literal
 
 import flax.linen as nn
@@ -16,12 +17,15 @@ from dann_jax.backbones import BACKBONES, AlexNet
 from dann_jax.objective import NORMALISATIONS
 
 __all__ = [
+    "ADVERSARIAL",
+    "FEW_LABEL_METHODS",
     "INITIALISERS",
     "METHODS",
     "NETWORKS",
     "Config",
     "config_names",
     "find_config",
+    "find_methods",
     "make_model",
     "office31",
     "office31_batch_norm",
@@ -29,6 +33,11 @@ __all__ = [
 ]
 
 METHODS = ("source-only", "sa", "dann", "train-on-target")
+
+FEW_LABEL_METHODS = ("few-labels", "source-and-few-labels", "dann-and-few-labels")
+"""With ``Config.few_labels``: on these target images alone, with the source, and adapted."""
+
+ADVERSARIAL = ("dann", "dann-and-few-labels")  # those with a domain branch
 
 
 def _office_alexnet(*, dtype, **options):
@@ -192,6 +201,15 @@ class Config:
     evaluate_every: int = 1_000
     """Updates between two evaluations on the test images."""
 
+    few_labels: int | None = None
+    """How many target training images of each class have a label, for the methods with few
+    labels; None for none. They are the same for all keys."""
+
+    few_labels_in_batch: int = 16
+    """How many of these are in each batch that has images of both domains. DANN's target half
+    has as many fewer of the others; without a domain branch they come on top of the source half.
+    L_y is the mean over all labelled examples of the batch."""
+
     def __post_init__(self):
         """Checks the values against each other."""
         for name in ("source", "target"):
@@ -202,13 +220,19 @@ class Config:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.crop is not None and self.crop > self.image_size:
             raise ValueError(f"crop must be at most image_size {self.image_size}, got {self.crop}")
-        for name in ("baseline_steps", "lambda_horizon", "classes", "crop"):
+        for name in ("baseline_steps", "lambda_horizon", "classes", "crop", "few_labels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.batch_size % 2:
             raise ValueError(
                 f"batch_size must be even (half source, half target), got {self.batch_size}"
+            )
+        half = self.batch_size // 2
+        if self.few_labels is not None and not 1 <= self.few_labels_in_batch < half:
+            raise ValueError(
+                "few_labels_in_batch must be at least 1 and less than the target half of a "
+                f"batch, {half}, got {self.few_labels_in_batch}"
             )
         for name in ("mu0", "input_scale", "backbone_factor", "bias_factor"):
             if not 0 < getattr(self, name) < math.inf:
@@ -248,7 +272,23 @@ class Config:
 
     def steps_of(self, method: str) -> int:
         """Returns the number of updates of a method."""
-        return self.steps if method == "dann" else self.baseline_steps or self.steps
+        return self.steps if method in ADVERSARIAL else self.baseline_steps or self.steps
+
+    def check_methods(self, methods: Iterable[str]) -> None:
+        """Checks that these settings suffice for methods.
+
+        Args:
+          methods: Their names.
+
+        Raises:
+          ValueError: There are no few labels for a method that trains on them.
+        """
+        for method in FEW_LABEL_METHODS:
+            if method in methods and self.few_labels is None:
+                raise ValueError(
+                    f"{method} trains on some labels of the target, but few_labels is None: "
+                    "say with --few-labels how many images of each class have one"
+                )
 
 
 def make_model(config: Config, classes: int) -> networks.DannModel:
@@ -385,3 +425,14 @@ def find_config(name: str) -> tuple[Config, str]:
         raise ValueError(f"unknown config {name!r}: {hint}")
     module = importlib.import_module(f"experiments.configs.{name}")
     return module.config, module.__doc__
+
+
+def find_methods(name: str) -> tuple[str, ...]:
+    """Returns the methods that an experiment consists of: ``METHODS``, or those of its own.
+
+    Args:
+      name: Name of a module in ``experiments/configs``, which may have a tuple ``methods``.
+    """
+    if name not in config_names():
+        return METHODS
+    return getattr(importlib.import_module(f"experiments.configs.{name}"), "methods", METHODS)

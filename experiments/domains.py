@@ -15,13 +15,15 @@ from dann_jax.augmentation import centre_crop
 from dann_jax.backbones import BACKBONES
 from dann_jax.batches import DomainArrays, DomainBatch
 from experiments import pretraining
-from experiments.config import Config
+from experiments.config import FEW_LABEL_METHODS, Config
 
 __all__ = [
     "Pair",
     "Preprocess",
     "Streamed",
+    "batch_sizes",
     "blocks",
+    "chosen",
     "load_pair",
     "prepare_pair",
     "preprocessing",
@@ -44,6 +46,7 @@ class Pair(NamedTuple):
     target_labelled: bool  # whether the target's training images have labels
     target_files: list[str] | None  # of the images to test on, where the target is a folder
     provenance: dict  # "name/split" -> {"examples": ..., "sha256": ...}
+    few: np.ndarray | None = None  # positions of the target's training images with a known label
 
 
 class Streamed:
@@ -75,6 +78,31 @@ class Streamed:
             {"image": _padded(r["image"][None], self.size, self.name)[0], "label": r["label"]}
             for r in found
         ]
+
+
+class _Chosen:
+    """Records of some positions in others."""
+
+    def __init__(self, records, positions):
+        self.records, self.positions = records, positions
+
+    def __len__(self):
+        return len(self.positions)
+
+    def __getitems__(self, indices):
+        return self.records.__getitems__(self.positions[list(indices)].tolist())
+
+
+def chosen(images, positions):
+    """Returns the images of some positions.
+
+    Args:
+      images: An ``ImageSet``, or ``Streamed``.
+      positions: Array of int.
+    """
+    if isinstance(images, Streamed):
+        return Streamed(_Chosen(images.records, positions), images.size, images.name)
+    return datasets.ImageSet(images.image[positions], images.label[positions])
 
 
 def blocks(images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -148,7 +176,8 @@ def load_pair(
 
     Raises:
       ValueError: There is no such data set, images are larger than ``config.image_size``, a
-        label is out of range, or a frozen backbone's weights are not there.
+        label is out of range, a class of the target has not ``config.few_labels`` labels, or a
+        frozen backbone's weights are not there.
       NotADirectoryError: There is no such folder.
     """
     if config.frozen and streaming:
@@ -200,12 +229,17 @@ def load_pair(
             provenance[f"{shown}/{split}"] = origin
             parts[f"{domain}_{use}"] = images
         files = built.files(split) if _is_folder(name) else None
+    few = None
+    if config.few_labels is not None:
+        few = _few(config, parts, class_names)
+        provenance["few labels"] = {"examples": len(few), "sha256": datasets.digest([few])}
     return Pair(
         **parts,
         class_names=class_names,
         target_labelled=not target.UNLABELLED.get(config.target_train),
         target_files=files,
         provenance=provenance,
+        few=few,
     )
 
 
@@ -225,6 +259,23 @@ def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=Fal
     for name in (config.source, config.target):
         where = {"data_dir": data_dir, "manual_dir": manual_dir}
         datasets.prepare(_builder(name, config.image_size, None, **where), progress=progress)
+
+
+def _few(config, parts, class_names):
+    """Returns the positions of the target's training images whose labels are known."""
+    if parts["target_train"] is parts["target_test"]:
+        raise ValueError(
+            f"--few-labels: {config.target} is tested on the images that are trained on, labelled "
+            "ones among them: expected a --target-test of its own"
+        )
+    label = np.concatenate([label for _, label in blocks(parts["target_train"])])
+    counts = np.bincount(label[label >= 0], minlength=len(class_names))
+    if counts.min() < config.few_labels:
+        raise ValueError(
+            f"--few-labels {config.few_labels}: {config.target} has {counts.min()} labelled "
+            f"training images of {class_names[counts.argmin()]!r}: expected at most that many"
+        )
+    return datasets.subset(label, config.few_labels, 0)
 
 
 def _load(built, split, size, name, streaming, progress):
@@ -303,13 +354,10 @@ def preprocessing(config: Config, pair: Pair, method: str) -> Preprocess:
             for values in (backbone.mean, backbone.scale)
         )
         return Preprocess(mean, mean, scale, config.seen_size)
-    source, target = _mean(pair.source_train), _mean(pair.target_train)
-    if method == "source-only":
-        target = source
-    elif method == "train-on-target":
-        source = target
-    elif config.mean == "joint":
-        counts = _size(pair.source_train), _size(pair.target_train)
+    images = _images(pair, method)
+    source, target = (_mean(of_domain) for of_domain in images)
+    if images[0] is not images[1] and config.mean == "joint":
+        counts = [_size(of_domain) for of_domain in images]
         source = target = np.average([source, target], axis=0, weights=counts)
     means = tuple(source.tolist()), tuple(target.tolist())
     return Preprocess(*means, config.input_scale, config.seen_size)
@@ -326,16 +374,61 @@ def _mean(images):
     return np.broadcast_to(mean, [max(3, len(mean))]).astype(np.float64)
 
 
-def training_sets(pair: Pair, method: str) -> tuple:
-    """Returns what a method trains on: labelled images, and images without labels.
+def _images(pair, method):
+    """Returns the training images of both domains; twice the same where a method has but one."""
+    if method == "train-on-target":
+        return pair.target_train, pair.target_train
+    if method not in FEW_LABEL_METHODS:
+        return pair.source_train, pair.target_train if method == "dann" else pair.source_train
+    if pair.few is None:
+        raise ValueError(f"{method}: expected a pair with few labels: set few_labels of the config")
+    if method == "dann-and-few-labels":
+        return pair.source_train, pair.target_train
+    few = chosen(pair.target_train, pair.few)
+    return few if method == "few-labels" else pair.source_train, few
 
-    Only train-on-target gets labels of the target.
+
+def training_sets(pair: Pair, method: str) -> tuple:
+    """Returns what a method trains on: labelled images, and images of the target.
+
+    Of the target's labels train-on-target uses all, the methods with few labels those of
+    ``pair.few``, and the others none. Where images of the target with and without a label are
+    trained on together, the labelled ones come first.
     """
-    labelled = pair.target_train if method == "train-on-target" else pair.source_train
-    return labelled, pair.target_train if method == "dann" else labelled
+    labelled, target = _images(pair, method)
+    if method == "dann-and-few-labels":
+        others = np.delete(np.arange(_size(target)), pair.few)
+        target = chosen(target, np.concatenate([pair.few, others]))
+    return labelled, target
+
+
+def batch_sizes(
+    config: Config, pair: Pair, method: str
+) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """Returns what the batches of a method are made of.
+
+    Args:
+      config: Has the sizes.
+      pair: The images of both domains.
+      method: Decides which of them.
+
+    Returns:
+      Examples a step in (source, target), and, where a few labels of the target are trained on
+      beside the source, the number of these labels, and a step; None elsewhere.
+    """
+    half = config.batch_size // 2
+    if method == "source-and-few-labels":
+        batch = half, config.few_labels_in_batch
+        return batch, (len(pair.few), config.few_labels_in_batch)
+    if method == "dann-and-few-labels":
+        return (half, half), (len(pair.few), config.few_labels_in_batch)
+    return (half, half), None
 
 
 def training_arrays(pair: Pair, method: str) -> DomainArrays:
-    """Returns ``training_sets`` as arrays in memory."""
+    """Returns ``training_sets`` as arrays in memory; target labels that are not used are -1."""
     source, target = training_sets(pair, method)
-    return DomainArrays(source.image, source.label, target.image)
+    label = None
+    if method in FEW_LABEL_METHODS and source is not target:
+        label = np.where(np.arange(len(target.label)) < len(pair.few), target.label, -1)
+    return DomainArrays(source.image, source.label, target.image, label)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dann_jax import alignment, datasets, evaluation
+from dann_jax import alignment, evaluation
 from experiments import domains, results
 from experiments import study as studies
 
@@ -278,16 +278,8 @@ def aligned_entries(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _drawn(images, key):
     """Returns at most ``MOST`` of the images, in an order that the key decides."""
-    streamed = isinstance(images, domains.Streamed)
-    count = len(images) if streamed else len(images.label)
-    positions = np.random.default_rng(key).permutation(count)[:MOST]
-    if not streamed:
-        return datasets.ImageSet(images.image[positions], images.label[positions])
-    records = images.__getitems__(positions.tolist())
-    return datasets.ImageSet(
-        np.stack([record["image"] for record in records]),
-        np.array([record["label"] for record in records]),
-    )
+    count = len(images if isinstance(images, domains.Streamed) else images.label)
+    return domains.chosen(images, np.random.default_rng(key).permutation(count)[:MOST])
 
 
 def _features(study, state, images, preprocess, domain):

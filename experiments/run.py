@@ -62,8 +62,9 @@ class Options:
     first_key: int = 0
     """The first of them; the others follow."""
 
-    methods: tuple[Literal[configs.METHODS], ...] = configs.METHODS
-    """Which methods to train; sa needs source-only, which is trained with it if need be."""
+    methods: tuple[Literal[(*configs.METHODS, *configs.FEW_LABEL_METHODS)], ...] = configs.METHODS
+    """Which methods to train, by default those that the experiment consists of; sa needs
+    source-only, which is trained with it if need be."""
 
     svm: bool = True
     """Whether to measure what a linear SVM makes of each finished training's last hidden layer."""
@@ -163,7 +164,7 @@ def _options(name, arguments, shown, about=None):
     return tyro.cli(
         Annotated[Options, tyro.conf.arg(name="")],
         args=arguments,
-        default=Options(config=settings),
+        default=Options(config=settings, methods=configs.find_methods(name)),
         prog=f"{PROGRAM} {shown}",
         description=about or text,
     )
@@ -364,7 +365,8 @@ def _where(options, console):
 
 def _found(folder):
     """Returns the results of all methods that have one."""
-    every = {method: results.read(folder / f"{method}.json") for method in configs.METHODS}
+    methods = *configs.METHODS, *configs.FEW_LABEL_METHODS
+    every = {method: results.read(folder / f"{method}.json") for method in methods}
     return {method: result for method, result in every.items() if result is not None}
 
 
@@ -395,6 +397,7 @@ def _check(options):
         )
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
+    options.config.check_methods(options.methods)
     pretraining.weights_origin(options.config)  # raises where there are none
 
 
@@ -644,7 +647,7 @@ def _result(name, options, method, keys, records, devices):
             "normalisation": config.normalisation,
             "weight": config.domain_weight,
         }
-        if method == "dann"
+        if method in configs.ADVERSARIAL
         else None,
         **records[0]["origin"],  # the same for all of them
         "groups": [group._asdict() for group in groups],

@@ -27,7 +27,7 @@ from dann_jax import (
     training,
 )
 from experiments import domains, pretraining, processes, results
-from experiments.config import Config, make_model
+from experiments.config import ADVERSARIAL, Config, make_model
 
 __all__ = [
     "Group",
@@ -139,10 +139,11 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
 
     Args:
       config: The experiment.
-      method: ``'source-only'``, ``'dann'`` or ``'train-on-target'``.
+      method: One of ``METHODS`` or ``FEW_LABEL_METHODS``.
       pair: The images of both domains.
       devices: To train on; those of all processes where there are several.
     """
+    config.check_methods([method])
     model = make_model(config, len(pair.class_names))
     steps = config.steps_of(method)
 
@@ -155,7 +156,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
         return schedules.lambda_p(p, config.gamma)
 
     loss = objective.label_objective
-    if method == "dann":
+    if method in ADVERSARIAL:
         loss = functools.partial(
             objective.reversed_objective,
             normalisation=config.normalisation,
@@ -165,11 +166,12 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
     make_update = functools.partial(
         training.make_update_step, model, optimizer, lam, objective=loss
     )
+    if method == "source-and-few-labels":
+        make_update = _as_source(make_update)
     preprocess = domains.preprocessing(config, pair, method)
     seen = 2, config.seen_size, config.seen_size, len(preprocess.source_mean)
-    batch = config.batch_size // 2, config.batch_size // 2
     made = _streamed if isinstance(pair.source_train, domains.Streamed) else _in_memory
-    opened, program = made(config, pair, method, make_update, preprocess, batch, devices)
+    opened, program = made(config, pair, method, make_update, preprocess, devices)
     return Study(
         config=config,
         method=method,
@@ -183,7 +185,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
         mu=mu,
         tests={
             "source": (pair.source_test, preprocess.source, 0),
-            "target": (pair.target_test, preprocess.target, 1 if method == "dann" else 0),
+            "target": (pair.target_test, preprocess.target, int(method in ADVERSARIAL)),
         },
         origin={
             "data": pair.provenance,
@@ -194,6 +196,25 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             "plain_xla": compilation.plain(),
         },
     )
+
+
+def _as_source(make_update):
+    """Returns ``make_update`` for updates that take the target's examples for the source's."""
+
+    def make(*, axis_name=None):
+        update = make_update(axis_name=axis_name)
+
+        def joint_update(state, batch, key):
+            joint = batch._replace(
+                source_image=jnp.concatenate([batch.source_image, batch.target_image]),
+                source_label=jnp.concatenate([batch.source_label, batch.target_label]),
+                target_label=None,
+            )
+            return update(state, joint, key)
+
+        return joint_update
+
+    return make
 
 
 def _optimizer(config, mu):
@@ -227,7 +248,8 @@ def _start(model, optimizer, shape, backbone):
     return start
 
 
-def _in_memory(config, pair, method, make_update, preprocess, batch, devices):
+def _in_memory(config, pair, method, make_update, preprocess, devices):
+    batch, labelled = domains.batch_sizes(config, pair, method)
     arrays = domains.training_arrays(pair, method)
     if config.crop or config.mirror:
         make_update = augmentation.augmented(
@@ -237,6 +259,7 @@ def _in_memory(config, pair, method, make_update, preprocess, batch, devices):
         "examples": (len(arrays.source_image), len(arrays.target_image)),
         "batch": batch,
         "preprocess": preprocess.batch,
+        "labelled": labelled,
     }
 
     def used(group):
@@ -263,9 +286,10 @@ def _in_memory(config, pair, method, make_update, preprocess, batch, devices):
     )
 
 
-def _streamed(config, pair, method, make_update, preprocess, batch, devices):
+def _streamed(config, pair, method, make_update, preprocess, devices):
     from dann_jax import streaming  # Grain is not needed otherwise
 
+    batch, labelled = domains.batch_sizes(config, pair, method)
     source, target = domains.training_sets(pair, method)
     program = streaming.make_train_steps(make_update, preprocess=preprocess.batch, devices=devices)
 
@@ -276,6 +300,7 @@ def _streamed(config, pair, method, make_update, preprocess, batch, devices):
             target,
             key,
             batch=batch,
+            labelled=labelled,
             crop=crop,
             mirror=config.mirror,
             first_step=first_step,
