@@ -61,6 +61,13 @@ def test_heads_are_made_once_for_trainings_that_have_none(call, tmp_path, capsys
     assert "is there already" in capsys.readouterr().out
     assert written(folder) == after
 
+    for each in folder.glob("*/key_*/svm.json"):
+        each.unlink()
+    entries = {name: result.pop(name) for name in ("svm_accuracy", "svm_mean", "svm_std", "svm")}
+    results.write_json(path, result)
+    assert call(*options, "--streaming") == 0
+    assert {name: results.read(path)[name] for name in entries} == entries
+
 
 def test_alignment_writes_a_choice_without_target_labels_and_the_oracles(call, tmp_path, capsys):
     folder = tmp_path / NAME
