@@ -12,7 +12,15 @@ import numpy as np
 from dann_jax import compilation
 from dann_jax.networks import DannModel, PureFunction, accepted
 
-__all__ = ["Hits", "evaluate", "features", "hits", "layer_names", "predict"]
+__all__ = [
+    "Hits",
+    "evaluate",
+    "features",
+    "hits",
+    "last_hidden_layer",
+    "layer_names",
+    "predict",
+]
 
 
 class Hits(NamedTuple):
@@ -122,6 +130,19 @@ def layer_names(model: DannModel, state: Any, image: chex.Array) -> tuple[str, .
         image,
     )
     return tuple(shapes)
+
+
+def last_hidden_layer(model: DannModel) -> str:
+    """Returns the name, for ``features``, of what G_y's last layer takes.
+
+    That is the last hidden layer of G_y, or the output of G_f where G_y has one layer, or is not
+    one of ``FullyConnected`` layers.
+
+    Args:
+      model: The model.
+    """
+    hidden = getattr(model.label_predictor, "hidden", ())
+    return f"y/fc{len(hidden)}" if hidden else "f"
 
 
 def evaluate(label_logits: chex.Array, labels: chex.Array) -> float:

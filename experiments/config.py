@@ -32,7 +32,7 @@ __all__ = [
     "office31_frozen",
 ]
 
-METHODS = ("source-only", "dann", "train-on-target")
+METHODS = ("source-only", "sa", "dann", "train-on-target")
 
 FEW_LABEL_METHODS = ("few-labels", "source-and-few-labels", "dann-and-few-labels")
 """With ``Config.few_labels``: on these target images alone, with the source, and adapted."""

@@ -23,7 +23,9 @@ __all__ = [
     "Streamed",
     "batch_sizes",
     "blocks",
+    "chosen",
     "load_pair",
+    "prepare_pair",
     "preprocessing",
     "training_arrays",
     "training_sets",
@@ -91,8 +93,13 @@ class _Chosen:
         return self.records.__getitems__(self.positions[list(indices)].tolist())
 
 
-def _chosen(images, positions):
-    """Returns the images of some positions."""
+def chosen(images, positions):
+    """Returns the images of some positions.
+
+    Args:
+      images: An ``ImageSet``, or ``Streamed``.
+      positions: Array of int.
+    """
     if isinstance(images, Streamed):
         return Streamed(_Chosen(images.records, positions), images.size, images.name)
     return datasets.ImageSet(images.image[positions], images.label[positions])
@@ -236,6 +243,24 @@ def load_pair(
     )
 
 
+def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> None:
+    """Prepares what ``load_pair`` loads, on disk, where it is not yet.
+
+    Args:
+      config: Names the data sets.
+      data_dir: As for ``load_pair``, like the others.
+      manual_dir: Where files that were fetched by hand lie.
+      progress: Whether to show a bar where data is prepared.
+
+    Raises:
+      ValueError: There is no such data set, or a published file is not as published.
+      OSError: A published file is neither on disk nor to be downloaded.
+    """
+    for name in (config.source, config.target):
+        where = {"data_dir": data_dir, "manual_dir": manual_dir}
+        datasets.prepare(_builder(name, config.image_size, None, **where), progress=progress)
+
+
 def _few(config, parts, class_names):
     """Returns the positions of the target's training images whose labels are known."""
     if parts["target_train"] is parts["target_test"]:
@@ -359,7 +384,7 @@ def _images(pair, method):
         raise ValueError(f"{method}: expected a pair with few labels: set few_labels of the config")
     if method == "dann-and-few-labels":
         return pair.source_train, pair.target_train
-    few = _chosen(pair.target_train, pair.few)
+    few = chosen(pair.target_train, pair.few)
     return few if method == "few-labels" else pair.source_train, few
 
 
@@ -373,7 +398,7 @@ def training_sets(pair: Pair, method: str) -> tuple:
     labelled, target = _images(pair, method)
     if method == "dann-and-few-labels":
         others = np.delete(np.arange(_size(target)), pair.few)
-        target = _chosen(target, np.concatenate([pair.few, others]))
+        target = chosen(target, np.concatenate([pair.few, others]))
     return labelled, target
 
 

@@ -1,12 +1,15 @@
 """Trains and measures an experiment: python -m experiments.run CONFIG [--keys N] [options].
 
 For each method (source-only, DANN, train-on-target) and each key it trains, evaluates, and
-writes OUTPUT/CONFIG/METHOD.json; the curves go to OUTPUT/CONFIG/curves.png. A run that was cut
-off goes on where it was. --list shows the experiments.
+writes OUTPUT/CONFIG/METHOD.json; the curves go to OUTPUT/CONFIG/curves.png. Linear SVMs then take
+the place of the last layer, and subspace alignment (sa) is measured on source-only's features. A
+run that was cut off goes on where it was. In place of CONFIG a table may be named, such as table1
+or office31: all its experiments are run, with the same options. --list shows all of them.
 """
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 import shutil
@@ -27,10 +30,12 @@ from experiments import (
     compilations,
     curves,
     domains,
+    heads,
     pretraining,
     processes,
     results,
     study,
+    tables,
 )
 from experiments import config as configs
 
@@ -38,6 +43,11 @@ __all__ = ["Options", "main"]
 
 PROGRAM = "python -m experiments.run"
 DEFAULT = "digits_digits_m"  # whose settings --help shows where no config is named
+BOUNDS = ("source-only", "train-on-target")  # of the gap that a method may cover
+OF_A_ROW = {  # what makes a row of a table itself, and cannot be one for all of them
+    *("source", "target", "source_train", "source_test", "target_train", "target_test"),
+    *("classes", "network", "image_size", "crop"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +63,11 @@ class Options:
     """The first of them; the others follow."""
 
     methods: tuple[Literal[(*configs.METHODS, *configs.FEW_LABEL_METHODS)], ...] = configs.METHODS
-    """Which methods to train; by default those that the experiment consists of."""
+    """Which methods to train, by default those that the experiment consists of; sa needs
+    source-only, which is trained with it if need be."""
+
+    svm: bool = True
+    """Whether to measure what a linear SVM makes of each finished training's last hidden layer."""
 
     output: pathlib.Path = pathlib.Path("runs")
     """Folder of result files, pictures and checkpoints."""
@@ -121,21 +135,20 @@ def main(arguments: list[str] | None = None) -> int:
     if name is None and not help_wanted:
         print(
             f"usage: {PROGRAM} CONFIG [--keys N] [options]\n"
-            f"CONFIG is one of {', '.join(configs.config_names())}; "
-            "--list tells of each, --help of the options",
+            f"CONFIG is one of {', '.join(configs.config_names())}, or a table, "
+            f"{', '.join(tables.table_names())}; --list tells of each, --help of the options",
             file=sys.stderr,
         )
         return 2
     try:
-        settings, about = configs.find_config(name or DEFAULT)
-        options = tyro.cli(
-            Annotated[Options, tyro.conf.arg(name="")],
-            args=arguments,
-            default=Options(config=settings, methods=configs.find_methods(name or DEFAULT)),
-            prog=f"{PROGRAM} {name or 'CONFIG'}",
-            description=about if name else f"{__doc__}\nThe defaults below are those of {DEFAULT}.",
-        )
-        _run(name, options, console)
+        rows = tables.find_rows(name)
+        if rows:
+            return _run_table(name, rows, arguments, console)
+        about = None if name else f"{__doc__}\nThe defaults below are those of {DEFAULT}."
+        options = _options(name or DEFAULT, arguments, name or "CONFIG", about)
+        _check(options)
+        _run(name, options, _start(options, console), console)
+        console.print(_table(name, {name: _found(options.output / name)}))
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -145,7 +158,23 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _options(name, arguments, shown, about=None):
+    """Returns the options for an experiment, of a command that names ``shown``."""
+    settings, text = configs.find_config(name)
+    return tyro.cli(
+        Annotated[Options, tyro.conf.arg(name="")],
+        args=arguments,
+        default=Options(config=settings, methods=configs.find_methods(name)),
+        prog=f"{PROGRAM} {shown}",
+        description=about or text,
+    )
+
+
 def _list(console):
+    for name in tables.table_names():
+        rows = ", ".join(tables.find_rows(name))
+        console.print(f"[bold]{name}[/bold]  (a table: {rows})", soft_wrap=True)
+    console.print()
     for name in configs.config_names():
         settings, about = configs.find_config(name)
         pair = f"{settings.source} -> {settings.target}, {settings.steps:,} steps"
@@ -154,46 +183,154 @@ def _list(console):
         console.print(text, soft_wrap=True, markup=False)
 
 
-def _run(name, options, console):
+def _run_table(name, rows, arguments, console):
+    """Runs the experiments of a table, those that can be, and returns the exit status."""
+    about = (
+        f"{__doc__}\nThe rows of {name} are {', '.join(rows)}. The defaults below are those of the "
+        "first; what is given is given to all."
+    )
+    every = {row: _options(row, arguments, name, about) for row in rows}
+    failures = {}
+
+    def attempt(row, function, *arguments):
+        try:
+            return function(*arguments)
+        except (ValueError, OSError) as error:
+            failures[row] = error
+            print(f"error: {row}: {error}", file=sys.stderr)
+
+    for row, options in every.items():  # what is missing is told before hours of training
+        attempt(row, _check_row, row, options)
+    if len(failures) == len(rows):
+        return 2
+    devices = _start(next(iter(every.values())), console)
+    for row, options in every.items():
+        if row not in failures:
+            attempt(row, _make_ready, row, options, console)
+    for row, options in every.items():
+        if row not in failures:
+            console.print(f"[bold]{row}[/bold]")
+            attempt(row, _run, row, options, devices, console)
+    console.print(_table(name, {row: _found(every[row].output / row) for row in rows}))
+    for row, error in failures.items():
+        print(f"error: {row} is not complete: {error}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _check_row(row, options):
+    usual, _ = configs.find_config(row)
+    wrong = sorted(
+        f"--{name.replace('_', '-')}"
+        for name in OF_A_ROW
+        if getattr(options.config, name) != getattr(usual, name)
+    )
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} cannot be the same for all rows of a table: run {row} by itself"
+        )
     _check(options)
+
+
+def _make_ready(row, options, console):
+    """Prepares the data of an experiment that is not complete, and checks what is there of it."""
+    if any(_todo(options, options.output / row)):
+        with processes.all_or_none():
+            if processes.is_first():
+                domains.prepare_pair(options.config, **_where(options, console))
+
+
+def _start(options, console):
+    """Returns the devices, of all processes where there are several."""
     if options.distributed:
         processes.start(options.coordinator, options.processes, options.process_id)
         console.quiet = not processes.is_first()
     devices = _devices(options)
     _keep_programs(options.compilation_cache, console)
-    config, folder = options.config, options.output / name
-    keys = list(range(options.first_key, options.first_key + options.keys))
-    missing = []
+    return devices
+
+
+def _run(name, options, devices, console):
+    config, folder, keys = options.config, options.output / name, _keys(options)
+    missing, headless = _todo(options, folder)
     for method in options.methods:
-        path = folder / f"{method}.json"
-        if options.overwrite or not _is_kept(path, config, method, keys):
-            missing.append(method)
-        else:
+        if method not in missing:
+            path = folder / f"{method}.json"
             console.print(f"{path} is there already", markup=False, soft_wrap=True)
-    processes.check_agreement(zlib.crc32(",".join(missing).encode()), "results")
+    processes.check_agreement(zlib.crc32(",".join(missing + headless).encode()), "results")
+    if not missing and not headless:
+        return
     picture = folder / "curves.png"
-    if missing:
-        with _alone(folder):  # before hours of training, not after them
-            pair = _pair(options, console)
-            if "train-on-target" in missing and not pair.target_labelled:
-                if missing == ["train-on-target"]:
-                    raise ValueError(f"train-on-target: {config.target} has no labels to train on")
-                console.print("train-on-target is left out: the target has no labels")
-                missing.remove("train-on-target")
-            for method in missing:
+    with _alone(folder):  # before hours of training, not after them
+        pair = _pair(options, console)
+        without = {"sa": "to measure it by", "train-on-target": "to train on"}
+        for method in () if pair.target_labelled else [m for m in without if m in missing]:
+            if missing == [method]:
+                raise ValueError(f"{method}: {config.target} has no labels {without[method]}")
+            console.print(f"{method} is left out: the target has no labels {without[method]}")
+            missing.remove(method)
+        for method in dict.fromkeys((*missing, *headless)):
+            if method == "sa":
+                _align(name, keys, pair, folder, devices, options, console)
+                continue
+            if method in missing:
                 _method(name, config, method, keys, pair, folder, devices, options, console)
-            if processes.is_first():
-                chance = chance_domain_loss(config.normalisation)
-                curves.draw(_found(folder), chance, picture)
-        files = [str(folder / f"{method}.json") for method in missing] + [str(picture)]
-        if pair.target_files is not None:
-            files += [
-                str(folder / method / f"key_{key}" / "predictions.csv")
-                for method in missing
-                for key in keys
-            ]
-        console.print("written: " + ", ".join(files), soft_wrap=True, markup=False)
-    console.print(_table(name, _found(folder)))
+            if options.svm:
+                _head(method, keys, pair, folder, devices, options, console)
+        drawn = {m: result for m, result in _found(folder).items() if "curves" in result}
+        if processes.is_first() and missing and drawn:
+            curves.draw(drawn, chance_domain_loss(config.normalisation), picture)
+    files = [str(folder / f"{m}.json") for m in dict.fromkeys((*missing, *headless))]
+    if missing and drawn:
+        files.append(str(picture))
+    if pair.target_files is not None:
+        files += [
+            str(folder / method / f"key_{key}" / "predictions.csv")
+            for method in missing
+            if method != "sa"
+            for key in keys
+        ]
+    console.print("written: " + ", ".join(files), soft_wrap=True, markup=False)
+
+
+def _keys(options):
+    return list(range(options.first_key, options.first_key + options.keys))
+
+
+def _todo(options, folder):
+    """Returns methods without a result, and those whose result lacks the SVM that it could have."""
+    keys, base = _keys(options), folder / "source-only"
+    asked = set(options.methods)
+    if "sa" in asked and not all((base / f"key_{key}" / "state").exists() for key in keys):
+        asked.add("source-only")  # whose features it aligns
+    if options.overwrite and "source-only" in asked and (folder / "sa.json").exists():
+        asked.add("sa")  # or it would be that of other features
+    missing, headless = [], []
+    for method in sorted(asked, key=(*configs.METHODS, *options.methods).index):
+        path = folder / f"{method}.json"
+        if options.overwrite or not _is_kept(path, options.config, method, keys):
+            missing.append(method)
+        elif options.svm and _lacks_head(folder, method, keys):
+            headless.append(method)
+    if "sa" in missing and "source-only" in asked - {*missing}:
+        _check_states(base, keys)
+    return missing, headless
+
+
+def _check_states(base, keys):
+    gone = [str(base / f"key_{key}") for key in keys if not (base / f"key_{key}/state").exists()]
+    if gone:
+        raise ValueError(
+            f"sa needs the states of source-only, but {', '.join(gone)} has none: leave sa out of "
+            "--methods, choose another --output, or --overwrite the results"
+        )
+
+
+def _lacks_head(folder, method, keys):
+    """Whether a result could have, but has not, the accuracy of a linear SVM."""
+    result = results.read(folder / f"{method}.json") if method in heads.HEADED else None
+    if result is None or result["mean"] is None or "svm_accuracy" in result:
+        return False
+    return all((folder / method / f"key_{key}" / "state").exists() for key in keys)
 
 
 @contextlib.contextmanager
@@ -209,18 +346,21 @@ def _pair(options, console):
     """Returns the images; the first process prepares them for all."""
 
     def load():
-        return domains.load_pair(
-            options.config,
-            data_dir=options.data_dir,
-            manual_dir=options.manual_dir,
-            progress=console.is_terminal and processes.is_first(),
-            streaming=options.streaming,
-        )
+        where = _where(options, console)
+        return domains.load_pair(options.config, **where, streaming=options.streaming)
 
     with processes.all_or_none():
         pair = load() if processes.is_first() else None
     with processes.all_or_none():
         return load() if pair is None else pair
+
+
+def _where(options, console):
+    return {
+        "data_dir": options.data_dir,
+        "manual_dir": options.manual_dir,
+        "progress": console.is_terminal and processes.is_first(),
+    }
 
 
 def _found(folder):
@@ -342,10 +482,68 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
         "programs_from_cache": compiled.from_cache,
         **results.peak_memory(jax.local_devices()),
     }
-    path = folder / f"{method}.json"
-    extends = path.exists() and not options.overwrite and not _is_kept(path, config, method, keys)
-    results.write_json(path, result, replace=options.overwrite or extends)
+    _write(folder / f"{method}.json", result, options)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _write(path, result, options):
+    """Writes a result, in place of one that may be replaced, or that it extends."""
+    kept = path.exists() and not options.overwrite
+    extends = kept and not _is_kept(path, options.config, result["method"], result["keys"])
+    results.write_json(path, result, replace=options.overwrite or extends)
+
+
+def _head(method, keys, pair, folder, devices, options, console):
+    """Adds to a result what linear SVMs make of its trainings, where it can have that."""
+    with processes.all_or_none():  # the first alone knows what it has written by now
+        if not processes.is_first() or not _lacks_head(folder, method, keys):
+            return
+        prepared = study.prepare(options.config, method, pair, devices)
+        found = []
+        for key in keys:
+            path = folder / method / f"key_{key}" / "svm.json"
+            make = functools.partial(heads.svm, prepared, pair, key, folder / method)
+            found.append(_once(path, make))
+            console.print(
+                f"{method} key {key}: linear SVM on {found[-1]['layer']}, C {found[-1]['C']:g}: "
+                f"target {_accuracy(found[-1]['target_accuracy'])}"
+            )
+        path = folder / f"{method}.json"
+        results.write_json(path, results.read(path) | heads.svm_entries(found))
+
+
+def _align(name, keys, pair, folder, devices, options, console):
+    """Writes the result of subspace alignment."""
+    with processes.all_or_none():
+        if not processes.is_first():
+            return
+        base = folder / "source-only"
+        prepared = study.prepare(options.config, "source-only", pair, devices)
+        found = []
+        for key in keys:
+            make = functools.partial(heads.sa, prepared, pair, key, base)
+            found.append(_once(base / f"key_{key}" / "sa.json", make, anew=options.overwrite))
+            told = "sa key {}: target {}, {} components; oracle {}, {} components"
+            console.print(
+                told.format(
+                    key,
+                    _accuracy(found[-1]["target_accuracy"]),
+                    found[-1]["components"],
+                    _accuracy(found[-1]["oracle_accuracy"]),
+                    found[-1]["oracle_components"],
+                )
+            )
+        record = results.read(base / f"key_{keys[0]}" / "record.json")
+        _write(folder / "sa.json", _aligned(name, options, keys, record, found), options)
+
+
+def _once(path, make, anew=False):
+    """Returns the content of a file, which is made where it is not there."""
+    found = None if anew else results.read(path)
+    if found is None:
+        found = make()
+        results.write_json(path, found)
+    return found
 
 
 def _goes_on(prepared, keys, folder):
@@ -471,6 +669,24 @@ def _result(name, options, method, keys, records, devices):
     }
 
 
+def _aligned(name, options, keys, record, found):
+    config = options.config
+    return {
+        "config": name,
+        "method": "sa",
+        "source": config.source,
+        "target": config.target,
+        "keys": keys,
+        **heads.aligned_entries(found),
+        "steps": config.steps_of("source-only"),
+        "batch_size": config.batch_size,
+        "domain_loss": None,
+        **record["origin"],  # of source-only, the same for all keys
+        "resolved_config": study.resolved(config, "sa"),
+        "command": _command(name, options, "sa", keys),
+    }
+
+
 def _groups_of(keys, records):
     """Returns the groups that keys were trained in, each once."""
     return list(dict.fromkeys(map(study.group_of, keys, records)))
@@ -511,26 +727,41 @@ def _accuracy(value):
     return "—" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def _table(name, found):
-    table = Table(title=f"{name}: accuracy on the target's test images, last step")
-    for column in ("method", "mean", "sd", "keys", "gap covered", "steps", "minutes a key"):
-        side = "left" if column == "method" else "right"
-        table.add_column(column, justify=side, no_wrap=column == "method")
-    bounds = [found.get(method) for method in ("source-only", "train-on-target")]
-    for method, result in found.items():
-        gap = None
-        if method == "dann" and None not in bounds and result["mean"] is not None:
-            gap = results.gap_covered(result["mean"], *(bound["mean"] for bound in bounds))
-        table.add_row(
-            method,
-            _accuracy(result["mean"]),
-            _accuracy(result["std"]),
-            str(len(result["keys"])),
-            "—" if gap is None else f"{gap:.1%}",
-            f"{result['steps']:,}",
-            f"{result['wall_seconds'] / 60 / len(result['keys']):.1f}",
-        )
+def _table(title, found):
+    """Returns the results of experiments, each with those of its methods, for people to read."""
+    table = Table(title=f"{title}: accuracy on the target's test images, last step")
+    names = ("config",) * (len(found) > 1)
+    for column in (*names, "method", *_FIGURES):
+        left = column in ("config", "method")
+        table.add_column(column, justify="left" if left else "right", no_wrap=left)
+    for name, methods in found.items():
+        table.add_section()
+        bounds = [methods.get(method) for method in BOUNDS]
+        for method, result in methods.items():
+            first = (name,) * len(names)
+            table.add_row(*first, method, *_figures(result, bounds))
+            if method == "sa":
+                oracle = {"mean": result["oracle_mean"], "std": result["oracle_std"]}
+                table.add_row(*first, "sa, oracle", *_figures(result | oracle, bounds))
     return table
+
+
+_FIGURES = ("mean", "sd", "SVM", "keys", "gap", "steps", "min/key")
+
+
+def _figures(result, bounds):
+    gap = None
+    if result["method"] not in BOUNDS and None not in bounds and result["mean"] is not None:
+        gap = results.gap_covered(result["mean"], *(bound["mean"] for bound in bounds))
+    return (
+        _accuracy(result["mean"]),
+        _accuracy(result["std"]),
+        _accuracy(result.get("svm_mean")),
+        str(len(result["keys"])),
+        "—" if gap is None else f"{gap:.1%}",
+        f"{result['steps']:,}",
+        f"{result['wall_seconds'] / 60 / len(result['keys']):.1f}",
+    )
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ __all__ = [
     "groups",
     "prepare",
     "resolved",
+    "restored",
     "train",
 ]
 
@@ -378,6 +379,45 @@ def train(
         after = _train(study, group, before, folder, checkpoint_every, stop, report)
         records |= dict(zip(group.keys, after, strict=True))
     return [records[key] for key in keys]
+
+
+def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
+    """Returns the state at the end of a training, on one device.
+
+    It may have been made by other versions, or on other devices, which is why what is made of it
+    may differ by rounding from what they would have made.
+
+    Args:
+      study: The method that was trained.
+      key: The key that it was trained with.
+      folder: Where: the folder ``train`` was given.
+
+    Raises:
+      ValueError: The training is not finished, or was made with other settings or other data.
+    """
+    folder = folder / f"key_{key}"
+    record = results.read(folder / "record.json")
+    if record is None or not record["finished"]:
+        raise ValueError(f"{folder} holds no finished training of {study.method}: train it first")
+    found = {
+        "settings": completed(record["settings"]),
+        "origin": {"data": record["origin"]["data"]},
+    }
+    expected = {
+        "settings": resolved(study.config, study.method),
+        "origin": {"data": study.origin["data"]},
+    }
+    _check_same(found, expected, folder)
+    home = next(d for d in study.devices if d.process_index == jax.process_index())
+    place = jax.sharding.SingleDeviceSharding(home)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        jax.eval_shape(lambda: study.start(Group((key,), 1))[0]),
+    )
+    state = checkpoints.restore(folder / "state", like)
+    if state is None:
+        raise ValueError(f"{folder} has no state: it was not copied along, or has been removed")
+    return state
 
 
 def _read(study, folder):

@@ -32,6 +32,19 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Prepares 40 training and 20 test images of each of digits and digits_m."""
+    from dann_jax.datasets.digits import digits_dataset_builder
+    from dann_jax.datasets.digits_m import digits_m_dataset_builder
+
+    few = {"train": (4,) * 10, "test": (2,) * 10}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (digits_dataset_builder, digits_m_dataset_builder):
+            patch.setattr(module.Builder, "CLASS_COUNTS", few)
+        yield tmp_path_factory.mktemp("data")
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Lets no test download anything."""

@@ -1,5 +1,6 @@
 """Predictions, features and accuracies, exact for any number of examples."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -13,14 +14,17 @@ from dann_jax import (
     PureFunction,
     evaluate,
     features,
+    gtsrb,
     hits,
     init_state,
     make_optimizer,
+    mnist,
     mnist_batch_norm,
     predict,
     replicate,
+    svhn,
 )
-from dann_jax.evaluation import Hits, layer_names
+from dann_jax.evaluation import Hits, last_hidden_layer, layer_names
 from dann_jax.networks import (
     Convolution,
     ConvolutionalFeatures,
@@ -129,6 +133,20 @@ def test_features_of_named_layers(state):
 def test_layer_names_are_those_of_the_parts_and_their_layers(state):
     names = layer_names(MODEL, state, preprocess(IMAGES))
     assert {"f", "f/conv1", "y", "y/fc1", "y/fc1/dense", "y/logits", "d", "d/fc1"} <= set(names)
+
+
+def test_the_last_hidden_layer_is_what_the_logits_are_made_of(state):
+    layer = last_hidden_layer(MODEL)
+    assert layer == "y/fc1"
+    hidden = features(MODEL, state, IMAGES, layer=layer, preprocess=preprocess)
+    last = state.theta["y"]["logits"]
+    logits = hidden @ np.asarray(last["kernel"]) + np.asarray(last["bias"])[None]
+    np.testing.assert_allclose(logits, by_hand(state)[1], rtol=1e-4, atol=1e-5)
+    names = [last_hidden_layer(make()) for make in (mnist, svhn, gtsrb)]
+    assert names == ["y/fc2", "y/fc2", "y/fc1"]
+    assert (
+        last_hidden_layer(dataclasses.replace(MODEL, label_predictor=FullyConnected((), 4))) == "f"
+    )
 
 
 def test_an_unknown_layer_is_answered_with_those_there_are(state):

@@ -1,0 +1,125 @@
+"""Subspace alignment: the source's principal subspace is turned towards the target's.
+
+Source: Fernando, Habrard, Sebban and Tuytelaars, "Unsupervised Visual Domain Adaptation Using
+Subspace Alignment" (ICCV 2013), in whose symbols X_S and X_T are bases, M the alignment and d the
+number of components.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = [
+    "Subspace",
+    "align",
+    "deviation_bounds",
+    "principal_subspace",
+    "stable_components",
+]
+
+
+class Subspace(NamedTuple):
+    """The principal components of one domain's features, standardised one by one."""
+
+    mean: np.ndarray  # [D]
+    deviation: np.ndarray  # [D], standard deviations; 1 for features that never change
+    basis: np.ndarray  # [D, D], orthonormal columns, of falling variance
+    variance: np.ndarray  # [D], along the columns of the basis
+    radius: float  # largest norm of the standardised examples
+    count: int  # number of examples
+
+    def project(self, x: np.ndarray, d: int) -> np.ndarray:
+        """Returns the first ``d`` components ``[n, d]`` of features ``[n, D]``."""
+        return (x - self.mean) / self.deviation @ self.basis[:, :d]
+
+
+def principal_subspace(x: np.ndarray) -> Subspace:
+    """Returns all principal components of features, each of which is z-scored first.
+
+    Args:
+      x: ``[n, D]``, at least two examples.
+
+    Raises:
+      ValueError: The features are not a matrix of at least two examples.
+    """
+    x = np.asarray(x, np.float64)
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"expected features [n, D] of at least 2 examples, got {list(x.shape)}")
+    mean = x.mean(0)
+    deviation = np.where(np.ptp(x, 0) > 0, x.std(0), 1.0)
+    z = (x - mean) / deviation
+    variance, basis = np.linalg.eigh(z.T @ z / (len(z) - 1))
+    return Subspace(
+        mean=mean,
+        deviation=deviation,
+        basis=basis[:, ::-1],
+        variance=np.maximum(variance[::-1], 0.0),
+        radius=float(np.linalg.norm(z, axis=1).max()),
+        count=len(z),
+    )
+
+
+def align(source: Subspace, target: Subspace, d: int) -> np.ndarray:
+    """Returns M = X_Sᵀ X_T ``[d, d]``, which minimises ‖X_S M − X_T‖ in the Frobenius norm.
+
+    What is aligned are S X_S M, ``source.project(x, d) @ M``, and T X_T, ``target.project(x, d)``.
+
+    Args:
+      source: Whose first ``d`` components are X_S.
+      target: Whose first ``d`` components are X_T.
+      d: Number of components, 1 to D.
+
+    Raises:
+      ValueError: There are not as many components, or the domains have other features.
+    """
+    if len(source.mean) != len(target.mean):
+        raise ValueError(
+            "expected as many features in both domains, got "
+            f"{len(source.mean)} and {len(target.mean)}"
+        )
+    if not 1 <= d <= len(source.mean):
+        raise ValueError(f"expected 1 to {len(source.mean)} components, got {d}")
+    return source.basis[:, :d].T @ target.basis[:, :d]
+
+
+def deviation_bounds(source: Subspace, target: Subspace, *, delta: float = 0.1) -> np.ndarray:
+    """Returns how far, at most, the alignment is from that of infinitely many examples.
+
+    8 d^(3/2) B (1 + √(ln(2/δ)/2)) Σ 1 / (√n (λ_d − λ_{d+1})), with a term for each domain, bounds
+    ‖X_S M X_Tᵀ − its expectation‖ with probability 1 − δ. λ are variances, n numbers of examples,
+    and B is the largest norm of an example. A bound is infinite where two variances are equal.
+
+    Args:
+      source: Principal components of the source.
+      target: Those of the target.
+      delta: Probability with which the bound may fail, in (0, 1).
+
+    Returns:
+      ``[D - 1]``, for d = 1, 2, ...
+
+    Source: Fernando et al. (2013), Theorem 1.
+    """
+    d = np.arange(1, len(source.variance))
+    radius = max(source.radius, target.radius)
+    with np.errstate(divide="ignore"):
+        inverse = sum(1 / (np.sqrt(s.count) * -np.diff(s.variance)) for s in (source, target))
+    return 8 * d**1.5 * radius * (1 + math.sqrt(math.log(2 / delta) / 2)) * inverse
+
+
+def stable_components(
+    source: Subspace, target: Subspace, *, gamma: float = 1e5, delta: float = 0.1
+) -> int:
+    """Returns the largest number of components whose ``deviation_bounds`` are at most γ, or 0.
+
+    The number to use is among those up to this one; Fernando et al. (2013) choose it by two-fold
+    cross-validation on the labelled source. No label of the target is needed for either step.
+
+    Args:
+      source: Principal components of the source.
+      target: Those of the target.
+      gamma: Largest deviation that is accepted; the default is the authors'.
+      delta: Probability with which the bound may fail, in (0, 1); the default is the authors'.
+    """
+    (fine,) = np.nonzero(deviation_bounds(source, target, delta=delta) <= gamma)
+    return int(fine[-1]) + 1 if len(fine) else 0
