@@ -3,6 +3,7 @@
 import functools
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,78 @@ def test_max_pool_of_bfloat16_stays_bfloat16():
     x = jnp.ones([1, 3, 3, 1], jnp.bfloat16)
     y, gradient = jax.value_and_grad(lambda x: convolution.max_pool(x, 3, 2, "SAME").sum())(x)
     assert y.dtype == gradient.dtype == jnp.bfloat16
+
+
+# --- depthwise convolution ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sides", "windows", "stride", "padding"),
+    [
+        ((4, 5), (5, 5), 1, "SAME"),
+        ((7, 6), (5, 5), 2, "SAME"),
+        ((31, 3), (3, 3), 1, "SAME"),  # more rows than are added up at once
+        ((16, 5), (3, 3), 2, [(1, 1), (1, 1)]),
+        ((6, 7), (2, 3), 2, "VALID"),
+    ],
+)
+def test_depthwise_convolution_and_its_gradients_equal_those_of_xla(
+    monkeypatch, quick_compilation, sides, windows, stride, padding
+):
+    keys = jax.random.split(KEY, 2)
+    x = jax.random.normal(keys[0], (2, *sides, 3))
+    kernel = jax.random.normal(keys[1], (*windows, 1, 3))
+
+    def value_and_gradients(x, kernel):
+        convolve = functools.partial(convolution.convolve_depthwise, stride=stride, padding=padding)
+        y, gradients = jax.vjp(convolve, x, kernel)
+        return y, gradients(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    ours = jax.jit(value_and_gradients)(x, kernel)
+    monkeypatch.setenv("DANN_JAX_PLAIN_XLA", "1")
+    theirs = jax.jit(lambda *args: value_and_gradients(*args))(x, kernel)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_depthwise_convolutions_of_several_keys_equal_those_one_by_one(quick_compilation):
+    x = jax.random.normal(KEY, (3, 2, 4, 4, 2))
+    kernel = jax.random.normal(KEY, (3, 3, 3, 1, 2))
+
+    def gradients(x, kernel):
+        return jax.grad(lambda *args: (convolution.convolve_depthwise(*args) ** 2).sum(), (0, 1))(
+            x, kernel
+        )
+
+    alone = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(jax.jit(gradients), x, kernel))
+    together = jax.jit(jax.vmap(gradients))(x, kernel)
+    chex.assert_trees_all_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_depthwise_convolutions_are_sums_of_shifted_images_on_a_cpu(monkeypatch):
+    if jax.default_backend() != "cpu":
+        pytest.skip("the form for CPUs")
+    x, kernel = jnp.ones([2, 8, 8, 4]), jnp.ones([3, 3, 1, 4])
+
+    def count(*args):
+        jaxpr = jax.make_jaxpr(lambda *args: convolution.convolve_depthwise(*args))(*args)
+        return str(jaxpr).count("conv_general_dilated")
+
+    assert not count(x, kernel)
+    assert count(*(a.astype(jnp.bfloat16) for a in (x, kernel)))
+    monkeypatch.setenv("DANN_JAX_PLAIN_XLA", "1")
+    assert count(x, kernel)
+
+
+def test_what_cannot_be_convolved_depthwise_is_refused():
+    x = jnp.ones([1, 8, 8, 4])
+    with pytest.raises(ValueError, match="for images of 4 channels, float32"):
+        convolution.convolve_depthwise(x, jnp.ones([3, 3, 4, 1]))
+    with pytest.raises(ValueError, match="bfloat16, for images of 4 channels, float32"):
+        convolution.convolve_depthwise(x, jnp.ones([3, 3, 1, 4], jnp.bfloat16))
+    with pytest.raises(ValueError, match="expected 'VALID' or 'SAME'"):
+        convolution.convolve_depthwise(x, jnp.ones([3, 3, 1, 4]), padding="FULL")
+    small = convolution.convolve_depthwise(x, jnp.ones([9, 9, 1, 4]), padding="VALID")
+    assert small.shape == (1, 0, 0, 4)
 
 
 # --- convolution -------------------------------------------------------------------------

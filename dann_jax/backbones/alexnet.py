@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dann_jax.backbones.weights import Layer
 from dann_jax.convolution import max_pool
-from dann_jax.networks import Initializer
+from dann_jax.networks import Initializer, PooledConvolution
 
 __all__ = ["AlexNet", "layers"]
 
@@ -43,14 +43,12 @@ class AlexNet(nn.Module):
         """Returns activations ``[n, 4096]`` of images ``[n, size, size, 3]``, 223 to 254 pixels."""
         shared = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         for i, (features, window, stride, padding, pooled) in enumerate(_CONVOLUTIONS, start=1):
-            x = nn.Conv(
-                features,
-                (window, window),
-                strides=stride,
-                padding=padding,
-                name=f"conv{i}",
-                **shared,
-            )(x)
+            name = f"conv{i}"
+            if stride == 1:
+                x = PooledConvolution(features, window, padding="SAME", name=name, **shared)(x)
+            else:
+                kernel = window, window
+                x = nn.Conv(features, kernel, stride, padding, name=name, **shared)(x)
             x = nn.relu(x)
             if pooled:
                 x = max_pool(x, 3, 2)

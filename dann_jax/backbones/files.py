@@ -154,9 +154,12 @@ def _read_chain(content):
 
     def storage(dtype, key, size):
         # The numbers come after the pickle that wants them: room for them, filled below.
-        if size * dtype.itemsize > len(content):
-            raise ValueError(f"storage {key} of {size} numbers in a file of {len(content)} bytes")
-        return vectors.setdefault(key, np.empty(size, dtype))
+        if key not in vectors:
+            taken = sum(vector.nbytes for vector in vectors.values())
+            if taken + size * dtype.itemsize > len(content):
+                raise ValueError(f"storage {key} of {size} {dtype} is longer than the file")
+            vectors[key] = np.empty(size, dtype)
+        return vectors[key]
 
     _, version, _ = (_Machine(None).run(stream) for _ in range(3))
     if version != 1001:
@@ -199,6 +202,7 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
     def array(self):
+        """Returns the numbers ``[*shape]``, copied, or raises if the view leaves its storage."""
         size = math.prod(self.shape)
         reach = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
         if size and (size > len(self.storage) or self.offset + reach >= len(self.storage)):
@@ -228,6 +232,7 @@ _CALLS = {
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch.nn.parameter.Parameter": lambda tensor, *_: tensor,
 }
 _NAMES = {*_CALLS, *_STORAGES}
 _CONSTANTS = {
@@ -362,6 +367,8 @@ class _Machine:
 
 def _state_dict(value):
     """Returns the arrays of a state dict, or of the one in a checkpoint."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a state dict, got {type(value).__name__}")
     for _ in range(_DEPTH):
         inner = next((value[k] for k in ("state_dict", "model") if k in value), None)
         if not isinstance(inner, dict):

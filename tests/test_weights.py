@@ -1,0 +1,301 @@
+"""Weight files are read as PyTorch reads them, and nothing in them is run."""
+
+import json
+import os
+import pickle
+import struct
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dann_jax.backbones import read_arrays
+
+STORAGES = {"Float": "f4", "Half": "f2", "BFloat16": jnp.bfloat16, "Double": "f8", "Long": "i8"}
+MAGIC = 0x1950A86A20F9469CFC6C
+W = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+B = np.array([0.5, -1.5], np.float32)
+
+
+# --- a writer of the pickles of torch.save, so that no PyTorch is needed -------------------
+
+
+def name(module, attribute):
+    return f"c{module}\n{attribute}\n".encode()
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def whole(value):
+    return b"J" + struct.pack("<i", value)
+
+
+def together(*items):
+    return b"(" + b"".join(items) + b"t"
+
+
+def storage(key, size, kind="Float"):
+    items = text("storage"), name("torch", f"{kind}Storage"), text(key), text("cpu"), whole(size)
+    return items
+
+
+def tensor(storage, shape, strides, offset=0):
+    sizes = (together(*map(whole, numbers)) for numbers in (shape, strides))
+    no_hooks = name("collections", "OrderedDict") + b")R"
+    arguments = together(together(*storage) + b"Q", whole(offset), *sizes, b"\x89", no_hooks)
+    return name("torch._utils", "_rebuild_tensor_v2") + arguments + b"R"
+
+
+def contiguous(key, array, kind="Float"):
+    strides = [stride // array.itemsize for stride in array.strides]
+    return tensor(storage(key, array.size, kind), array.shape, strides)
+
+
+def state_dict(**tensors):
+    items = b"".join(text(key.replace("__", ".")) + value for key, value in tensors.items())
+    return name("collections", "OrderedDict") + b")R(" + items + b"u"
+
+
+def as_zip(path, value, arrays, order="little", compression=zipfile.ZIP_STORED):
+    sign = {"little": "<", "big": ">"}[order]
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + value + b".")
+        archive.writestr("archive/byteorder", order)
+        archive.writestr("archive/version", "3\n")
+        for key, array in arrays.items():
+            # The numbers as integers of the same size, which have a byte order in every type.
+            numbers = array.ravel().view(f"u{array.itemsize}").astype(f"{sign}u{array.itemsize}")
+            archive.writestr(f"archive/data/{key}", numbers.tobytes())
+    return path
+
+
+def as_chain(path, value, arrays):
+    info = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
+    head = [pickle.dumps(item, 2) for item in (MAGIC, 1001, info)]
+    value = b"\x80\x02" + storage_without_views(value) + b"."
+    keys = pickle.dumps(sorted(arrays), 2)
+    data = [struct.pack("<q", arrays[k].size) + arrays[k].tobytes() for k in sorted(arrays)]
+    path.write_bytes(b"".join([*head, value, keys, *data]))
+    return path
+
+
+def storage_without_views(value):
+    """The older format has a sixth item, None, in the name of a storage."""
+    return value.replace(b"tQ", b"NtQ")
+
+
+def as_safetensors(path, arrays, header=None):
+    entries, data = {"__metadata__": {"format": "pt"}}, b""
+    for key, array in arrays.items():
+        start, data = len(data), data + array.tobytes()
+        entries[key] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, len(data)]}
+    head = json.dumps(entries if header is None else header).encode()
+    path.write_bytes(struct.pack("<Q", len(head)) + head + data)
+    return path
+
+
+def as_npz(path, arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+FORMATS = {
+    "zip": lambda path: as_zip(path, TWO, {"0": W, "1": B}),
+    "chain": lambda path: as_chain(path, TWO, {"0": W, "1": B}),
+    "safetensors": lambda path: as_safetensors(path, {"conv.weight": W, "conv.bias": B}),
+    "npz": lambda path: as_npz(path, {"conv.weight": W, "conv.bias": B}),
+}
+TWO = state_dict(conv__weight=contiguous("0", W), conv__bias=contiguous("1", B))
+
+
+# --- what is read ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_gives_the_same_arrays(form, tmp_path):
+    found = read_arrays(FORMATS[form](tmp_path / "weights.npz"))
+    assert set(found) == {"conv.weight", "conv.bias"}
+    np.testing.assert_array_equal(found["conv.weight"], W)
+    np.testing.assert_array_equal(found["conv.bias"], B)
+    assert all(array.flags.c_contiguous and array.dtype == np.float32 for array in found.values())
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("kind", STORAGES)
+def test_types_and_byte_orders_of_pth(kind, order, tmp_path):
+    array = np.array([1.0, -2.5, 300.0, 0.0]).astype(STORAGES[kind])
+    value = state_dict(w=contiguous("0", array, kind))
+    found = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": array}, order))["w"]
+    assert found.dtype == array.dtype and found.dtype.isnative
+    np.testing.assert_array_equal(found, array)
+
+
+def test_strides_offsets_and_shared_storages(tmp_path):
+    numbers = np.arange(12, dtype=np.float32)
+    one = storage("0", 12)
+    value = state_dict(
+        transposed=tensor(one, (4, 3), (1, 4)),
+        row=tensor(one, (4,), (1,), offset=8),
+        scalar=tensor(one, (), (), offset=5),
+        none=tensor(one, (0, 3), (3, 1), offset=12),
+    )
+    found = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": numbers}))
+    np.testing.assert_array_equal(found["transposed"], numbers.reshape(3, 4).T)
+    np.testing.assert_array_equal(found["row"], [8, 9, 10, 11])
+    assert found["scalar"] == 5 and found["none"].shape == (0, 3)
+
+
+def test_parameters_of_the_first_versions_are_tensors(tmp_path):
+    parameter = name("torch.nn.parameter", "Parameter") + b"(" + contiguous("0", B) + b"tR"
+    value = state_dict(bias=parameter + together(b"\x88", b"\x89", b"N") + b"b")
+    np.testing.assert_array_equal(
+        read_arrays(as_chain(tmp_path / "w.pth", value, {"0": B}))["bias"], B
+    )
+
+
+def test_the_state_dict_of_a_checkpoint_is_found(tmp_path):
+    value = b"}(" + text("epoch") + whole(3) + text("state_dict") + TWO + b"u"
+    found = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": W, "1": B}))
+    np.testing.assert_array_equal(found["conv.weight"], W)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_of_pytorch_are_read_as_pytorch_reads_them(zipped, tmp_path):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).half()
+    state = module.state_dict(keep_vars=True)
+    state["view"] = torch.arange(20.0, dtype=torch.float64).reshape(4, 5).T[1:, ::2]
+    state["b"] = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
+    torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    found = read_arrays(tmp_path / "w.pth")
+    assert list(found) == list(state)
+    for key, array in found.items():
+        theirs = state[key].detach()
+        assert str(theirs.dtype) == f"torch.{array.dtype}"
+        np.testing.assert_array_equal(array.astype(np.float64), theirs.double().numpy())
+
+
+# --- what is refused -----------------------------------------------------------------------
+
+
+class Malice:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("form", ["zip", "chain"])
+def test_nothing_in_a_pickle_is_run(form, protocol, tmp_path):
+    made = tmp_path / "made"
+    evil = pickle.dumps({"w": Malice(made)}, protocol)
+    pickle.loads(evil)  # it would
+    made.rmdir()
+    if form == "zip":
+        with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+            archive.writestr("archive/data.pkl", evil)
+    else:
+        head = [pickle.dumps(item, 2) for item in (MAGIC, 1001, {})]
+        (tmp_path / "w.pth").write_bytes(b"".join(head) + evil)
+    with pytest.raises(ValueError, match=r"(posix|nt)\.mkdir is not for weights"):
+        read_arrays(tmp_path / "w.pth")
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (name("builtins", "eval") + together(text("1")) + b"R", "builtins.eval is not"),
+        (name("torch", "FloatStorage") + b")R", "a call of .*FloatStorage"),
+        (text("a") + b")R", "a call of 'a'"),
+        (name("collections", "OrderedDict") + b")\x81", "NEWOBJ"),
+        (b"(ios\nsystem\n", "INST"),
+        (b"\x82\x01", "EXT1"),
+        (b"]", "a state dict, got list"),
+        (b"}" + text("w") + whole(1) + b"s", r"others: \['w'\]"),
+        (b"}" + text("w") + name("torch", "FloatStorage") + b"s", r"others: \['w'\]"),
+        (state_dict(w=tensor(storage("9", 2), (2,), (1,))), "data/9"),
+        (state_dict(w=tensor(storage("0", 9), (2,), (1,))), "storage 0 has 96 bytes for 9"),
+        (state_dict(w=tensor(storage("0", 24), (25,), (1,))), "does not lie in"),
+        (state_dict(w=tensor(storage("0", 24), (2,), (1,), offset=23)), "does not lie in"),
+        (state_dict(w=tensor(storage("0", 24), (2, 2), (23, 1))), "does not lie in"),
+        (state_dict(w=tensor(storage("0", 24), (10**6, 10**6), (0, 0))), "does not lie in"),
+        (state_dict(w=tensor(storage("0", 24), (2,), (-1,), offset=3)), "not negative"),
+        (state_dict(w=tensor(storage("0", 24), (2,), (1,), offset=-3)), "not negative"),
+        (state_dict(w=tensor(storage("0", 24), (2,), (1, 1))), "damaged"),
+        (state_dict(w=tensor(storage("0", 24, "Quint8"), (2,), (1,))), "torch.Quint8Storage is"),
+    ],
+)
+def test_what_a_state_dict_does_not_need_is_refused(value, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_arrays(as_zip(tmp_path / "w.pth", value, {"0": W}))
+
+
+def test_compressed_entries_and_unknown_byte_orders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="data.pkl is compressed|byteorder is compressed"):
+        read_arrays(as_zip(tmp_path / "w.pth", TWO, {}, compression=zipfile.ZIP_DEFLATED))
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", TWO)
+        archive.writestr("archive/byteorder", "middle")
+    with pytest.raises(ValueError, match="unknown byte order b'middle'"):
+        read_arrays(tmp_path / "w.pth")
+
+
+def test_objects_in_npz_are_refused(tmp_path):
+    np.savez(tmp_path / "w.npz", w=np.array([Malice(tmp_path / "made")], object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        read_arrays(tmp_path / "w.npz")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"dtype": "F32", "shape": [24], "data_offsets": [8, 104]}, "8 to 104 of 96"),
+        ({"dtype": "F32", "shape": [25], "data_offsets": [0, 96]}, "takes 100 bytes"),
+        ({"dtype": "F32", "shape": [-24], "data_offsets": [0, 96]}, "not negative"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}, "not negative"),
+        ({"dtype": "Q4", "shape": [24], "data_offsets": [0, 96]}, "is Q4"),
+        ({"dtype": "F32", "shape": [24]}, "data_offsets"),
+    ],
+)
+def test_safetensors_entries_that_do_not_fit_are_refused(entry, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_arrays(as_safetensors(tmp_path / "w", {"w": W}, header={"w": entry}))
+
+
+def test_other_files_are_refused_with_what_to_do(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"<html>not found</html>")
+    with pytest.raises(ValueError, match=r"begins with b'<html>.*torch.save"):
+        read_arrays(tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes(struct.pack("<Q", 2**60) + b'{"w"')
+    with pytest.raises(ValueError, match="a header of"):
+        read_arrays(tmp_path / "w.pth")
+    with pytest.raises(FileNotFoundError):
+        read_arrays(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_damaged_files_are_refused_or_read_never_worse(form, tmp_path):
+    content = FORMATS[form](tmp_path / "w.npz").read_bytes()
+    cut = tmp_path / "cut"
+    for size in range(0, len(content), 7):
+        cut.write_bytes(content[:size])
+        with pytest.raises(ValueError, match="cut"):
+            read_arrays(cut)
+    draw = np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for at in draw.integers(len(content), size=3):
+            damaged[at] = draw.integers(256)
+        cut.write_bytes(damaged)
+        try:
+            found = read_arrays(cut)
+        except ValueError:
+            continue
+        assert all(isinstance(array, np.ndarray) for array in found.values())
