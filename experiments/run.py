@@ -190,6 +190,7 @@ def _run_table(name, rows, arguments, console):
         "first; what is given is given to all."
     )
     every = {row: _options(row, arguments, name, about) for row in rows}
+    _check_shared(every)
     failures = {}
 
     def attempt(row, function, *arguments):
@@ -200,40 +201,42 @@ def _run_table(name, rows, arguments, console):
             print(f"error: {row}: {error}", file=sys.stderr)
 
     for row, options in every.items():  # what is missing is told before hours of training
-        attempt(row, _check_row, row, options)
+        attempt(row, _check, options)
+    if len(failures) < len(rows):
+        devices = _start(next(iter(every.values())), console)
+    for row in rows:
+        if row not in failures:
+            attempt(row, _make_ready, every[row], every[row].output / row, console)
     if len(failures) == len(rows):
         return 2
-    devices = _start(next(iter(every.values())), console)
-    for row, options in every.items():
-        if row not in failures:
-            attempt(row, _make_ready, row, options, console)
-    for row, options in every.items():
+    for row in rows:
         if row not in failures:
             console.print(f"[bold]{row}[/bold]")
-            attempt(row, _run, row, options, devices, console)
+            attempt(row, _run, row, every[row], devices, console)
     console.print(_table(name, {row: _found(every[row].output / row) for row in rows}))
     for row, error in failures.items():
         print(f"error: {row} is not complete: {error}", file=sys.stderr)
     return 2 if failures else 0
 
 
-def _check_row(row, options):
-    usual, _ = configs.find_config(row)
-    wrong = sorted(
+def _check_shared(every):
+    """Raises where an option would make one row of a table of another."""
+    wrong = {
         f"--{name.replace('_', '-')}"
+        for row, options in every.items()
         for name in OF_A_ROW
-        if getattr(options.config, name) != getattr(usual, name)
-    )
+        if getattr(options.config, name) != getattr(configs.find_config(row)[0], name)
+    }
     if wrong:
         raise ValueError(
-            f"{', '.join(wrong)} cannot be the same for all rows of a table: run {row} by itself"
+            f"{', '.join(sorted(wrong))} cannot be the same for all rows of a table: run the rows "
+            f"by themselves ({', '.join(every)})"
         )
-    _check(options)
 
 
-def _make_ready(row, options, console):
+def _make_ready(options, folder, console):
     """Prepares the data of an experiment that is not complete, and checks what is there of it."""
-    if any(_todo(options, options.output / row)):
+    if any(_todo(options, folder)):
         with processes.all_or_none():
             if processes.is_first():
                 domains.prepare_pair(options.config, **_where(options, console))

@@ -153,7 +153,7 @@ def test_what_makes_a_row_itself_cannot_be_given_to_all(small, tmp_path, capsys)
     assert run.main([small, "--source", "svhn", "--output", str(tmp_path)]) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "--source cannot be the same for all rows" in told
-    assert f"run {NAME} by itself" in told
+    assert f"by themselves (mnist_mnist_m, {NAME})" in told
     assert list(tmp_path.iterdir()) == []
 
 
