@@ -6,7 +6,7 @@ L_d's weight, the batch statistics and the steps were chosen without target labe
 (docs/office31.md).
 Expect: source-only .655, DANN .673 (one key).
 Takes: 2 minutes a key on 2 busy CPU cores, all methods together; the features, once for all
-    directions, 3 minutes of two cores (20 on busy ones).
+    directions, some 3 minutes on 2 idle cores (estimated; 20 measured on busy ones).
 Command: python -m experiments.run office31_dslr_amazon_frozen --keys 5 --manual-dir DIR
 """
 
