@@ -344,7 +344,7 @@ def mnist_batch_norm(
 def svhn(
     *,
     classes: int = 10,
-    kernel_init: Initializer = nn.initializers.he_normal(),
+    kernel_init: Initializer = nn.initializers.lecun_normal(),
     dtype: Any = jnp.float32,
 ) -> DannModel:
     """Returns the network for SVHN and SYN NUMBERS (JMLR Fig. 4b), with dropout and max-norm.
@@ -352,7 +352,9 @@ def svhn(
     SAME padding: 8,192 features for 32x32 images. The paper names Srivastava et al. (2014) for
     dropout and the max-norm constraint and prints no values; these are theirs: units are kept
     with .9 (input), .75, .75, .5 (convolutions) and .5 (fully connected layers of G_y), and
-    the bound c is 4. G_d has neither.
+    the bound c is 4. G_d has neither. With this dropout and the paper's learning rate, He-normal
+    weights lose their features within a hundred updates; LeCun-normal ones learn
+    (docs/recipe.md).
 
     Args:
       classes: Number of labels.
@@ -373,8 +375,8 @@ def svhn_no_dropout(
 ) -> DannModel:
     """Returns a variant of the network for SVHN without dropout and max-norm, not the paper's.
 
-    It learns at once from He-normal weights, where the network with dropout has been seen to stay
-    at chance for the first 1,000 updates (SYN NUMBERS, mu0 = 0.01).
+    It learns at once from He-normal weights, where ``svhn`` first stays at chance for some 250
+    updates.
 
     Args:
       classes: Number of labels.
