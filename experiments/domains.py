@@ -24,6 +24,7 @@ __all__ = [
     "batch_sizes",
     "blocks",
     "chosen",
+    "differences",
     "load_pair",
     "prepare_pair",
     "preprocessing",
@@ -241,6 +242,32 @@ def load_pair(
         provenance=provenance,
         few=few,
     )
+
+
+def differences(expected: dict[str, dict], got: dict[str, dict]) -> str:
+    """Returns in words what data is not the same; nothing where all digests are.
+
+    Args:
+      expected: ``Pair.provenance``, perhaps from a file. Other entries than the number of examples
+        and their digest have come with time, and say no more about the images.
+      got: The same of other data.
+    """
+    return "; ".join(
+        f"{name}: expected {_told(expected.get(name))}, got {_told(got.get(name))}"
+        for name in {**expected, **got}
+        if _digest(expected.get(name)) != _digest(got.get(name))
+    )
+
+
+def _digest(origin):
+    return origin and (origin["examples"], origin["sha256"])
+
+
+def _told(origin):
+    if origin is None:
+        return "none"
+    part = f" ({origin['part']})" if "part" in origin else ""
+    return f"{origin['examples']:,} examples{part} of sha256 {origin['sha256'][:12]}"
 
 
 def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> None:

@@ -9,17 +9,14 @@ the same images. Under each stands the error of a linear classifier that tells t
 import dataclasses
 import functools
 import pathlib
-import re
 import sys
-from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import numpy as np
 import tyro
 
-from dann_jax import checkpoints, datasets, evaluation
-from experiments import config as configs
+from dann_jax import datasets, evaluation
 from experiments import domains, results, study, style
 
 __all__ = [
@@ -29,7 +26,6 @@ __all__ = [
     "drawn",
     "embedded",
     "main",
-    "place",
     "principal_components",
 ]
 
@@ -73,6 +69,9 @@ class Options:
     manual_dir: pathlib.Path | None = None
     """Folder of data files that are already on disk, as their publishers name them."""
 
+    weights: pathlib.Path | None = None
+    """File of the backbone's weights, where there is one that no installed package has."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program.
@@ -102,8 +101,8 @@ def draw(options: Options, path: pathlib.Path) -> None:
       path: Where to, PNG or SVG.
 
     Raises:
-      ValueError: There is no such training, the data is not what it was trained on, or there are
-        too few images for the perplexity.
+      ValueError: There is no such training, data or weights are not those it was made with, G_y
+        has no hidden layer to show, or there are too few images for the perplexity.
     """
     _check(options)
     command = " ".join(
@@ -142,24 +141,6 @@ def drawn(images: datasets.ImageSet, count: int, seed: int | tuple[int, ...]) ->
     """Returns ``count`` images, or all where there are fewer, chosen by the seed."""
     chosen = np.random.default_rng(seed).permutation(len(images.label))[:count]
     return images.image[np.sort(chosen)]
-
-
-def place(names: Sequence[str], layer: str) -> str:
-    """Returns the name of a layer of a model: the top of G_f, or the last hidden one of G_y.
-
-    Args:
-      names: Of all layers, in their order, see ``evaluation.layer_names``.
-      layer: ``'features'`` or ``'hidden'``.
-
-    Raises:
-      ValueError: G_y has no hidden layer.
-    """
-    if layer == "features":
-        return "f"
-    hidden = [name for name in names if re.fullmatch(r"y/fc\d+", name)]
-    if not hidden:
-        raise ValueError("this G_y has no hidden layer: leave out --layer hidden")
-    return hidden[-1]
 
 
 def principal_components(features: np.ndarray) -> np.ndarray:
@@ -217,41 +198,38 @@ def _check(options):
 
 def _features(options):
     """Yields each method, features ``[n, d]`` of both domains, and its target accuracy."""
-    pair = None
+    where = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
+
+    @functools.cache  # as a rule all methods have the same settings
+    def load(config):
+        return domains.load_pair(config, **where, progress=sys.stderr.isatty())
+
     for method in options.methods:
-        folder = options.folder / method / f"key_{options.key}"
-        record = results.read(folder / "record.json")
+        folder = options.folder / method
+        path = folder / f"key_{options.key}" / "record.json"
+        record = results.read(path)
         if record is None or not record["finished"]:
             raise ValueError(
-                f"no finished training in {folder}: make one with python -m experiments.run"
+                f"no finished training in {path.parent}: make one with python -m experiments.run"
             )
-        settings = study.completed(record["settings"])
-        config = configs.Config(**{k: v for k, v in settings.items() if k != "method"})
-        if pair is None:
-            where = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
-            pair = domains.load_pair(config, **where, progress=sys.stderr.isatty())
-        if pair.provenance != record["origin"]["data"]:
-            raise ValueError(
-                f"{folder} was trained on other data: choose another --data-dir, or train anew"
-            )
-        prepared = study.prepare(config, method, pair, jax.devices()[:1])
-        state, _ = jax.eval_shape(functools.partial(prepared.start, study.Group((options.key,), 1)))
-        state = checkpoints.restore(folder / "state", state)
-        if state is None:
-            raise ValueError(f"{folder} has no state: train it anew with --overwrite")
-        found = [_of_domain(prepared, state, i, options) for i in range(2)]
+        version = record["origin"]["versions"].get("dann_jax")
+        config = study.config_of(record["settings"], options.weights, version=version)
+        prepared = study.prepare(config, method, load(config), jax.devices()[:1])
+        state = study.restored(prepared, options.key, folder)
+        layer = {"features": "f", "hidden": evaluation.last_hidden_layer(prepared.model)}
+        if options.layer == "hidden" and layer["hidden"] == "f":
+            raise ValueError("this G_y has no hidden layer: leave out --layer hidden")
+        found = [_of_domain(prepared, state, i, layer[options.layer], options) for i in range(2)]
         yield method, found, record["target_accuracy"]
 
 
-def _of_domain(prepared, state, domain, options):
+def _of_domain(prepared, state, domain, layer, options):
     images, preprocess, statistics = prepared.tests[("source", "target")[domain]]
-    images = drawn(images, options.images, (options.seed, domain))
-    names = evaluation.layer_names(prepared.model, state, jax.eval_shape(preprocess, images[:1]))
     found = evaluation.features(
         prepared.model,
         state,
-        images,
-        layer=place(names, options.layer),
+        drawn(images, options.images, (options.seed, domain)),
+        layer=layer,
         preprocess=preprocess,
         domain=statistics,
     )

@@ -34,6 +34,7 @@ __all__ = [
     "Report",
     "Study",
     "completed",
+    "config_of",
     "group_of",
     "groups",
     "prepare",
@@ -112,6 +113,40 @@ def resolved(config: Config, method: str) -> dict[str, Any]:
     """Returns all that decides the numbers of a run, apart from its key and the versions."""
     settings = {"method": method, **dataclasses.asdict(config)}
     return settings | {"weights": pretraining.weights_origin(config)}
+
+
+def config_of(
+    settings: dict[str, Any], weights: pathlib.Path | None, *, version: str | None
+) -> Config:
+    """Returns the experiment that resolved settings are of.
+
+    Args:
+      settings: From ``resolved``, perhaps by an older version.
+      weights: File of the backbone's weights, which may lie elsewhere now; None for the installed
+        package that has them.
+      version: Of dann_jax that they were resolved by.
+
+    Raises:
+      ValueError: This version does not have all of the settings, or they are not valid, or the
+        weights are others.
+      FileNotFoundError: There are no weights.
+    """
+    settings = completed(settings)
+    names = {field.name for field in dataclasses.fields(Config)}
+    unknown = settings.keys() - names - {"method"}
+    if unknown:
+        raise ValueError(
+            f"settings that this version does not have ({', '.join(sorted(unknown))}): install "
+            f"the one that made the file, dann_jax {version}"
+        )
+    config = Config(**{name: settings[name] for name in names} | {"weights": weights})
+    found = pretraining.weights_origin(config)
+    if found != settings["weights"]:
+        raise ValueError(
+            f"the weights are not those of the file: expected {settings['weights']}, got {found}: "
+            "name its file of weights with --weights"
+        )
+    return config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -399,15 +434,7 @@ def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
     record = results.read(folder / "record.json")
     if record is None or not record["finished"]:
         raise ValueError(f"{folder} holds no finished training of {study.method}: train it first")
-    found = {
-        "settings": completed(record["settings"]),
-        "origin": {"data": record["origin"]["data"]},
-    }
-    expected = {
-        "settings": resolved(study.config, study.method),
-        "origin": {"data": study.origin["data"]},
-    }
-    _check_same(found, expected, folder)
+    _check_same(study, record, folder, {})
     home = next(d for d in study.devices if d.process_index == jax.process_index())
     place = jax.sharding.SingleDeviceSharding(home)
     like = jax.tree.map(
@@ -426,8 +453,7 @@ def _read(study, folder):
     if record is not None:
         record["settings"] = completed(record["settings"])
         record["origin"] = {"process_count": 1, "plain_xla": False} | record["origin"]
-        settings = resolved(study.config, study.method)
-        _check_same(record, {"settings": settings, "origin": study.origin}, folder)
+        _check_same(study, record, folder, study.origin.keys() - {"data"})
     return record
 
 
@@ -584,18 +610,21 @@ def _text(path):
     return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
-def _check_same(record, expected, folder):
-    """Raises where a record was not made with the same settings, data, versions and devices."""
-    changed = [
-        name
-        for kind, values in expected.items()
-        for name, value in values.items()
-        if record.get(kind, {}).get(name) != value
-    ]
+def _check_same(study, record, folder, entries):
+    """Raises where a record was not made with the same settings, data and entries of its origin."""
+    settings, made = resolved(study.config, study.method), completed(record["settings"])
+    changed = [name for name, value in settings.items() if made.get(name) != value]
+    changed += [n for n in entries if record["origin"].get(n) != study.origin[n]]
     if changed:
         raise ValueError(
             f"{folder} holds a run with other settings ({', '.join(sorted(changed))}): "
             "choose another --output, or --overwrite it"
+        )
+    others = domains.differences(record["origin"]["data"], study.origin["data"])
+    if others:
+        raise ValueError(
+            f"{folder} holds a run with other data ({others}): choose those with --data-dir or "
+            "--manual-dir, or another --output, or --overwrite it"
         )
 
 

@@ -17,7 +17,7 @@ from dann_jax.backbones.weights import Layer
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
 from experiments import config as configs
-from experiments import domains, pretraining, run, study
+from experiments import domains, embed, pretraining, run, study
 from experiments.study import Group
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -386,6 +386,14 @@ def test_frozen_rows_run_from_the_command_line(weights, tmp_path, monkeypatch, c
     before = path.stat().st_mtime_ns
     assert run.main(call) == 0
     assert path.stat().st_mtime_ns == before
+    embedding = [str(path.parent), "--methods", "dann", *where[:2]]
+    embedding += ["--images", "10", "--perplexity", "5"]
+    assert embed.main([*embedding, "--weights", str(weights)]) == 0, capsys.readouterr().err
+    assert (path.parent / "features.png").exists()
+    assert embed.main([*embedding, "--weights", str(weights), "--layer", "hidden"]) == 2
+    assert "this G_y has no hidden layer" in capsys.readouterr().err
     write_weights(weights, seed=9)
+    assert embed.main([*embedding, "--weights", str(weights)]) == 2
+    assert "the weights are not those of the file" in capsys.readouterr().err
     assert run.main(call) == 2
     assert "other keys or settings" in capsys.readouterr().err

@@ -6,24 +6,12 @@ import math
 import jax
 import pytest
 
-from dann_jax.datasets.digits import digits_dataset_builder
-from dann_jax.datasets.digits_m import digits_m_dataset_builder
 from experiments import config as configs
 from experiments import domains, results, run, study, verify
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 FEW = ["--steps", "6", "--evaluate-every", "3", "--batch-size", "8", "--network", "mnist"]
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    """Prepares 40 training and 20 test images of each of the two domains."""
-    few = {"train": (4,) * 10, "test": (2,) * 10}
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (digits_dataset_builder, digits_m_dataset_builder):
-            patch.setattr(module.Builder, "CLASS_COUNTS", few)
-        yield tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -138,6 +126,24 @@ def test_a_changed_number_is_noticed(check):
     assert status == 1
 
 
+@pytest.mark.usefixtures("one_training")
+def test_where_nothing_is_changed_little_may_differ(check):
+    def lower(result):
+        result["curves"][1]["evaluations"]["target_accuracy"][-1] -= 0.004
+        result["target_accuracy"][1] -= 0.004
+        result["mean"], result["std"] = results.mean_and_std(result["target_accuracy"])
+
+    def older(result):
+        result["versions"]["jax"] = "0.0.1"
+
+    status, told = check(lower)
+    assert (status, "tolerance 0.001" in told) == (1, True)
+    assert "accuracies differ by at most 0.0040: target_accuracy of key 1 at step 6 is" in told
+    assert "threads" in told and "--tolerance 0.05 if" in told
+    assert check(lower, "--tolerance", "0.05")[0] == 0
+    assert "tolerance 0.05" in check(older)[1]
+
+
 def test_with_other_versions_bits_are_not_spoken_of(check):
     def older(result):
         result["versions"]["jax"] = "0.0.1"
@@ -163,6 +169,7 @@ def test_with_other_versions_bits_are_not_spoken_of(check):
         (lambda r: r["resolved_config"].update(warp=9), [], "does not have (warp)"),
         (lambda r: r["resolved_config"].update(network="minst"), [], "unknown network 'minst'"),
         (lambda r: r.update(method="sa"), [], "source-only.json"),
+        (leave, ["--weights", "a.npz"], "weights and frozen are a backbone's"),
         (leave, ["--key", "7"], "--key 7: the file has 0, 1"),
         (leave, ["--steps", "7"], "--steps must be 1 to 6"),
         (leave, ["--devices", "99"], "this process has"),
@@ -172,6 +179,20 @@ def test_what_cannot_be_compared_is_refused_before_a_training(check, change, opt
     status, told = check(change, *options)
     assert status == 2
     assert hint in told
+
+
+@pytest.mark.usefixtures("no_training")
+def test_files_from_before_parts_had_a_name_are_of_the_same_data(check, monkeypatch):
+    load = domains.load_pair
+
+    def part(*arguments, **options):
+        pair = load(*arguments, **options)
+        named = {name: {**each, "part": "first 20"} for name, each in pair.provenance.items()}
+        return pair._replace(provenance=named)
+
+    monkeypatch.setattr(domains, "load_pair", part)
+    with pytest.raises(AssertionError, match="a training was started"):
+        check(leave)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path, capsys):
