@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from experiments.results import DASH
+
 __all__ = ["SCALING", "step_time", "tables"]
 
-DASH = "—"
 SCALING = ("strong", "weak")  # cases of a benchmark that are on several devices
 
 

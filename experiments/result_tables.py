@@ -7,20 +7,18 @@ from typing import Any
 from dann_jax import __version__
 from experiments import config as configs
 from experiments import paper, results, study
+from experiments import tables as whole_tables
+from experiments.results import BOUNDS, DASH
 
 __all__ = ["accuracy", "markdown", "read", "tables"]
 
-DASH = "—"
 BENCHMARKS = "benchmark"  # a folder beside those of the configs
-DIRECTIONS = (  # of Office-31; the paper has the first three
-    *(("amazon", "webcam"), ("dslr", "webcam"), ("webcam", "dslr")),
-    *(("amazon", "dslr"), ("dslr", "amazon"), ("webcam", "amazon")),
-)
-PAIRS = {
-    "table1": (
-        *("mnist_mnist_m", "syn_numbers_svhn", "svhn_mnist", "syn_signs_gtsrb", "mnist_svhn"),
+PAIRS = {  # of the paper, and those of ours beside them
+    "table1": (*whole_tables.find_rows("table1"), "mnist_svhn"),
+    "office31": (
+        *whole_tables.find_rows("office31"),
+        *whole_tables.find_rows("office31_others"),
     ),
-    "office31": tuple(f"office31_{source}_{target}" for source, target in DIRECTIONS),
 }
 SEMI_SUPERVISED = "syn_signs_gtsrb_semi"
 METHODS = {  # the rows of a pair; subspace alignment has two, for two ways to choose components
@@ -30,7 +28,6 @@ METHODS = {  # the rows of a pair; subspace alignment has two, for two ways to c
     "dann": "**DANN**",
     "train-on-target": "train-on-target",
 }
-BOUNDS = ("source-only", "train-on-target")  # of the gap
 PAPER = ("published", "preprint", "published gap")
 COLUMNS = (
     *("config", "method", *PAPER, "ours, mean ± sd (keys)", "SVM head", "our gap"),
@@ -125,8 +122,7 @@ def _rows(name, base, found):
     """
     ours = dict(found.get(name, {}))
     if "sa" in ours:
-        oracle = {"mean": ours["sa"]["oracle_mean"], "std": ours["sa"]["oracle_std"]}
-        ours["sa-oracle"] = ours["sa"] | oracle
+        ours["sa-oracle"] = results.oracle(ours["sa"])
     published = paper.PUBLISHED.get(base, {})
     theirs = {method: figures[0] for method, figures in published.items()}
     means = {method: result["mean"] for method, result in ours.items()}
@@ -157,10 +153,9 @@ def _title(name, base):
 
 
 def _network(config):
-    backbone = getattr(config, "backbone", None)
-    if backbone is None:
+    if config.backbone is None:
         return config.network
-    return f"{config.network} above {'frozen ' * config.frozen}{backbone}"
+    return f"{config.network} above {'frozen ' * config.frozen}{config.backbone}"
 
 
 def _gap(method, means):

@@ -17,6 +17,9 @@ from typing import Any
 
 import jax
 
+BOUNDS = ("source-only", "train-on-target")  # of the gap that a method may cover
+DASH = "—"  # in a table, where there is no number
+
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy", "scipy"),
     *("scikit-learn", "Pillow", "resvg_py", "tensorflow-datasets", "grain"),
@@ -38,12 +41,15 @@ _SUMMARIES = (  # of a list with an accuracy for each key
 _DIGITS = 1e-5  # relative: more than what six digits leave out
 
 __all__ = [
+    "BOUNDS",
+    "DASH",
     "alone",
     "columns",
     "device_kind",
     "faults",
     "gap_covered",
     "mean_and_std",
+    "oracle",
     "peak_memory",
     "read",
     "versions",
@@ -211,6 +217,11 @@ def gap_covered(method: float, source_only: float, train_on_target: float) -> fl
     """
     gap = train_on_target - source_only
     return (method - source_only) / gap if gap > 0 else None
+
+
+def oracle(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns a result of subspace alignment with the oracle's mean and deviation as its own."""
+    return result | {name: result[f"oracle_{name}"] for name in ("mean", "std")}
 
 
 def versions() -> dict[str, str]:

@@ -14,21 +14,19 @@ import math
 import pathlib
 import shutil
 import sys
-import time
 import zlib
 from typing import Annotated, Literal
 
 import jax
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from dann_jax.objective import chance_domain_loss
 from experiments import (
     allocation,
     compilations,
     curves,
+    display,
     domains,
     heads,
     pretraining,
@@ -43,7 +41,6 @@ __all__ = ["Options", "main"]
 
 PROGRAM = "python -m experiments.run"
 DEFAULT = "digits_digits_m"  # whose settings --help shows where no config is named
-BOUNDS = ("source-only", "train-on-target")  # of the gap that a method may cover
 OF_A_ROW = {  # what makes a row of a table itself, and cannot be one for all of them
     *("source", "target", "source_train", "source_test", "target_train", "target_test"),
     *("classes", "network", "image_size", "crop"),
@@ -73,7 +70,8 @@ class Options:
     """Folder of result files, pictures and checkpoints."""
 
     overwrite: bool = False
-    """Train anew where there are results, and replace them."""
+    """Train anew where there are results, and replace them. A call that is cut off begins with the
+    first of them when it is made again: leave out, by --methods or by rows, what is finished."""
 
     data_dir: pathlib.Path | None = None
     """Folder of prepared data; by default $DANN_JAX_DATA, or ~/.cache/dann_jax."""
@@ -148,9 +146,15 @@ def main(arguments: list[str] | None = None) -> int:
         options = _options(name or DEFAULT, arguments, name or "CONFIG", about)
         _check(options)
         _run(name, options, _start(options, console), console)
-        console.print(_table(name, {name: _found(options.output / name)}))
+        console.print(display.table(name, {name: _found(options.output / name)}))
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        told = "the same command goes on from the last checkpoint"
+        if "--overwrite" in arguments:
+            told = (
+                "with --overwrite the same command trains what is finished anew too: leave that "
+                "out by --methods, and run rows of a table by themselves"
+            )
+        print(f"interrupted: {told}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -196,8 +200,8 @@ def _run_table(name, rows, arguments, console):
     def attempt(row, function, *arguments):
         try:
             return function(*arguments)
-        except (ValueError, OSError) as error:
-            failures[row] = error
+        except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+            failures[row] = str(error)  # an error itself would hold the arrays of its row
             print(f"error: {row}: {error}", file=sys.stderr)
 
     for row, options in every.items():  # what is missing is told before hours of training
@@ -213,7 +217,7 @@ def _run_table(name, rows, arguments, console):
         if row not in failures:
             console.print(f"[bold]{row}[/bold]")
             attempt(row, _run, row, every[row], devices, console)
-    console.print(_table(name, {row: _found(every[row].output / row) for row in rows}))
+    console.print(display.table(name, {row: _found(every[row].output / row) for row in rows}))
     for row, error in failures.items():
         print(f"error: {row} is not complete: {error}", file=sys.stderr)
     return 2 if failures else 0
@@ -253,16 +257,25 @@ def _start(options, console):
 
 
 def _run(name, options, devices, console):
-    config, folder, keys = options.config, options.output / name, _keys(options)
+    folder = options.output / name
     missing, headless = _todo(options, folder)
     for method in options.methods:
         if method not in missing:
             path = folder / f"{method}.json"
             console.print(f"{path} is there already", markup=False, soft_wrap=True)
     processes.check_agreement(zlib.crc32(",".join(missing + headless).encode()), "results")
-    if not missing and not headless:
-        return
-    picture = folder / "curves.png"
+    files = []
+    if missing or headless:
+        files = _complete(name, missing, headless, folder, devices, options, console)
+    if processes.is_first():
+        files += _draw(options.config, folder)
+    if files:
+        console.print("written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
+
+
+def _complete(name, missing, headless, folder, devices, options, console):
+    """Makes the results that are missing, and the SVMs that others lack; returns their files."""
+    config, keys = options.config, _keys(options)
     with _alone(folder):  # before hours of training, not after them
         pair = _pair(options, console)
         without = {"sa": "to measure it by", "train-on-target": "to train on"}
@@ -271,28 +284,32 @@ def _run(name, options, devices, console):
                 raise ValueError(f"{method}: {config.target} has no labels {without[method]}")
             console.print(f"{method} is left out: the target has no labels {without[method]}")
             missing.remove(method)
+        trained = [method for method in missing if method != "sa"]
+        ready = {method: _prepared(method, keys, pair, devices, options) for method in trained}
         for method in dict.fromkeys((*missing, *headless)):
             if method == "sa":
                 _align(name, keys, pair, folder, devices, options, console)
                 continue
-            if method in missing:
-                _method(name, config, method, keys, pair, folder, devices, options, console)
+            if method in ready:  # and no longer: it holds the arrays on the devices
+                _method(name, ready.pop(method), keys, folder, devices, options, console)
             if options.svm:
                 _head(method, keys, pair, folder, devices, options, console)
-        drawn = {m: result for m, result in _found(folder).items() if "curves" in result}
-        if processes.is_first() and missing and drawn:
-            curves.draw(drawn, chance_domain_loss(config.normalisation), picture)
-    files = [str(folder / f"{m}.json") for m in dict.fromkeys((*missing, *headless))]
-    if missing and drawn:
-        files.append(str(picture))
+    files = [folder / f"{method}.json" for method in dict.fromkeys((*missing, *headless))]
     if pair.target_files is not None:
-        files += [
-            str(folder / method / f"key_{key}" / "predictions.csv")
-            for method in missing
-            if method != "sa"
-            for key in keys
-        ]
-    console.print("written: " + ", ".join(files), soft_wrap=True, markup=False)
+        of_keys = [folder / method / f"key_{key}" for method in trained for key in keys]
+        files += [each / "predictions.csv" for each in of_keys]
+    return files
+
+
+def _draw(config, folder):
+    """Draws the curves where a result is newer than the picture of them; returns its path then."""
+    picture = folder / "curves.png"
+    drawn = {method: r for method, r in _found(folder).items() if "curves" in r}
+    newest = max(((folder / f"{method}.json").stat().st_mtime_ns for method in drawn), default=0)
+    if not drawn or (picture.exists() and picture.stat().st_mtime_ns >= newest):
+        return []
+    curves.draw(drawn, chance_domain_loss(config.normalisation), picture)
+    return [picture]
 
 
 def _keys(options):
@@ -451,10 +468,18 @@ def _is_kept(path, config, method, keys):
     )
 
 
-def _method(name, config, method, keys, pair, folder, devices, options, console):
-    prepared, together = study.prepare(config, method, pair, devices), _together(options, devices)
-    for group in study.groups(keys, len(devices), together, options.devices_per_key):
+def _prepared(method, keys, pair, devices, options):
+    """Returns a method made ready to train, with batches that the devices can share."""
+    prepared = study.prepare(options.config, method, pair, devices)
+    each = _together(options, devices), options.devices_per_key
+    for group in study.groups(keys, len(devices), *each):
         prepared.program(group)  # raises where it cannot be, before anything is moved
+    return prepared
+
+
+def _method(name, prepared, keys, folder, devices, options, console):
+    """Trains a method and writes its result."""
+    method = prepared.method
     replaced = folder / f"{method}.replaced"
     with processes.all_or_none():
         if processes.is_first() and options.overwrite and (folder / method).exists():
@@ -462,15 +487,15 @@ def _method(name, config, method, keys, pair, folder, devices, options, console)
                 (folder / method).rename(replaced)
             elif not _goes_on(prepared, keys, folder / method):
                 shutil.rmtree(folder / method)
-    with compilations.counted() as compiled, _progress(console) as progress:
+    with compilations.counted() as compiled, display.progress(console) as progress:
         records = study.train(
             prepared,
             keys,
             folder / method,
-            together=together,
+            together=_together(options, devices),
             devices_per_key=options.devices_per_key,
             checkpoint_every=options.checkpoint_every,
-            report=_Watch(progress, console, method, config.steps_of(method)),
+            report=display.Watch(progress, console, method, prepared.config.steps_of(method)),
         )
     if not processes.is_first():
         return
@@ -509,7 +534,7 @@ def _head(method, keys, pair, folder, devices, options, console):
             found.append(_once(path, make))
             console.print(
                 f"{method} key {key}: linear SVM on {found[-1]['layer']}, C {found[-1]['C']:g}: "
-                f"target {_accuracy(found[-1]['target_accuracy'])}"
+                f"target {display.accuracy(found[-1]['target_accuracy'])}"
             )
         path = folder / f"{method}.json"
         results.write_json(path, results.read(path) | heads.svm_entries(found))
@@ -530,9 +555,9 @@ def _align(name, keys, pair, folder, devices, options, console):
             console.print(
                 told.format(
                     key,
-                    _accuracy(found[-1]["target_accuracy"]),
+                    display.accuracy(found[-1]["target_accuracy"]),
                     found[-1]["components"],
-                    _accuracy(found[-1]["oracle_accuracy"]),
+                    display.accuracy(found[-1]["oracle_accuracy"]),
                     found[-1]["oracle_components"],
                 )
             )
@@ -558,69 +583,6 @@ def _goes_on(prepared, keys, folder):
         and (record["finished"] or set(record["together"]) <= set(keys))
         for record in records
     )
-
-
-def _progress(console):
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.completed:,}/{task.total:,}"),
-        TextColumn("{task.fields[told]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-
-
-class _Watch:
-    """Shows reports of trainings: a bar for each group of keys, a line for each evaluation."""
-
-    def __init__(self, progress, console, method, steps):
-        self.progress, self.console, self.method, self.steps = progress, console, method, steps
-        self.group, self.task, self.since, self.pace = None, None, None, ""
-
-    def __call__(self, report):
-        if report.group != self.group:
-            self._start(report.group)
-        m = report.metrics
-        told = f"L_y {m['label_loss']:.3f}"
-        if m["domain_loss"] == m["domain_loss"]:
-            told += (
-                f"  L_d {m['domain_loss']:.3f}  domain acc {m['domain_accuracy']:.2f}"
-                f"  lambda {m['lam']:.3f}"
-            )
-        told += f"  mu {report.mu:.5f}  |f| {m['feature_norm']:.1f}"
-        pace = self._pace(report)
-        self.progress.update(self.task, completed=report.step, told=f"{pace}  {told}")
-        if report.target_accuracy is not None:
-            self.console.print(
-                f"{self.method} key {report.key} step {report.step:,}: "
-                f"target {_accuracy(report.target_accuracy)}  "
-                f"source {_accuracy(report.source_accuracy)}  {told}  {pace}",
-                soft_wrap=True,
-            )
-        for text in report.warnings:
-            self.console.print(f"[yellow]warning: {text}[/yellow]", soft_wrap=True)
-        if self.since is None or report.target_accuracy is not None:
-            self.since = report.step, time.perf_counter()
-
-    def _start(self, group):
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-        keys = f"key {group.keys[0]}"
-        if len(group.keys) > 1:
-            keys = f"{len(group.keys)} keys"
-        self.task = self.progress.add_task(f"{self.method} {keys}", total=self.steps, told="")
-        self.group, self.since, self.pace = group, None, ""
-
-    def _pace(self, report):
-        """Returns the steps a second since the last evaluation, or the first report."""
-        if self.since is not None:
-            step, then = self.since
-            seconds = time.perf_counter() - then
-            if report.step > step and seconds > 0.5:
-                self.pace = f"{(report.step - step) / seconds:.1f} step/s"
-        return self.pace
 
 
 def _result(name, options, method, keys, records, devices):
@@ -724,47 +686,6 @@ def _command(name, options, method, keys):
                 shown = value.name if isinstance(value, pathlib.Path) else value
                 words += [f"--{flag}", str(shown)]
     return " ".join(words)
-
-
-def _accuracy(value):
-    return "—" if value is None or math.isnan(value) else f"{value:.4f}"
-
-
-def _table(title, found):
-    """Returns the results of experiments, each with those of its methods, for people to read."""
-    table = Table(title=f"{title}: accuracy on the target's test images, last step")
-    names = ("config",) * (len(found) > 1)
-    for column in (*names, "method", *_FIGURES):
-        left = column in ("config", "method")
-        table.add_column(column, justify="left" if left else "right", no_wrap=left)
-    for name, methods in found.items():
-        table.add_section()
-        bounds = [methods.get(method) for method in BOUNDS]
-        for method, result in methods.items():
-            first = (name,) * len(names)
-            table.add_row(*first, method, *_figures(result, bounds))
-            if method == "sa":
-                oracle = {"mean": result["oracle_mean"], "std": result["oracle_std"]}
-                table.add_row(*first, "sa, oracle", *_figures(result | oracle, bounds))
-    return table
-
-
-_FIGURES = ("mean", "sd", "SVM", "keys", "gap", "steps", "min/key")
-
-
-def _figures(result, bounds):
-    gap = None
-    if result["method"] not in BOUNDS and None not in bounds and result["mean"] is not None:
-        gap = results.gap_covered(result["mean"], *(bound["mean"] for bound in bounds))
-    return (
-        _accuracy(result["mean"]),
-        _accuracy(result["std"]),
-        _accuracy(result.get("svm_mean")),
-        str(len(result["keys"])),
-        "—" if gap is None else f"{gap:.1%}",
-        f"{result['steps']:,}",
-        f"{result['wall_seconds'] / 60 / len(result['keys']):.1f}",
-    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from experiments import results
+from experiments import paper, results
 
 __all__ = [
     "COLUMN",
@@ -82,13 +82,7 @@ def method_names(methods: list[str]) -> dict[str, str]:
     """Returns what a legend calls methods: as the paper does, where few labels are among them."""
     names = {"dann": "DANN"}
     if any("few-labels" in method for method in methods):
-        names |= {
-            "few-labels": "Real only",
-            "source-only": "Syn only",
-            "source-and-few-labels": "Syn + Real",
-            "dann": "Syn adapted",
-            "dann-and-few-labels": "Syn + Real adapted",
-        }
+        names |= paper.SEMI_SUPERVISED
     return {method: names.get(method, method) for method in methods}
 
 

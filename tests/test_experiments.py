@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from dann_jax import datasets
 from experiments import config as configs
@@ -79,6 +80,29 @@ def test_a_run_writes_results_curves_and_a_table_and_keeps_them(data_dir, tmp_pa
     assert str(tmp_path) not in json.dumps(result)
 
 
+def test_batches_that_devices_cannot_share_are_told_before_the_first_training(
+    devices, data_dir, tmp_path, capsys
+):
+    few = ["--few-labels", "2", "--few-labels-in-batch", "6", "--batch-size", "16"]
+    methods = ["--methods", "source-only", "source-and-few-labels"]
+    assert call(data_dir, tmp_path, *few, *methods, "--devices", str(len(devices))) == 2
+    assert "6 target examples cannot be split over 4 devices" in capsys.readouterr().err
+    assert not (tmp_path / "digits_digits_m" / "source-only").exists()
+
+
+def test_an_overwrite_that_is_interrupted_says_what_comes_of_the_rest(
+    data_dir, tmp_path, monkeypatch, capsys
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_run", interrupted)
+    assert call(data_dir, tmp_path) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert call(data_dir, tmp_path, "--overwrite") == 130
+    assert "trains what is finished anew too" in capsys.readouterr().err
+
+
 def test_a_run_that_was_cut_off_goes_on_with_the_same_numbers(small, tmp_path):
     config, pair = small
     prepared = study.prepare(config, "dann", pair, jax.local_devices()[:1])
@@ -103,15 +127,26 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_numbers(small, tmp_path):
         assert resumed[name] == whole[name]
 
 
-def test_a_folder_with_other_settings_is_refused(small, tmp_path):
+def test_a_folder_with_other_settings_or_data_is_refused(small, tmp_path):
     config, pair = small
-    config = dataclasses.replace(config, steps=2)
+    config = dataclasses.replace(config, steps=2, baseline_steps=2)
     devices = jax.local_devices()[:1]
     prepared = study.prepare(config, "source-only", pair, devices)
     study.train(prepared, [0], tmp_path)
     other = dataclasses.replace(prepared, config=dataclasses.replace(config, mu0=0.5))
     with pytest.raises(ValueError, match=r"other settings \(mu0\).*--output"):
         study.train(other, [0], tmp_path)
+
+    def with_data(**entries):
+        data = {name: {**each, **entries} for name, each in pair.provenance.items()}
+        return dataclasses.replace(prepared, origin={**prepared.origin, "data": data})
+
+    named = with_data(part="first 20")  # which records did not have from the beginning
+    assert study.restored(named, 0, tmp_path).step == 2
+    study.train(named, [0], tmp_path)
+    for function, keys in ((study.restored, 0), (study.train, [0])):
+        with pytest.raises(ValueError, match=r"other data \(digits/train: expected 40.*--data-dir"):
+            function(with_data(sha256="0" * 64), keys, tmp_path)
 
 
 def test_source_only_and_dann_see_no_target_label(small):
@@ -263,6 +298,21 @@ def test_a_contact_sheet_shows_each_class_in_its_row(data_dir, tmp_path, capsys)
     assert sheet.shape == (2 * 4 - 2, 3 * 4 - 2, 3)
     assert set(np.unique(sheet[:2])) == {0, 2, 255}
     assert set(np.unique(sheet[4:])) == {1, 3, 255}
+
+
+def test_a_sheet_shows_images_where_the_backbone_is_frozen(data_dir, tmp_path, monkeypatch):
+    frozen = configs.Config(
+        source="digits", target="digits", network="office", backbone="resnet50", frozen=True
+    )
+    monkeypatch.setattr(configs, "find_config", lambda name: (frozen, ""))
+    path = tmp_path / "sheet.png"
+    options = ["--target", "digits_m", "--rows", "1", "--columns", "2"]
+    where = ["--data-dir", str(data_dir), "--output", str(path)]
+    assert look.main(["any", *options, *where]) == 0
+    with Image.open(path) as image:
+        told = image.info["Description"]
+    words = "any --target digits_m --rows 1 --columns 2 --key 0"
+    assert told == f"python -m experiments.look {words}"
 
 
 @pytest.mark.parametrize("wrong", [["nothing"], [], ["digits_digits_m", "--rows", "0"]])

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -106,6 +107,19 @@ def test_alignment_comes_with_the_features_that_it_needs(call, tmp_path, capsys)
     assert "sa needs the states of source-only" in capsys.readouterr().err
 
 
+def test_curves_are_drawn_where_a_result_is_newer(call, tmp_path):
+    picture = tmp_path / NAME / "curves.png"
+    options = NAME, "--methods", "source-only", "--keys", "2"
+    picture.unlink()  # as where the last SVM was cut off
+    assert call(*options) == 0
+    before = picture.stat().st_mtime_ns
+    assert call(*options) == 0
+    assert picture.stat().st_mtime_ns == before
+    picture.unlink()
+    assert call(*options) == 0
+    assert picture.exists()
+
+
 # --- tables --------------------------------------------------------------------------------------
 
 
@@ -147,6 +161,25 @@ def test_a_row_without_data_is_told_first_and_the_others_are_run(small, call, tm
     assert call(*options) == 2
     assert "is there already" in capsys.readouterr().out
     assert written(tmp_path / NAME) == before
+
+
+def test_a_row_that_does_not_fit_into_memory_does_not_stop_the_others(
+    monkeypatch, tmp_path, capsys
+):
+    def full(name, *_):
+        if name == NAME:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        print(f"{name} is run")
+
+    rows = NAME, "mnist_mnist_m"
+    monkeypatch.setattr(tables, "_ROWS", {"small": rows})
+    monkeypatch.setattr(tables, "_VARIANTS", {})
+    monkeypatch.setattr(run, "_make_ready", lambda *_: None)
+    monkeypatch.setattr(run, "_run", full)
+    assert run.main(["small", "--output", str(tmp_path), "--compilation-cache", "none"]) == 2
+    told = capsys.readouterr()
+    assert "mnist_mnist_m is run" in told.out
+    assert f"error: {NAME} is not complete: RESOURCE_EXHAUSTED" in told.err
 
 
 def test_what_makes_a_row_itself_cannot_be_given_to_all(small, tmp_path, capsys):

@@ -1,0 +1,125 @@
+"""What experiments.run shows: how trainings go, and a table of what came of them."""
+
+import math
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from experiments import results, study
+from experiments.results import BOUNDS, DASH
+
+__all__ = ["Watch", "accuracy", "progress", "table"]
+
+_FIGURES = ("mean", "sd", "SVM", "keys", "gap", "steps", "min/key")
+
+
+def progress(console: Console) -> Progress:
+    """Returns where bars of trainings are shown, for ``Watch``."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed:,}/{task.total:,}"),
+        TextColumn("{task.fields[told]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class Watch:
+    """Shows reports of trainings: a bar for each group of keys, a line for each evaluation."""
+
+    def __init__(self, progress: Progress, console: Console, method: str, steps: int):
+        """Takes where to show the bars and the lines, and what and how long the trainings are."""
+        self.progress, self.console, self.method, self.steps = progress, console, method, steps
+        self.group, self.task, self.since, self.pace = None, None, None, ""
+
+    def __call__(self, report: study.Report) -> None:
+        """Shows a report."""
+        if report.group != self.group:
+            self._start(report.group)
+        m = report.metrics
+        told = f"L_y {m['label_loss']:.3f}"
+        if m["domain_loss"] == m["domain_loss"]:
+            told += (
+                f"  L_d {m['domain_loss']:.3f}  domain acc {m['domain_accuracy']:.2f}"
+                f"  lambda {m['lam']:.3f}"
+            )
+        told += f"  mu {report.mu:.5f}  |f| {m['feature_norm']:.1f}"
+        pace = self._pace(report)
+        self.progress.update(self.task, completed=report.step, told=f"{pace}  {told}")
+        if report.target_accuracy is not None:
+            self.console.print(
+                f"{self.method} key {report.key} step {report.step:,}: "
+                f"target {accuracy(report.target_accuracy)}  "
+                f"source {accuracy(report.source_accuracy)}  {told}  {pace}",
+                soft_wrap=True,
+            )
+        for text in report.warnings:
+            self.console.print(f"[yellow]warning: {text}[/yellow]", soft_wrap=True)
+        if self.since is None or report.target_accuracy is not None:
+            self.since = report.step, time.perf_counter()
+
+    def _start(self, group):
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        keys = f"key {group.keys[0]}"
+        if len(group.keys) > 1:
+            keys = f"{len(group.keys)} keys"
+        self.task = self.progress.add_task(f"{self.method} {keys}", total=self.steps, told="")
+        self.group, self.since, self.pace = group, None, ""
+
+    def _pace(self, report):
+        """Returns the steps a second since the last evaluation, or the first report."""
+        if self.since is not None:
+            step, then = self.since
+            seconds = time.perf_counter() - then
+            if report.step > step and seconds > 0.5:
+                self.pace = f"{(report.step - step) / seconds:.1f} step/s"
+        return self.pace
+
+
+def accuracy(value: float | None) -> str:
+    """Returns an accuracy as text; a dash where it is not known."""
+    return DASH if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def table(title: str, found: dict[str, dict[str, dict[str, Any]]]) -> Table:
+    """Returns the results of experiments as a table.
+
+    Args:
+      title: What they are.
+      found: Of each experiment, the results of its methods.
+    """
+    made = Table(title=f"{title}: accuracy on the target's test images, last step")
+    names = ("config",) * (len(found) > 1)
+    for column in (*names, "method", *_FIGURES):
+        left = column in ("config", "method")
+        made.add_column(column, justify="left" if left else "right", no_wrap=left)
+    for name, methods in found.items():
+        made.add_section()
+        bounds = [methods.get(method) for method in BOUNDS]
+        for method, result in methods.items():
+            first = (name,) * len(names)
+            made.add_row(*first, method, *_figures(result, bounds))
+            if method == "sa":
+                made.add_row(*first, "sa, oracle", *_figures(results.oracle(result), bounds))
+    return made
+
+
+def _figures(result, bounds):
+    gap = None
+    if result["method"] not in BOUNDS and None not in bounds and result["mean"] is not None:
+        gap = results.gap_covered(result["mean"], *(bound["mean"] for bound in bounds))
+    return (
+        accuracy(result["mean"]),
+        accuracy(result["std"]),
+        accuracy(result.get("svm_mean")),
+        str(len(result["keys"])),
+        DASH if gap is None else f"{gap:.1%}",
+        f"{result['steps']:,}",
+        f"{result['wall_seconds'] / 60 / len(result['keys']):.1f}",
+    )
