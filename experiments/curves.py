@@ -165,7 +165,9 @@ def _draw_panel(axis, panel, found, chance):
 
 
 def _draw_curves(axis, method, steps, values, smooth):
-    """Draws ``values [key, step]``."""
+    """Draws ``values [key, step]``, as far as they are known."""
+    known = ~np.isnan(values).all(0)  # unknown at all keys: a loss that was not finite
+    steps, values = np.array(steps)[known], values[:, known]
     thick = np.nanmean(values, 0)
     if smooth:
         thick = running_mean(thick, len(steps) // WINDOWS)

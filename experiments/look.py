@@ -114,7 +114,8 @@ def _look(names, options, path):
     if changes and len(names) > 1:
         raise ValueError(f"--source and --target are of one pair, got {len(names)} pairs")
     found = [configs.find_config(name)[0] for name in names]  # all names, before any data
-    found = [dataclasses.replace(config, **changes) for config in found]
+    # Never frozen: images are to be seen, not what a backbone makes of them.
+    found = [dataclasses.replace(config, frozen=False, **changes) for config in found]
 
     def load(config):
         return domains.load_pair(
@@ -125,7 +126,8 @@ def _look(names, options, path):
         )
 
     shape = {"rows": rows, "columns": columns, "key": options.key}
-    command = f"{PROGRAM} {' '.join(names)} --rows {rows} --columns {columns} --key {options.key}"
+    words = [f"--{name} {value}" for name, value in (changes | shape).items()]
+    command = " ".join([PROGRAM, *names, *words])
     if len(found) == 1:
         draw(found[0], load(found[0]), path, command=command, **shape)
         return

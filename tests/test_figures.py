@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -10,8 +11,6 @@ import pytest
 from PIL import Image
 
 from dann_jax import checkpoints, datasets
-from dann_jax.datasets.digits import digits_dataset_builder
-from dann_jax.datasets.digits_m import digits_m_dataset_builder
 from experiments import config as configs
 from experiments import curves, domains, embed, look, moons, results, study, style
 
@@ -130,6 +129,15 @@ def test_a_target_without_labels_has_no_error(tmp_path, kept):
     assert not thick(target) and len(thick(source)) == 1
 
 
+def test_a_loss_that_is_not_finite_any_more_ends_its_curve(tmp_path, kept):
+    found = {"source-only": result([[0.5, 0.6], [0.5, 0.6]], adapted=False)}
+    for curve, last in zip(found["source-only"]["curves"], (40, 60), strict=True):
+        curve["training"]["label_loss"] = [2.0] * last + [None] * (100 - last)
+    curves.draw(found, CHANCE, tmp_path / "curves.png", panels=("label-loss",))
+    (axis,) = kept[1].flat
+    np.testing.assert_allclose(thick(axis)[style.METHODS["source-only"].colour], [2.0] * 60)
+
+
 def test_the_same_vector_figure_is_the_same_file(tmp_path):
     found = {"dann": result([[0.1, 0.2]], adapted=True)}
     paths = [tmp_path / "a.svg", tmp_path / "b.svg"]
@@ -171,23 +179,19 @@ def test_moons_are_drawn(tmp_path, kept, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(data_dir, tmp_path_factory):
     """Prepared data, and a folder of what trainings with it leave; they have not learnt much."""
-    few = {"train": (4,) * 10, "test": (2,) * 10}
-    data, output = (tmp_path_factory.mktemp(name) for name in ("data", "runs"))
+    output = tmp_path_factory.mktemp("runs")
     config, _ = configs.find_config("digits_digits_m")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (digits_dataset_builder, digits_m_dataset_builder):
-            patch.setattr(module.Builder, "CLASS_COUNTS", few)
-        pair = domains.load_pair(config, data_dir=data)
-        for method in ("source-only", "dann"):
-            made = study.prepare(config, method, pair, jax.devices()[:1])
-            folder = output / "digits_digits_m" / method / "key_0"
-            checkpoints.save(folder / "state", made.start(study.Group((0,), 1))[0])
-            record = {"settings": study.resolved(config, method), "origin": made.origin}
-            told = {"finished": True, "target_accuracy": 0.75}
-            results.write_json(folder / "record.json", record | told)
-        yield data, output / "digits_digits_m"
+    pair = domains.load_pair(config, data_dir=data_dir)
+    for method in ("source-only", "dann"):
+        made = study.prepare(config, method, pair, jax.devices()[:1])
+        folder = output / "digits_digits_m" / method / "key_0"
+        checkpoints.save(folder / "state", made.start(study.Group((0,), 1))[0])
+        record = {"settings": study.resolved(config, method), "origin": made.origin}
+        told = {"finished": True, "target_accuracy": 0.75}
+        results.write_json(folder / "record.json", record | told)
+    return data_dir, output / "digits_digits_m"
 
 
 def test_features_of_both_methods_are_drawn_at_one_scale(trained, kept, capsys):
@@ -211,6 +215,13 @@ def test_features_of_both_methods_are_drawn_at_one_scale(trained, kept, capsys):
 
 def test_what_cannot_be_embedded_is_refused(trained, tmp_path, capsys):
     data, folder = trained
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    path = changed / "source-only" / "key_0" / "record.json"
+    record = results.read(path)
+    results.write_json(path, record | {"settings": record["settings"] | {"warp": 9}})
+    assert embed.main([str(changed), "--data-dir", str(data)]) == 2
+    assert "settings that this version does not have (warp)" in capsys.readouterr().err
     for options, message in (
         (["--key", "7"], "no finished training in"),
         (["--images", "10", "--perplexity", "20"], "--perplexity must be between 1 and .* 20"),
@@ -226,14 +237,6 @@ def test_which_images_are_drawn_is_a_function_of_the_seed():
     np.testing.assert_array_equal(embed.drawn(images, 4, (0, 1)), first)
     assert first.shape == (4, 2, 2, 1) and (embed.drawn(images, 4, (1, 1)) != first).any()
     np.testing.assert_array_equal(embed.drawn(images, 20, 0), images.image)
-
-
-def test_the_last_hidden_layer_is_that_before_the_logits():
-    names = ("f", "f/conv1", "y", "y/fc1/dense", "y/fc1", "y/fc2", "y/logits", "d", "d/fc1")
-    assert embed.place(names, "features") == "f"
-    assert embed.place(names, "hidden") == "y/fc2"
-    with pytest.raises(ValueError, match="no hidden layer"):
-        embed.place(("f", "y", "y/logits"), "hidden")
 
 
 def test_domains_that_are_apart_are_told_apart():
