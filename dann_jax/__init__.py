@@ -9,6 +9,7 @@ from dann_jax.networks import (
     mnist,
     mnist_batch_norm,
     office,
+    office_batch_norm,
     svhn,
     svhn_no_dropout,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "mnist_batch_norm",
     "mu_p",
     "office",
+    "office_batch_norm",
     "predict",
     "progress",
     "replicate",
