@@ -11,6 +11,7 @@ from dann_jax.networks import (
     office,
     office_batch_norm,
     svhn,
+    svhn_batch_norm,
     svhn_no_dropout,
 )
 from dann_jax.objective import (
@@ -70,5 +71,6 @@ __all__ = [
     "reversed_objective",
     "saddle_objective",
     "svhn",
+    "svhn_batch_norm",
     "svhn_no_dropout",
 ]

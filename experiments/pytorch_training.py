@@ -101,9 +101,9 @@ def _alexnet(module):
         channels = features
     layers["flat"] = nn.Flatten()
     for name, width in (("fc6", channels * 6 * 6), ("fc7", 4096)):
-        layers[f"drop_{name}"] = nn.Dropout(1 - module.keep)
         layers[name] = nn.Linear(width, 4096)
         layers[f"relu_{name}"] = nn.ReLU()
+        layers[f"drop_{name}"] = nn.Dropout(1 - module.keep)
     return _needed(layers)
 
 

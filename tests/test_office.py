@@ -282,6 +282,15 @@ def test_the_modern_recipe_has_batch_norm_in_the_bottleneck_and_in_g_d():
     assert state.statistics["y"] == {}
 
 
+def test_the_frozen_recipe_has_no_backbone_and_statistics_of_each_domain_in_the_bottleneck():
+    config = configs.office31_frozen("amazon", "webcam")
+    assert (config.seen_size, config.crop, config.mirror) == (1, 224, True)
+    model = configs.make_model(config, 31)
+    assert model.feature_extractor.backbone is None
+    assert model.feature_extractor.statistics == "per_domain"
+    assert config.alpha / config.steps == pytest.approx(0.001)
+
+
 def test_batch_norm_sees_the_joint_batch_in_g_d_and_changes_nothing_where_it_is_not_asked_for():
     plain, normed = networks.FullyConnected((4,), 1), networks.FullyConnected((4,), 1, batch_norm=1)
     x = np.random.default_rng(0).normal(3, 2, [6, 5]).astype(np.float32)

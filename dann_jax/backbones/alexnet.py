@@ -26,7 +26,7 @@ class AlexNet(nn.Module):
     """AlexNet through fc7, in the one-column form without local response normalisation.
 
     Attributes:
-      keep: Probability that an input of fc6 and of fc7 is kept in training.
+      keep: Probability that a unit of fc6 and of fc7 is kept in training, as in the paper's.
       kernel_init: Initializer of the weights; biases start at 0.
       dtype: Of the computation; parameters are float32.
 
@@ -59,8 +59,8 @@ class AlexNet(nn.Module):
             )
         x = x.reshape(len(x), -1)
         for name in ("fc6", "fc7"):
-            x = nn.Dropout(1 - self.keep, deterministic=not train)(x)
             x = nn.relu(nn.Dense(4096, name=name, **shared)(x))
+            x = nn.Dropout(1 - self.keep, deterministic=not train)(x)
         return x
 
 
