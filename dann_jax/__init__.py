@@ -9,7 +9,9 @@ from dann_jax.networks import (
     mnist,
     mnist_batch_norm,
     office,
+    office_batch_norm,
     svhn,
+    svhn_batch_norm,
     svhn_no_dropout,
 )
 from dann_jax.objective import (
@@ -61,6 +63,7 @@ __all__ = [
     "mnist_batch_norm",
     "mu_p",
     "office",
+    "office_batch_norm",
     "predict",
     "progress",
     "replicate",
@@ -68,5 +71,6 @@ __all__ = [
     "reversed_objective",
     "saddle_objective",
     "svhn",
+    "svhn_batch_norm",
     "svhn_no_dropout",
 ]

@@ -185,7 +185,8 @@ def check_arrays(
       labelled: As in ``batch_indices``.
 
     Raises:
-      ValueError: They have other numbers of images or labels.
+      ValueError: They have other numbers of images or labels, a labelled example of the target
+        has no label, or there are labels of the target and nothing says which to train with.
     """
     source, target = len(arrays.source_image), len(arrays.target_image)
     if (source, target) != tuple(examples) or len(arrays.source_label) != source:
@@ -199,24 +200,47 @@ def check_arrays(
             f"expected a label of each of {target} target examples (-1 where it is not known), "
             f"got {labels}: give target_label"
         )
+    if not labels:
+        return
+    known = np.asarray(arrays.target_label) >= 0  # JAX keeps what it has copied to the host
+    if labelled is None and known.any():
+        raise ValueError(
+            f"expected no labels of the target, got {known.sum()}: leave out target_label, or put "
+            "the examples to train with first and give labelled"
+        )
+    if labelled is not None and not known[: labelled[0]].all():
+        raise ValueError(
+            f"expected a label of each of the first {labelled[0]} target examples, got "
+            f"{known[: labelled[0]].sum()}: put the labelled examples first"
+        )
 
 
-def gather(arrays: DomainArrays, source: chex.Array, target: chex.Array) -> DomainBatch:
+def gather(
+    arrays: DomainArrays,
+    source: chex.Array,
+    target: chex.Array,
+    labelled: tuple[int, int] | None = None,
+) -> DomainBatch:
     """Returns the batch of the given examples, as stored: no scaling, no change of dtype.
 
     Args:
       arrays: The data sets.
       source: Indices of source examples, ``[source_batch]``.
       target: Indices of target examples, ``[target_batch]``.
+      labelled: As in ``batch_indices``: no other example of the target keeps its label. None:
+        all do.
 
     Returns:
       The batch; its target labels are those of ``arrays``, None where that has none.
     """
+    target_label = None
+    if arrays.target_label is not None:
+        target_label = jnp.take(arrays.target_label, target, axis=0)
+        if labelled is not None:
+            target_label = jnp.where(target < labelled[0], target_label, -1)
     return DomainBatch(
         source_image=jnp.take(arrays.source_image, source, axis=0),
         source_label=jnp.take(arrays.source_label, source, axis=0),
         target_image=jnp.take(arrays.target_image, target, axis=0),
-        target_label=None
-        if arrays.target_label is None
-        else jnp.take(arrays.target_label, target, axis=0),
+        target_label=target_label,
     )

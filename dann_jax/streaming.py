@@ -103,7 +103,7 @@ def batch_stream(
     Raises:
       ValueError: A domain or a batch is empty, the batch does not split over the processes, the
         crop is larger than the images, or there is ``mirror`` without ``crop``.
-      RuntimeError: From the iterator: a record cannot be read.
+      RuntimeError: From the iterator: a record cannot be read, or one of ``labelled`` has no label.
     """
     index, count = (jax.process_index(), jax.process_count()) if shard is None else shard
     if not 0 <= index < count:
@@ -254,7 +254,13 @@ class _Batches:
         )
         known = None
         if self._known is not None:
-            known = np.where(mine[1][0] < self._known, target_label, np.int32(-1))
+            rows = mine[1][0]
+            known = np.where(rows < self._known, target_label, np.int32(-1))
+            for row in rows[(rows < self._known) & (known < 0)]:
+                raise RuntimeError(
+                    f"record {row} of the target has no label: expected one of each of the first "
+                    f"{self._known}"
+                )
         return DomainBatch(source_image, source_label, target_image, known)
 
 

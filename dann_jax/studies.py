@@ -148,7 +148,8 @@ def make_study_steps(
         def step(state, arrays, source, target, key, settings):
             _, noise_key = jax.random.split(key)
             update = make_update(settings, axis_name=axis_name)
-            return update(state, preprocess(batches.gather(arrays, source, target)), noise_key)
+            batch = batches.gather(arrays, source, target, labelled)
+            return update(state, preprocess(batch), noise_key)
 
         many = jax.vmap(step, in_axes=(0, None, 0, 0, 0, 0))
 

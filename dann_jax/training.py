@@ -365,7 +365,7 @@ def make_train_steps(
       batch: Examples a step, over all devices, in (source, target).
       preprocess: Turns a batch as stored into one that G_f takes, inside the program.
       labelled: Number of labelled examples in the target, and a step, over all devices; see
-        ``batch_indices``.
+        ``batch_indices``. No other label of the target is trained with.
       devices: Devices to use, ``jax.devices()`` for those of all processes; None for all local
         ones.
       fused: Whether to scan over the steps of a call; None for as ``scans`` says.
@@ -391,7 +391,8 @@ def make_train_steps(
 
     def step(state, arrays, source, target, key):
         _, noise_key = jax.random.split(key)
-        return update(state, preprocess(batches.gather(arrays, source, target)), noise_key)
+        batch = batches.gather(arrays, source, target, labelled)
+        return update(state, preprocess(batch), noise_key)
 
     def steps_of(state, arrays, source, target, key):
         def body(state, indices):

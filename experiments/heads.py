@@ -44,7 +44,7 @@ SCALING = "centred, divided by the root mean squared norm"
 HOW_C = "accuracy on a held-out fifth of the labelled training examples"
 HOW_D = (
     "no target labels: two-fold cross-validation on the source, among those up to the largest "
-    "whose consistency bound holds (Fernando et al. 2013; delta 0.1, gamma 1e5)"
+    "whose consistency bound holds, or 2 (bound: Fernando et al. 2013; our delta 0.1, gamma 1e5)"
 )
 ORACLE = "oracle: the number of components with the best accuracy on the target's test labels"
 

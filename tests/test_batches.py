@@ -121,6 +121,9 @@ def test_gather_takes_the_examples_as_stored():
     np.testing.assert_array_equal(batch.target_image, arrays.target_image[[1, 1]])
     labelled = gather(arrays._replace(target_label=np.arange(5) - 1), source, target)
     np.testing.assert_array_equal(labelled.target_label, [0, 0])
+    few = arrays._replace(target_label=np.arange(5))
+    known = gather(few, source, jnp.array([1, 4, 2]), labelled=(2, 1)).target_label
+    np.testing.assert_array_equal(known, [1, -1, -1])
 
 
 def test_errors_say_what_was_expected():

@@ -3,13 +3,24 @@
 import contextlib
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dann_jax import DannModel, DomainArrays, DomainBatch, batch_indices, datasets, streaming
+from dann_jax import (
+    DannModel,
+    DomainArrays,
+    DomainBatch,
+    batch_indices,
+    datasets,
+    make_study_steps,
+    make_train_steps,
+    streaming,
+)
 from dann_jax.batches import check_arrays
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.networks import FullyConnected
@@ -75,6 +86,12 @@ def test_targets_without_their_labels_are_refused():
     for label in (None, np.zeros(5)):
         with pytest.raises(ValueError, match="a label of each of 17 target examples"):
             check_arrays(arrays._replace(target_label=label), EXAMPLES, LABELLED)
+    few = np.array([0, 2, -1, 1, 0] + [-1] * 12)
+    with pytest.raises(ValueError, match="each of the first 5 target examples, got 4"):
+        check_arrays(arrays._replace(target_label=few), EXAMPLES, LABELLED)
+    with pytest.raises(ValueError, match="no labels of the target, got 4: leave out target_label"):
+        check_arrays(arrays._replace(target_label=few), EXAMPLES)
+    check_arrays(arrays._replace(target_label=np.full(17, -1)), EXAMPLES)
 
 
 # --- a small experiment --------------------------------------------------------------------
@@ -334,6 +351,46 @@ def test_a_stream_has_the_labels_of_the_labelled_alone():
         first, second = (next(shard) for shard in shards)
     assert (first.target_label >= 0).tolist() == [True, True, False]
     assert second.target_label.tolist() == [-1] * 3
+
+
+def test_a_stream_has_no_labelled_example_without_its_label():
+    few = PAIR.target_train._replace(label=np.full(24, -1))
+    sizes = {"batch": (4, 6), "labelled": (5, 2), "workers": 0}
+    stream = streaming.batch_stream(streamed(PAIR.source_train), streamed(few), KEY, **sizes)
+    with contextlib.closing(stream):
+        with pytest.raises(RuntimeError, match="record [0-4] of the target has no label.* first 5"):
+            next(stream)
+
+
+class Counter(NamedTuple):
+    """A state that nothing is learnt in."""
+
+    step: jax.Array
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_batches_in_memory_have_the_labels_of_the_labelled_alone(together):
+    arrays = DomainArrays(*PAIR.source_train, *PAIR.target_train)  # all examples have a label
+    seen = []
+
+    def make_update(*_, axis_name=None):
+        def update(state, batch, key):
+            jax.debug.callback(lambda label: seen.append(np.asarray(label)), batch.target_label)
+            return Counter(state.step + 1), {}
+
+        return update
+
+    options = {"examples": (30, 24), "batch": (4, 6), "labelled": (5, 2)}
+    options |= {"preprocess": lambda batch: batch, "devices": jax.local_devices()[:1]}
+    if together:
+        states, keys = Counter(jnp.zeros(2, int)), jax.random.split(KEY)
+        make_study_steps(make_update, fused=True, **options)(states, arrays, keys, 2)
+    else:
+        make_train_steps(make_update, fused=True, **options)(Counter(jnp.array(0)), arrays, KEY, 2)
+    jax.effects_barrier()
+    assert len(seen) == (4 if together else 2)
+    for label in seen:
+        assert (label >= 0).tolist() == [True] * 2 + [False] * 4
 
 
 # --- the program ---------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from dann_jax import (
     networks,
     office,
     svhn,
+    svhn_batch_norm,
     svhn_no_dropout,
 )
 
@@ -156,7 +157,14 @@ def needs_noise(module, x):
 
 @pytest.mark.parametrize(
     ("model", "parts"),
-    [(mnist, ""), (mnist_batch_norm, ""), (gtsrb, ""), (svhn_no_dropout, ""), (svhn, "fy")],
+    [
+        (mnist, ""),
+        (mnist_batch_norm, ""),
+        (gtsrb, ""),
+        (svhn_no_dropout, ""),
+        (svhn_batch_norm, "y"),
+        (svhn, "fy"),
+    ],
 )
 def test_dropout_is_in_the_svhn_net_only_and_not_in_its_domain_classifier(model, parts):
     model = model()
@@ -165,12 +173,18 @@ def test_dropout_is_in_the_svhn_net_only_and_not_in_its_domain_classifier(model,
     assert needs_noise(model.feature_extractor, images) == ("f" in parts)
     assert needs_noise(model.label_predictor, features) == ("y" in parts)
     assert needs_noise(model.domain_classifier, features) == ("d" in parts)
-    assert model.max_norm == (4.0 if parts else None)
+    assert model.max_norm == (4.0 if parts == "fy" else None)
 
 
-def test_the_variant_without_dropout_has_the_shapes_of_the_papers_network():
-    variant, paper = (shapes(model(), 32)[0].theta for model in (svhn_no_dropout, svhn))
-    assert jax.tree.map(jnp.shape, variant) == jax.tree.map(jnp.shape, paper)
+def test_the_variants_of_the_svhn_net_have_the_shapes_of_the_papers_network():
+    plain, normed, paper = (
+        jax.tree.map(jnp.shape, shapes(model(), 32)[0].theta)
+        for model in (svhn_no_dropout, svhn_batch_norm, svhn)
+    )
+    assert plain == paper
+    for i in (1, 2, 3):
+        assert set(normed["f"].pop(f"norm{i}")) == {"scale", "bias"}
+    assert normed == paper
 
 
 def test_svhn_keep_probabilities_are_those_of_srivastava():

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import time
 import zipfile
 
 import jax.numpy as jnp
@@ -133,6 +134,30 @@ def test_types_and_byte_orders_of_pth(kind, order, tmp_path):
     np.testing.assert_array_equal(found, array)
 
 
+def test_arrays_of_npz_are_native_contiguous_and_of_their_shape(tmp_path):
+    arrays = {"big": W.astype(">f4"), "scalar": np.array(7), "turned": np.asfortranarray(W)}
+    found = read_arrays(as_npz(tmp_path / "w.npz", arrays))
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(found[key], array, strict=key != "big")
+        assert found[key].dtype.isnative and found[key].flags.c_contiguous
+    assert found["big"].dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["U1", "u1", "c8", "?"])
+def test_other_types_of_npz_are_refused(dtype, tmp_path):
+    with pytest.raises(ValueError, match=r"w is \S+: expected float16, float32, float64 or int64"):
+        read_arrays(as_npz(tmp_path / "w.npz", {"w": np.zeros(2, dtype)}))
+
+
+def test_a_header_of_safetensors_may_be_as_long_as_pk_says(tmp_path):
+    length = int.from_bytes(b"PK", "little")  # how zip files begin
+    content = as_safetensors(tmp_path / "w", {"w": B}).read_bytes()
+    (size,) = struct.unpack_from("<Q", content)
+    head, data = content[8 : 8 + size], content[8 + size :]
+    (tmp_path / "w").write_bytes(struct.pack("<Q", length) + head.ljust(length) + data)
+    np.testing.assert_array_equal(read_arrays(tmp_path / "w")["w"], B)
+
+
 def test_strides_offsets_and_shared_storages(tmp_path):
     numbers = np.arange(12, dtype=np.float32)
     one = storage("0", 12)
@@ -212,7 +237,8 @@ def test_nothing_in_a_pickle_is_run(form, protocol, tmp_path):
     [
         (name("builtins", "eval") + together(text("1")) + b"R", "builtins.eval is not"),
         (name("torch", "FloatStorage") + b")R", "a call of .*FloatStorage"),
-        (text("a") + b")R", "a call of 'a'"),
+        (text("a") + b")R", "a call of str"),
+        (name("collections", "OrderedDict") + b"]\x85R", "damaged"),
         (name("collections", "OrderedDict") + b")\x81", "NEWOBJ"),
         (b"(ios\nsystem\n", "INST"),
         (b"\x82\x01", "EXT1"),
@@ -236,6 +262,71 @@ def test_what_a_state_dict_does_not_need_is_refused(value, message, tmp_path):
         read_arrays(as_zip(tmp_path / "w.pth", value, {"0": W}))
 
 
+DEEP = b")" + b"\x85" * 200_000  # a tuple in a tuple in a tuple; its hash ends the process
+WIDE = b")" + b"q\0h\0\x86" * 26  # twice the same in a tuple, 2^26 times (); slow to go through
+
+
+@pytest.mark.parametrize("endless", [DEEP, WIDE], ids=["deep", "wide"])
+@pytest.mark.parametrize("items", [b"}%bK\1s", b"}(%bK\1u"])
+def test_keys_of_a_dictionary_are_never_tuples(endless, items, tmp_path):
+    with pytest.raises(ValueError, match="keys are strings"):
+        read_arrays(as_zip(tmp_path / "w.pth", items % endless, {}))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"}" + text("w") + b"%bs", r"others: \['w'\]"),
+        (together(*storage("0", 24)) + b"Q%bK\1s", "a dictionary"),
+        (b"%b)R", "a call of tuple"),
+        (name("collections", "OrderedDict") + b"](%bK\1ta\x85R", "damaged"),
+        (text("torch") + b"%b\x93", "a name that is not made of strings"),
+        (b"(" + b"".join(storage("0", 24)[:2]) + b"%bNK\1tQ", "named by strings"),
+        (tensor(storage("0", 24), (), ()).replace(whole(0), b"%b"), "not negative"),
+        (tensor(storage("0", 24), (), (), 5).replace(b"(t", b"%b", 1), "not negative"),
+        (tensor(storage("0", 24), (1,) * 65, (1,) * 65), "at most 64 .* not negative"),
+    ],
+)
+def test_values_without_end_are_refused_at_once(value, message, tmp_path):
+    value = value.replace(b"%b", WIDE)
+    started = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        read_arrays(as_zip(tmp_path / "w.pth", value, {"0": W}))
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("at", [1, 4])  # the version, the keys of the storages
+def test_values_without_end_are_refused_between_the_pickles_of_a_chain(at, tmp_path):
+    pickles = [pickle.dumps(item, 2) for item in (MAGIC, 1001, {})]
+    pickles += [b"\x80\x02}.", pickle.dumps(["0"], 2)]
+    pickles[at] = b"\x80\x02" + WIDE + b"\x85."
+    (tmp_path / "w.pth").write_bytes(b"".join([*pickles, bytes(8)]))
+    with pytest.raises(ValueError, match="another version than 1001|that no tensor wants"):
+        read_arrays(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("form", ["zip", "chain", "safetensors"])
+def test_tensors_that_share_numbers_are_refused_where_they_would_fill_the_memory(form, tmp_path):
+    numbers, path = np.zeros(10_000, np.float32), tmp_path / "w"
+    names = [f"w{i}" for i in range(20)]
+    value = state_dict(**dict.fromkeys(names, contiguous("0", numbers)))
+    entry = {"dtype": "F32", "shape": [10_000], "data_offsets": [0, 40_000]}
+    if form == "safetensors":
+        as_safetensors(path, {"w": numbers}, header=dict.fromkeys(names, entry))
+    else:
+        {"zip": as_zip, "chain": as_chain}[form](path, value, {"0": numbers})
+    with pytest.raises(ValueError, match="arrays of .* bytes or more in a file of 4.* at most 4 t"):
+        read_arrays(path)
+
+
+@pytest.mark.parametrize("form", ["zip", "chain"])
+def test_storages_are_no_longer_than_the_file(form, tmp_path):
+    tensors = {f"w{i}": tensor(storage(str(i), 10**9), (1,), (1,)) for i in range(2)}
+    write = {"zip": as_zip, "chain": as_chain}[form]
+    with pytest.raises(ValueError, match="storage 0 of 1000000000 float32 is longer than the file"):
+        read_arrays(write(tmp_path / "w", state_dict(**tensors), {"0": B, "1": B}))
+
+
 def test_compressed_entries_and_unknown_byte_orders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="data.pkl is compressed|byteorder is compressed"):
         read_arrays(as_zip(tmp_path / "w.pth", TWO, {}, compression=zipfile.ZIP_DEFLATED))
@@ -243,6 +334,16 @@ def test_compressed_entries_and_unknown_byte_orders_are_refused(tmp_path):
         archive.writestr("archive/data.pkl", TWO)
         archive.writestr("archive/byteorder", "middle")
     with pytest.raises(ValueError, match="unknown byte order b'middle'"):
+        read_arrays(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("folders", [(), ("a", "b")])
+def test_zip_files_of_none_or_two_pickles_are_refused(folders, tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("other/version", "3\n")
+        for folder in folders:
+            archive.writestr(f"{folder}/data.pkl", TWO)
+    with pytest.raises(ValueError, match=rf"'other/version'.* one data.pkl, got {len(folders)}"):
         read_arrays(tmp_path / "w.pth")
 
 

@@ -88,12 +88,12 @@ def deviation_bounds(source: Subspace, target: Subspace, *, delta: float = 0.1) 
 
     8 d^(3/2) B (1 + √(ln(2/δ)/2)) Σ 1 / (√n (λ_d − λ_{d+1})), with a term for each domain, bounds
     ‖X_S M X_Tᵀ − its expectation‖ with probability 1 − δ. λ are variances, n numbers of examples,
-    and B is the largest norm of an example. A bound is infinite where two variances are equal.
+    and B is the largest norm of an example. A bound is infinite where λ_d = λ_{d+1} in a domain.
 
     Args:
       source: Principal components of the source.
       target: Those of the target.
-      delta: Probability with which the bound may fail, in (0, 1).
+      delta: Probability with which the bound may fail, in (0, 1); the default is this library's.
 
     Returns:
       ``[D - 1]``, for d = 1, 2, ...
@@ -102,9 +102,13 @@ def deviation_bounds(source: Subspace, target: Subspace, *, delta: float = 0.1) 
     """
     d = np.arange(1, len(source.variance))
     radius = max(source.radius, target.radius)
-    with np.errstate(divide="ignore"):
-        inverse = sum(1 / (np.sqrt(s.count) * -np.diff(s.variance)) for s in (source, target))
-    return 8 * d**1.5 * radius * (1 + math.sqrt(math.log(2 / delta) / 2)) * inverse
+    gaps = [s.variance[:-1] - s.variance[1:] for s in (source, target)]
+    counts = source.count, target.count
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        inverse = sum(1 / (math.sqrt(n) * gap) for n, gap in zip(counts, gaps, strict=True))
+        bounds = 8 * d**1.5 * radius * (1 + math.sqrt(math.log(2 / delta) / 2)) * inverse
+    # Said outright, for a gap of zero may have a sign, and examples that are all equal no radius.
+    return np.where(np.minimum(*gaps) > 0, bounds, np.inf)
 
 
 def stable_components(
@@ -118,8 +122,8 @@ def stable_components(
     Args:
       source: Principal components of the source.
       target: Those of the target.
-      gamma: Largest deviation that is accepted; the default is the authors'.
-      delta: Probability with which the bound may fail, in (0, 1); the default is the authors'.
+      gamma: Largest deviation that is accepted; the default is this library's.
+      delta: Probability with which the bound may fail, in (0, 1); the default is this library's.
     """
     (fine,) = np.nonzero(deviation_bounds(source, target, delta=delta) <= gamma)
     return int(fine[-1]) + 1 if len(fine) else 0

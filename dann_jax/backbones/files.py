@@ -26,10 +26,14 @@ _TYPES = {"Float": "f4", "Half": "f2", "BFloat16": jnp.bfloat16, "Double": "f8",
 _STORAGES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _TYPES.items()}
 _SAFETENSORS = {"F32": "f4", "F16": "f2", "BF16": jnp.bfloat16, "F64": "f8", "I64": "i8"}
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's format before 1.6
+_VERSION = 1001  # the second
 _MAGIC_PICKLE = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
+_ZIP = b"PK\x03\x04"  # two letters alone would be a length of safetensors, too
 _LENGTH = struct.Struct("<Q")  # of a safetensors header, and of each storage before 1.6
 _HEADER = 100_000_000  # bytes: what safetensors allows for a header
 _DEPTH = 3  # of the dictionaries around the state dict of a checkpoint
+_RANK = 64  # dimensions that NumPy allows
+_COPIES = 4  # bytes of all arrays over those of the file, for tensors may share their numbers
 
 
 def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -52,8 +56,8 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     content = path.read_bytes()
     try:
         if content.startswith(_MAGIC_PICKLE):
-            return _state_dict(_read_chain(content))
-        if content.startswith(b"PK"):
+            return _read_chain(content)
+        if content.startswith(_ZIP):
             return _read_zip(content)
         if content[_LENGTH.size : _LENGTH.size + 1] == b"{":
             return _read_safetensors(content)
@@ -84,7 +88,7 @@ def _read_safetensors(content):
     if length > _HEADER or start > len(content):
         raise ValueError(f"a header of {length} bytes in a file of {len(content)}")
     header = json.loads(content[_LENGTH.size : start])
-    arrays = {}
+    arrays, taken = {}, 0
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -98,15 +102,26 @@ def _read_safetensors(content):
                 f"{name}, {dtype} {shape}, takes {size} bytes; the file gives it the bytes "
                 f"{first} to {end} of {len(content) - start}"
             )
+        taken += size
+        _check_copies(taken, content)
         arrays[name] = _array(content[start + first : start + end], dtype).reshape(shape)
     return arrays
 
 
 def _naturals(values):
     """Returns a tuple of numbers that are shapes, strides or positions."""
-    if not all(type(value) is int and value >= 0 for value in values):
-        raise ValueError(f"expected sizes that are not negative, got {values}")
+    if len(values) > _RANK or not all(type(value) is int and value >= 0 for value in values):
+        raise ValueError(f"expected at most {_RANK} integers, not negative, as sizes")
     return tuple(values)
+
+
+def _check_copies(taken, content):
+    """Raises before memory is taken if arrays of some bytes are too many for a file."""
+    if taken > _COPIES * len(content):
+        raise ValueError(
+            f"arrays of {taken} bytes or more in a file of {len(content)}: expected at most "
+            f"{_COPIES} times as many"
+        )
 
 
 # --- zip: npz, and PyTorch since 1.6 -----------------------------------------------------
@@ -118,24 +133,34 @@ def _read_zip(content):
         pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
         if names and all(name.endswith(".npy") for name in names):
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                return {name: np.ascontiguousarray(arrays[name]) for name in arrays}
+                return {name: _of_npz(name, arrays[name]) for name in arrays}
         if len(pickles) != 1:
-            raise ValueError(f"a zip file without data.pkl or .npy files, but {names[:3]}")
+            raise ValueError(
+                f"a zip file of {names[:3]} and so on: expected .npy files alone, or one "
+                f"data.pkl, got {len(pickles)}"
+            )
         root = pickles[0].removesuffix("data.pkl")
         order = _entry(archive, f"{root}byteorder") if f"{root}byteorder" in names else b"little"
         if order not in (b"little", b"big"):
             raise ValueError(f"unknown byte order {order!r}")
-        vectors = {}
 
-        def storage(dtype, key, size):
-            if key not in vectors:
-                data = _entry(archive, f"{root}data/{key}")
-                if len(data) != size * dtype.itemsize:
-                    raise ValueError(f"storage {key} has {len(data)} bytes for {size} of {dtype}")
-                vectors[key] = _array(data, dtype, little=order == b"little")
-            return vectors[key]
+        def read(dtype, key, size):
+            data = _entry(archive, f"{root}data/{key}")
+            if len(data) != size * dtype.itemsize:
+                raise ValueError(f"storage {key} has {len(data)} bytes for {size} of {dtype}")
+            return _array(data, dtype, little=order == b"little")
 
-        return _state_dict(_Machine(storage).run(io.BytesIO(_entry(archive, pickles[0]))))
+        machine = _Machine(read, len(content))
+        value = machine.run(io.BytesIO(_entry(archive, pickles[0])))
+        return _state_dict(value, content)
+
+
+def _of_npz(name, array):
+    """Returns an array as the other formats have it: native and contiguous, of a known type."""
+    dtype = array.dtype.newbyteorder("=")
+    if dtype not in _STORAGES.values():
+        raise ValueError(f"{name} is {dtype}: expected float16, float32, float64 or int64")
+    return np.array(array, dtype, order="C")
 
 
 def _entry(archive, name):
@@ -150,23 +175,19 @@ def _entry(archive, name):
 def _read_chain(content):
     """Reads four pickles and a list of storage keys, then each storage: its size, its numbers."""
     stream = io.BytesIO(content)
-    vectors = {}
 
-    def storage(dtype, key, size):
-        # The numbers come after the pickle that wants them: room for them, filled below.
-        if key not in vectors:
-            taken = sum(vector.nbytes for vector in vectors.values())
-            if taken + size * dtype.itemsize > len(content):
-                raise ValueError(f"storage {key} of {size} {dtype} is longer than the file")
-            vectors[key] = np.empty(size, dtype)
-        return vectors[key]
+    def room(dtype, key, size):
+        return np.empty(size, dtype)  # the numbers come after the pickle that wants them
 
     _, version, _ = (_Machine(None).run(stream) for _ in range(3))
-    if version != 1001:
-        raise ValueError(f"unknown version {version} of PyTorch's format before 1.6")
-    result = _Machine(storage).run(stream)
+    if version != _VERSION:
+        raise ValueError(f"another version than {_VERSION} of PyTorch's format before 1.6")
+    machine = _Machine(room, len(content))
+    value, vectors = machine.run(stream), machine.vectors
     for key in _Machine(None).run(stream):
         (size,) = _LENGTH.unpack(_exactly(stream, _LENGTH.size))
+        if type(key) is not str or key not in vectors:
+            raise ValueError("the numbers of a storage that no tensor wants")
         vector = vectors[key]
         if size != len(vector):
             raise ValueError(f"storage {key} has {size} numbers, not {len(vector)}")
@@ -174,7 +195,7 @@ def _read_chain(content):
         del vectors[key]
     if vectors:
         raise ValueError(f"storages {sorted(vectors)} are missing")
-    return result
+    return _state_dict(value, content)
 
 
 def _exactly(stream, size):
@@ -201,16 +222,14 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def nbytes(self):
+        """Returns the bytes of ``array()``."""
+        return math.prod(self.shape) * self.storage.itemsize
+
     def array(self):
-        """Returns the numbers ``[*shape]``, copied, or raises if the view leaves its storage."""
-        size = math.prod(self.shape)
-        reach = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
-        if size and (size > len(self.storage) or self.offset + reach >= len(self.storage)):
-            raise ValueError(
-                f"a tensor of shape {self.shape}, strides {self.strides}, from "
-                f"{self.offset} on does not lie in a storage of {len(self.storage)}"
-            )
-        if not size:
+        """Returns the numbers ``[*shape]``, copied."""
+        if not self.nbytes:
             return np.zeros(self.shape, self.storage.dtype)
         strides = [stride * self.storage.itemsize for stride in self.strides]
         view = np.lib.stride_tricks.as_strided(
@@ -219,20 +238,28 @@ class _Tensor(NamedTuple):
         return view.copy(order="C")
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_):
+def _rebuild_tensor(storage, offset, shape, strides, grad=False, hooks=None, metadata=None):
     if not isinstance(storage, np.ndarray):
         raise ValueError(f"a tensor of {type(storage).__name__} in place of a storage")
-    (offset,) = _naturals([offset])
-    return _Tensor(storage, offset, _naturals(shape), _naturals(strides))
+    (offset,), shape, strides = map(_naturals, ([offset], shape, strides))
+    size = math.prod(shape)
+    reach = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if size and (size > len(storage) or offset + reach >= len(storage)):
+        raise ValueError(
+            f"a tensor of shape {shape}, strides {strides}, from {offset} on does not lie in a "
+            f"storage of {len(storage)}"
+        )
+    return _Tensor(storage, offset, shape, strides)
 
 
-# What a state dict calls. A parameter is its tensor, followed by what training needs.
+# What a state dict calls, with as many arguments as are named here. A parameter is its tensor,
+# followed by what training needs.
 _CALLS = {
-    "collections.OrderedDict": lambda pairs=(): dict(pairs),
-    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "collections.OrderedDict": lambda: {},
+    "torch._utils._rebuild_parameter": lambda tensor, grad, hooks: tensor,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch.nn.parameter.Parameter": lambda tensor, *_: tensor,
+    "torch.nn.parameter.Parameter": lambda tensor, grad=True: tensor,
 }
 _NAMES = {*_CALLS, *_STORAGES}
 _CONSTANTS = {
@@ -250,10 +277,16 @@ _MARK = object()
 
 
 class _Machine:
-    """Runs a pickle whose only calls are those of ``_CALLS``."""
+    """Runs a pickle whose only calls are those of ``_CALLS``.
 
-    def __init__(self, storage):
-        self.storage = storage  # (dtype, key, size) -> vector; None where there are none
+    A few bytes can make a tuple so deep, or of so many equal parts, that to hash or to print it
+    ends the process or takes hours. So keys are numbers and strings, and errors name types.
+    """
+
+    def __init__(self, read, most=0):
+        self.read = read  # (dtype, key, size) -> storage; None where there are none
+        self.room = most  # bytes that storages may still take
+        self.vectors = {}  # the storages
         self.stack = []
         self.memo = {}
 
@@ -327,10 +360,14 @@ class _Machine:
 
     def do_SETITEM(self, _):
         value, key = self.stack.pop(), self.stack.pop()
-        self.stack[-1][key] = value
+        self.set_items([key, value])
 
     def do_SETITEMS(self, _):
-        values = self.since_mark()
+        self.set_items(self.since_mark())
+
+    def set_items(self, values):
+        if type(self.stack[-1]) is not dict or not all(type(k) in (int, str) for k in values[::2]):
+            raise ValueError("expected a dictionary whose keys are strings or integers")
         self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
 
     def do_GLOBAL(self, argument):
@@ -338,6 +375,8 @@ class _Machine:
 
     def do_STACK_GLOBAL(self, _):
         name, module = self.stack.pop(), self.stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise ValueError("a name that is not made of strings")
         self.push_name(f"{module}.{name}")
 
     def push_name(self, name):
@@ -351,21 +390,29 @@ class _Machine:
     def do_REDUCE(self, _):
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, _Name) or function.name not in _CALLS:
-            raise ValueError(f"a call of {function!r} is not for weights")
+            name = getattr(function, "name", type(function).__name__)
+            raise ValueError(f"a call of {name} is not for weights")
         self.stack.append(_CALLS[function.name](*arguments))
 
     def do_BUILD(self, _):
         self.stack.pop()  # attributes of a state dict, such as the versions of its modules
 
     def do_BINPERSID(self, _):
-        kind, name, key, _, size, *view = self.stack.pop()
-        if kind != "storage" or name.name not in _STORAGES or any(view) or self.storage is None:
-            raise ValueError(f"expected a storage of a known type, got {kind} {name}")
-        (size,) = _naturals([size])
-        self.stack.append(self.storage(_STORAGES[name.name], key, size))
+        kind, name, key, _, size, *view = self.stack.pop()[:6]
+        if kind != "storage" or name.name not in _STORAGES or view not in ([], [None]):
+            raise ValueError("expected a storage of a known type")
+        if self.read is None or type(key) is not str:
+            raise ValueError("expected storages in the state dict alone, named by strings")
+        if key not in self.vectors:
+            dtype, (size,) = _STORAGES[name.name], _naturals([size])
+            self.room -= size * dtype.itemsize
+            if self.room < 0:
+                raise ValueError(f"storage {key} of {size} {dtype} is longer than the file")
+            self.vectors[key] = self.read(dtype, key, size)
+        self.stack.append(self.vectors[key])
 
 
-def _state_dict(value):
+def _state_dict(value, content):
     """Returns the arrays of a state dict, or of the one in a checkpoint."""
     if not isinstance(value, dict):
         raise ValueError(f"expected a state dict, got {type(value).__name__}")
@@ -377,4 +424,5 @@ def _state_dict(value):
     others = [k for k, v in value.items() if not (isinstance(k, str) and isinstance(v, _Tensor))]
     if others:
         raise ValueError(f"expected tensors by name, got others: {others[:8]}")
+    _check_copies(sum(tensor.nbytes for tensor in value.values()), content)
     return {name: tensor.array() for name, tensor in value.items()}

@@ -1,0 +1,21 @@
+"""MNIST to MNIST-M with batch norm: a variant of mnist_mnist_m, not the paper's network.
+
+Network: the paper's with batch norm, whose statistics are those of each domain, and 512 units in
+G_d (``mnist_batch_norm``). All methods use it.
+Chosen without a look at this pair: network, mu0, input scale and the weight of L_d are those of
+digits_digits_m.
+Expect: not yet measured.
+Takes: some 30 minutes a key on 2 CPU cores, all methods together (estimated).
+Command: python -m experiments.run mnist_mnist_m_batch_norm --keys 5 --manual-dir DIR
+"""
+
+from experiments.config import Config
+
+config = Config(
+    source="mnist",
+    target="mnist_m",
+    network="mnist_batch_norm",
+    steps=10_000,
+    baseline_steps=5_000,
+    mu0=0.03,
+)
