@@ -138,7 +138,7 @@ PAIR = domains.Pair(
     ("x", "y", "z"),
     True,
     None,
-    {"a": "digest"},
+    {"a/train": {"examples": 30, "sha256": "digest"}},
     FEW,
 )
 

@@ -45,7 +45,8 @@ def image_set(seed):
 CONFIG = configs.Config(
     source="a", target="b", classes=3, image_size=8, steps=STEPS, batch_size=8, evaluate_every=2
 )
-PAIR = domains.Pair(*map(image_set, range(4)), ("x", "y", "z"), True, None, {"a": "digest"})
+DATA = {"a/train": {"examples": 24, "sha256": "digest"}}
+PAIR = domains.Pair(*map(image_set, range(4)), ("x", "y", "z"), True, None, DATA)
 
 
 @contextlib.contextmanager
