@@ -1,5 +1,6 @@
 """MNIST to MNIST-M with batch norm: a variant of mnist_mnist_m, not the paper's network.
 
+Reproduces: the column MNIST -> MNIST-M of the paper's Table 1, with another network.
 Network: the paper's with batch norm, whose statistics are those of each domain, and 512 units in
 G_d (``mnist_batch_norm``). All methods use it.
 Chosen without a look at this pair: network, mu0, input scale and the weight of L_d are those of

@@ -1,5 +1,6 @@
 """House numbers to handwritten digits with batch norm: a variant of svhn_mnist.
 
+Reproduces: the column SVHN -> MNIST of the paper's Table 1, with another network.
 Network: not the paper's: batch norm, whose statistics are those of each domain, stands in
 place of G_f's dropout and of max-norm (``svhn_batch_norm``). All methods use it.
 Chosen without a look at this pair's target: all else is as in svhn_mnist.

@@ -1,5 +1,6 @@
 """Synthetic numbers to street-view house numbers with batch norm: a variant of syn_numbers_svhn.
 
+Reproduces: the column SYN NUMBERS -> SVHN of the paper's Table 1, with another network.
 Network: not the paper's: batch norm, whose statistics are those of each domain, stands in
 place of G_f's dropout and of max-norm (``svhn_batch_norm``). All methods use it.
 Chosen without a look at this pair's target: all else is as in syn_numbers_svhn.
