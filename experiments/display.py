@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from experiments import results, study
-from experiments.results import BOUNDS, DASH
+from experiments.results import DASH
 
 __all__ = ["Watch", "accuracy", "progress", "table"]
 
@@ -101,19 +101,18 @@ def table(title: str, found: dict[str, dict[str, dict[str, Any]]]) -> Table:
         made.add_column(column, justify="left" if left else "right", no_wrap=left)
     for name, methods in found.items():
         made.add_section()
-        bounds = [methods.get(method) for method in BOUNDS]
+        means = {method: result["mean"] for method, result in methods.items()}
         for method, result in methods.items():
             first = (name,) * len(names)
-            made.add_row(*first, method, *_figures(result, bounds))
+            made.add_row(*first, method, *_figures(result, means))
             if method == "sa":
-                made.add_row(*first, "sa, oracle", *_figures(results.oracle(result), bounds))
+                made.add_row(*first, "sa, oracle", *_figures(results.oracle(result), means))
     return made
 
 
-def _figures(result, bounds):
-    gap = None
-    if result["method"] not in BOUNDS and None not in bounds and result["mean"] is not None:
-        gap = results.gap_covered(result["mean"], *(bound["mean"] for bound in bounds))
+def _figures(result, means):
+    method = result["method"]
+    gap = results.gap_of(method, means | {method: result["mean"]})
     return (
         accuracy(result["mean"]),
         accuracy(result["std"]),

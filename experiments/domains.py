@@ -4,7 +4,7 @@ import difflib
 import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ __all__ = [
     "chosen",
     "differences",
     "load_pair",
+    "over_blocks",
     "prepare_pair",
     "preprocessing",
     "training_arrays",
@@ -121,6 +122,20 @@ def blocks(images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             np.stack([record["image"] for record in records]),
             np.array([record["label"] for record in records], np.int32),
         )
+
+
+def over_blocks(
+    images, function: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what a function makes of all images, ``[n, ...]``, and their labels ``[n]``.
+
+    Args:
+      images: As for ``blocks``.
+      function: Of images ``[n, height, width, channel]``, each for itself.
+    """
+    parts = [(function(image), label) for image, label in blocks(images)]
+    found, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return found, labels
 
 
 class Preprocess(NamedTuple):

@@ -7,6 +7,7 @@ C is chosen on a fifth of the labelled training examples, held out; no label of 
 unless the method was trained on them.
 """
 
+import functools
 import math
 import pathlib
 import time
@@ -283,17 +284,15 @@ def _drawn(images, key):
 
 
 def _features(study, state, images, preprocess, domain):
-    layer = evaluation.last_hidden_layer(study.model)
-    parts = [
-        (
-            evaluation.features(
-                study.model, state, image, layer=layer, preprocess=preprocess, domain=domain
-            ),
-            label,
-        )
-        for image, label in domains.blocks(images)
-    ]
-    return Examples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    features = functools.partial(
+        evaluation.features,
+        study.model,
+        state,
+        layer=evaluation.last_hidden_layer(study.model),
+        preprocess=preprocess,
+        domain=domain,
+    )
+    return Examples(*domains.over_blocks(images, features))
 
 
 def _about(study, train, started):

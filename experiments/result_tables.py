@@ -8,7 +8,7 @@ from dann_jax import __version__
 from experiments import config as configs
 from experiments import paper, results, study
 from experiments import tables as whole_tables
-from experiments.results import BOUNDS, DASH
+from experiments.results import DASH
 
 __all__ = ["accuracy", "markdown", "read", "tables"]
 
@@ -160,10 +160,7 @@ def _network(config):
 
 def _gap(method, means):
     """Returns the share of the gap that a method covers, computed from mean accuracies."""
-    needed = [means.get(each) for each in (method, *BOUNDS)]
-    if method in BOUNDS or None in needed:
-        return DASH
-    covered = results.gap_covered(*needed)
+    covered = results.gap_of(method, means)
     return DASH if covered is None else f"{covered:.1%}".replace("-", "−")
 
 

@@ -48,6 +48,7 @@ __all__ = [
     "device_kind",
     "faults",
     "gap_covered",
+    "gap_of",
     "mean_and_std",
     "oracle",
     "peak_memory",
@@ -217,6 +218,17 @@ def gap_covered(method: float, source_only: float, train_on_target: float) -> fl
     """
     gap = train_on_target - source_only
     return (method - source_only) / gap if gap > 0 else None
+
+
+def gap_of(method: str, means: dict[str, float | None]) -> float | None:
+    """Returns the share of the gap that a method covers, None for a bound or without a figure.
+
+    Args:
+      method: Its name.
+      means: Mean target accuracies of methods, those of ``BOUNDS`` among them.
+    """
+    needed = [means.get(each) for each in (method, *BOUNDS)]
+    return None if method in BOUNDS or None in needed else gap_covered(*needed)
 
 
 def oracle(result: dict[str, Any]) -> dict[str, Any]:

@@ -587,11 +587,10 @@ def _evaluate(study, record, state, means, step, folder):
 
 def _tested(model, state, images, preprocess, domain):
     """Returns the logits and the labels of all images."""
-    parts = [
-        (evaluation.predict(model, state, image, preprocess=preprocess, domain=domain), label)
-        for image, label in domains.blocks(images)
-    ]
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    predict = functools.partial(
+        evaluation.predict, model, state, preprocess=preprocess, domain=domain
+    )
+    return domains.over_blocks(images, predict)
 
 
 def _write_predictions(path, study, logits):

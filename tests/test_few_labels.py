@@ -5,14 +5,13 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_together import small_config
 
 from dann_jax import (
-    DannModel,
     DomainArrays,
     DomainBatch,
     batch_indices,
@@ -23,7 +22,6 @@ from dann_jax import (
 )
 from dann_jax.batches import check_arrays
 from dann_jax.datasets.digits import digits_dataset_builder
-from dann_jax.networks import FullyConnected
 from experiments import config as configs
 from experiments import domains, results, run, study
 
@@ -97,22 +95,6 @@ def test_targets_without_their_labels_are_refused():
 # --- a small experiment --------------------------------------------------------------------
 
 
-class Features(nn.Module):
-    """Dense features."""
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
-
-
-def network(*, classes, **_):
-    return DannModel(
-        feature_extractor=Features(),
-        label_predictor=FullyConnected((), classes),
-        domain_classifier=FullyConnected((4,), 1),
-    )
-
-
 def image_set(seed, n):
     images = np.random.default_rng(seed).integers(0, 256, [n, 8, 8, 3], np.uint8)
     return datasets.ImageSet(images, np.arange(n, dtype=np.int32) % 3)
@@ -143,20 +125,10 @@ PAIR = domains.Pair(
 )
 
 
-@contextlib.contextmanager
-def small_config():
-    """Makes the small pair the experiment of every name, for ``run.main``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(configs.NETWORKS, "mnist", network)
-        patch.setattr(configs, "find_config", lambda name: (CONFIG, "A small pair."))
-        patch.setattr(domains, "load_pair", lambda *_, **__: PAIR)
-        yield patch
-
-
 @functools.cache
 def prepared(method, count=1):
     """A study, whose programs are compiled but once."""
-    with small_config():
+    with small_config(CONFIG, PAIR):
         return study.prepare(CONFIG, method, PAIR, jax.local_devices()[:count])
 
 
@@ -331,7 +303,7 @@ def test_keys_trained_together_have_the_numbers_of_each_alone(whole, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_streamed_batches_are_those_in_memory(method):
-    with small_config():
+    with small_config(CONFIG, PAIR):
         ready = study.prepare(CONFIG, method, STREAMED, jax.local_devices()[:1])
     key = jax.random.key(3)
     with ready.opened(study.Group((3,), 1), key, 0) as stream:
@@ -399,7 +371,7 @@ def test_batches_in_memory_have_the_labels_of_the_labelled_alone(together):
 def test_the_command_line_trains_with_few_labels(tmp_path, capsys):
     ready = {method: prepared(method) for method in BOTH_DOMAINS}
     where = ["--output", str(tmp_path), "--devices", "1"]
-    with small_config() as patch:
+    with small_config(CONFIG, PAIR) as patch:
         patch.setattr(study, "prepare", lambda config, method, *_: ready[method])
         assert run.main(["small", *where, "--methods", *ready]) == 0
     told = capsys.readouterr().out

@@ -50,12 +50,12 @@ PAIR = domains.Pair(*map(image_set, range(4)), ("x", "y", "z"), True, None, DATA
 
 
 @contextlib.contextmanager
-def small_config():
-    """Makes the small pair the experiment of every name, for ``run.main``."""
+def small_config(config=CONFIG, pair=PAIR):
+    """Makes a small pair the experiment of every name, for ``run.main``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(configs.NETWORKS, "mnist", network)
-        patch.setattr(configs, "find_config", lambda name: (CONFIG, "A small pair."))
-        patch.setattr(domains, "load_pair", lambda *_, **__: PAIR)
+        patch.setattr(configs, "find_config", lambda name: (config, "A small pair."))
+        patch.setattr(domains, "load_pair", lambda *_, **__: pair)
         yield patch
 
 
