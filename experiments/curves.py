@@ -158,7 +158,7 @@ def _draw_panel(axis, panel, found, chance):
             beside = axis.get_yaxis_transform()  # x as a share of the width
             axis.text(1, level, "chance", ha="right", va="bottom", color="0.3", transform=beside)
             axis.set_ylim(0, max(axis.get_ylim()[1], 1.15 * level))
-    axis.set_xlim(0)
+    axis.set_xlim(0, 1.03 * max(result["steps"] for result in found.values()))
     axis.locator_params("x", nbins=4)
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_xlabel("updates")
