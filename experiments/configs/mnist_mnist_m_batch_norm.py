@@ -5,8 +5,8 @@ Network: the paper's with batch norm, whose statistics are those of each domain,
 G_d (``mnist_batch_norm``). All methods use it.
 Chosen without a look at this pair: network, mu0, input scale and the weight of L_d are those of
 digits_digits_m.
-Expect: not yet measured.
-Takes: some 30 minutes a key on 2 CPU cores, all methods together (estimated).
+Expect: DANN .807 (three keys).
+Takes: DANN 14 minutes a key on 2 CPU cores, the others some 4 each (estimated).
 Command: python -m experiments.run mnist_mnist_m_batch_norm --keys 5 --manual-dir DIR
 """
 
