@@ -33,6 +33,7 @@ def result(accuracies, adapted):
     }
     return {
         "config": "made_up",
+        "steps": 1000,
         "domain_loss": {"normalisation": "mean", "weight": 1.0} if adapted else None,
         "resolved_config": {"mu0": 0.02},
         "curves": [
@@ -87,6 +88,7 @@ def test_curves_show_errors_losses_with_chance_and_schedules(tmp_path, kept, cap
     assert "written" in capsys.readouterr().out
     figure, axes = kept
     target, source, label, domain, domain_error, schedules = axes.flat
+    assert all(axis.get_xlim() == (0, 1030) for axis in axes.flat)  # of 1,000 updates
     assert legend(figure) == ["source-only", "DANN", "train-on-target"]
     dann = style.METHODS["dann"].colour
     np.testing.assert_allclose(thick(target)[dann], [0.45, 0.3])  # 1 - means over both keys
