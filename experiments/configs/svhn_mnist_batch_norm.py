@@ -9,15 +9,8 @@ Takes: some 8 hours a key on 2 CPU cores, all methods together (estimated).
 Command: python -m experiments.run svhn_mnist_batch_norm --keys 5 --manual-dir DIR
 """
 
-from experiments.config import Config
+import dataclasses
 
-config = Config(
-    source="svhn",
-    target="mnist",
-    network="svhn_batch_norm",
-    input_scale=128.0,
-    domain_weight=0.3,
-    steps=20_000,
-    alpha=0.0,
-    evaluate_every=2_000,
-)
+from experiments.configs import svhn_mnist
+
+config = dataclasses.replace(svhn_mnist.config, network="svhn_batch_norm")

@@ -9,14 +9,8 @@ Takes: some 8 hours a key on 2 CPU cores, all methods together (estimated).
 Command: python -m experiments.run syn_numbers_svhn_batch_norm --keys 5 --manual-dir DIR
 """
 
-from experiments.config import Config
+import dataclasses
 
-config = Config(
-    source="syn_numbers",
-    target="svhn",
-    network="svhn_batch_norm",
-    input_scale=128.0,
-    domain_weight=0.3,
-    steps=20_000,
-    evaluate_every=2_000,
-)
+from experiments.configs import syn_numbers_svhn
+
+config = dataclasses.replace(syn_numbers_svhn.config, network="svhn_batch_norm")
