@@ -13,10 +13,10 @@ def symptoms(
 ) -> list[str]:
     """Returns what looks wrong in training metrics, one sentence each; none is good news.
 
-    Three ways to fail are told apart: the numbers are no longer finite; G_f has collapsed (the
-    label loss is at its chance value ln(classes), which for a trained net means features that
-    tell nothing); G_d wins (it separates the domains although lambda is at work, so that its
-    reversed gradient fades and there is no adaptation).
+    Three ways to fail are told apart: the numbers are no longer finite; the features tell nothing
+    of the labels (the label loss is at its chance value ln(classes): they have collapsed, or, early
+    on, not begun to learn); G_d wins (it separates the domains although lambda is at work, so that
+    its reversed gradient fades and there is no adaptation).
 
     Args:
       metrics: Means over some hundred steps, by the names of ``training.Metrics``; without a
@@ -40,9 +40,9 @@ def symptoms(
     found = []
     if lam > 0.1 and label_loss > 0.95 * math.log(classes):
         found.append(
-            f"the features have collapsed: L_y {label_loss:.2f} is at its chance value "
-            f"{math.log(classes):.2f}; lower {'the domain weight, ' if adapts else ''}mu0 or the "
-            "scale of the inputs"
+            f"the features tell nothing of the labels: L_y {label_loss:.2f} is at its chance value "
+            f"{math.log(classes):.2f}, so they have collapsed or not begun to learn; if it stays, "
+            f"lower {'the domain weight, ' if adapts else ''}mu0 or the scale of the inputs"
         )
     chance = chance_domain_loss(normalisation)
     if adapts and lam > 0.5 and domain_loss < 0.1 * chance:
