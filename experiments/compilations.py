@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-__all__ = ["Compiled", "counted", "default_folder", "keep"]
+__all__ = ["Compiled", "counted", "default_folder", "keep", "threads"]
 
 _STAGES = "/jax/core/compile/"  # durations of tracing, lowering and compiling a program
 _PROGRAM = "/jax/core/compile/backend_compile_duration"  # also of one that is read from the cache
@@ -60,22 +60,27 @@ def keep(folder: pathlib.Path | None) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def threads() -> int:
+    """Returns the number of threads that a program for CPUs has its work split over."""
+    told = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
+    if told and told.isdigit():
+        return int(told)
+    # macOS does not tell which processors a process may use.
+    return len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0))
+
+
 def _machine():
     """Returns a name for what programs depend on that JAX leaves out of the names of its files.
 
     A program for CPUs has instructions of one processor, and may have its work split over a number
     of threads, which decides the last bits.
     """
-    threads = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
-    if not threads:  # macOS does not tell which processors a process may use
-        may_use = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))
-        threads = len(may_use(0))
     about = {platform.processor()}
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
         about |= {line for line in lines if line.startswith(("model name", "flags", "Features"))}
     digest = hashlib.sha256("\n".join(sorted(about)).encode()).hexdigest()
-    return f"{platform.machine()}-{threads}-threads-{digest[:12]}"
+    return f"{platform.machine()}-{threads()}-threads-{digest[:12]}"
 
 
 @contextlib.contextmanager

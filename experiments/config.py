@@ -235,7 +235,8 @@ class Config:
                 f"batch_size must be even (half source, half target), got {self.batch_size}"
             )
         half = self.batch_size // 2
-        if self.few_labels is not None and not 1 <= self.few_labels_in_batch < half:
+        mixed = self.few_labels is not None
+        if self.few_labels_in_batch < 1 or (mixed and self.few_labels_in_batch >= half):
             raise ValueError(
                 "few_labels_in_batch must be at least 1 and less than the target half of a "
                 f"batch, {half}, got {self.few_labels_in_batch}"

@@ -21,7 +21,6 @@ from experiments import results, style
 __all__ = ["PANELS", "Options", "draw", "main", "read", "running_mean"]
 
 PROGRAM = "python -m experiments.curves"
-PANELS = ("target-error", "source-error", "label-loss", "domain-loss", "domain-error", "schedules")
 COLUMNS = 3  # of panels
 HEIGHT = 1.9  # of a row of panels, inches
 WINDOWS = 50  # of a running mean, in a training
@@ -36,9 +35,8 @@ _CURVES = {
     "domain-error": ("training", "domain_accuracy", "error of $G_d$"),
 }
 
-Panel = Literal[
-    "target-error", "source-error", "label-loss", "domain-loss", "domain-error", "schedules"
-]
+PANELS = (*_CURVES, "schedules")
+NEEDED = ("config", "steps", "resolved_config", "curves")  # of a result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class Options:
     folder: tyro.conf.Positional[pathlib.Path]
     """Where the result files are."""
 
-    panels: tuple[Panel, ...] = PANELS
+    panels: tuple[Literal[PANELS], ...] = PANELS
     """Which, in this order."""
 
     output: pathlib.Path | None = None
@@ -67,9 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=__doc__)
         path = options.output or options.folder / "curves.png"
-        found = read(options.folder)
-        conventions = [r["domain_loss"]["normalisation"] for r in found.values() if _adapted(r)]
-        draw(found, chance_domain_loss(*conventions[:1]), path, panels=options.panels)
+        draw(read(options.folder), path, panels=options.panels)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -81,7 +77,7 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns the results of the methods that have curves, in the order of a legend.
 
     Raises:
-      ValueError: There are none.
+      ValueError: There are none, or one is not of trainings.
     """
     every = {method: results.read(folder / f"{method}.json") for method in style.METHODS}
     found = {method: result for method, result in every.items() if result}
@@ -89,12 +85,15 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
         raise ValueError(
             f"no results in {folder}: expected one of {', '.join(f'{m}.json' for m in every)}"
         )
+    for method, result in found.items():
+        missing = [name for name in NEEDED if not result.get(name)]
+        if missing:
+            raise ValueError(f"{folder / method}.json is no result: it has no {', '.join(missing)}")
     return found
 
 
 def draw(
     found: dict[str, dict[str, Any]],
-    chance: float,
     path: pathlib.Path,
     *,
     panels: tuple[str, ...] = PANELS,
@@ -103,7 +102,6 @@ def draw(
 
     Args:
       found: Result of each method, see ``experiments.run``; those of other methods are left out.
-      chance: L_d of a classifier that cannot tell the domains apart, nats.
       path: Where to, PNG or SVG.
       panels: Which of ``PANELS``.
 
@@ -125,7 +123,7 @@ def draw(
     )
     with style.figure(path, command, rows, columns, width=width, height=height) as (drawn, axes):
         for axis, panel in zip(axes.flat, panels, strict=False):
-            _draw_panel(axis, panel, found, chance)
+            _draw_panel(axis, panel, found)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         drawn.legend(
@@ -135,7 +133,7 @@ def draw(
         )
 
 
-def _draw_panel(axis, panel, found, chance):
+def _draw_panel(axis, panel, found):
     if panel == "schedules":
         _draw_schedules(axis, found)
     else:
@@ -152,12 +150,12 @@ def _draw_panel(axis, panel, found, chance):
         axis.set_yscale("log")
     else:
         axis.set_ylim(0)
-    for text, level in {"domain-loss": chance, "domain-error": 0.5}.items():
-        if text == panel:
-            axis.axhline(level, color="0.4", ls=(0, (1, 2)), lw=0.8)
-            beside = axis.get_yaxis_transform()  # x as a share of the width
-            axis.text(1, level, "chance", ha="right", va="bottom", color="0.3", transform=beside)
-            axis.set_ylim(0, max(axis.get_ylim()[1], 1.15 * level))
+    level = {"domain-loss": _chance(found), "domain-error": 0.5}.get(panel)
+    if level is not None:
+        axis.axhline(level, color="0.4", ls=(0, (1, 2)), lw=0.8)
+        beside = axis.get_yaxis_transform()  # x as a share of the width
+        axis.text(1, level, "chance", ha="right", va="bottom", color="0.3", transform=beside)
+        axis.set_ylim(0, max(axis.get_ylim()[1], 1.15 * level))
     axis.set_xlim(0, 1.03 * max(result["steps"] for result in found.values()))
     axis.locator_params("x", nbins=4)
     axis.xaxis.set_major_formatter("{x:,.0f}")
@@ -189,12 +187,18 @@ def _draw_schedules(axis, found):
     if _adapted(result):
         axis.plot(training["step"], training["lam"], "k", dashes=(5, 1.5), label=r"$\lambda_p$")
     axis.set_ylabel(rf"schedules ($\mu_0$ = {mu0:g})")
-    axis.legend(loc="center right")
+    axis.legend(loc="best")
 
 
 def _adapted(result):
     """Whether a method has a domain classifier."""
     return result.get("domain_loss") is not None
+
+
+def _chance(found):
+    """Returns L_d, nats, where the domains cannot be told apart; None without a classifier."""
+    conventions = {r["domain_loss"]["normalisation"] for r in found.values() if _adapted(r)}
+    return chance_domain_loss(conventions.pop()) if len(conventions) == 1 else None
 
 
 def _line(x, y, method, label=None):

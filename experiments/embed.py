@@ -105,6 +105,7 @@ def draw(options: Options, path: pathlib.Path) -> None:
         has no hidden layer to show, or there are too few images for the perplexity.
     """
     _check(options)
+    records = {method: _record(options.folder / method, options.key) for method in options.methods}
     command = " ".join(
         [PROGRAM, f"RUNS/{options.folder.resolve().name}", "--methods", *options.methods]
         + [f"--key {options.key} --layer {options.layer} --images {options.images}"]
@@ -115,7 +116,8 @@ def draw(options: Options, path: pathlib.Path) -> None:
     size = {"width": count * style.PAGE / 2, "height": HEIGHT}
     with style.figure(path, command, 1, count, **size) as (figure, axes):
         reach = 0.0
-        for axis, (method, of_domain, accuracy) in zip(axes[0], _features(options), strict=True):
+        drawn_of = _features(options, records)
+        for axis, (method, of_domain, accuracy) in zip(axes[0], drawn_of, strict=True):
             is_target = np.repeat([False, True], [len(f) for f in of_domain])
             seen = principal_components(np.concatenate(of_domain))
             places = embedded(seen, options.perplexity, options.seed)
@@ -189,6 +191,10 @@ def domain_error(features: np.ndarray, is_target: np.ndarray, seed: int) -> floa
 def _check(options):
     if not options.methods:
         raise ValueError("--methods names at least one method")
+    if options.images < FOLDS:
+        raise ValueError(f"--images must be at least {FOLDS}, got {options.images}")
+    if options.seed < 0:
+        raise ValueError(f"--seed must not be negative, got {options.seed}")
     if not 1 < options.perplexity < 2 * options.images:
         raise ValueError(
             f"--perplexity must be between 1 and the number of images of both domains, "
@@ -196,7 +202,18 @@ def _check(options):
         )
 
 
-def _features(options):
+def _record(folder, key):
+    """Returns what a finished training has kept of itself."""
+    record = results.read(folder / f"key_{key}" / "record.json")
+    if record is None or not record.get("finished"):
+        raise ValueError(
+            f"no finished training in {folder / f'key_{key}'}: make one with python -m "
+            "experiments.run"
+        )
+    return record
+
+
+def _features(options, records):
     """Yields each method, features ``[n, d]`` of both domains, and its target accuracy."""
     where = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
 
@@ -204,18 +221,11 @@ def _features(options):
     def load(config):
         return domains.load_pair(config, **where, progress=sys.stderr.isatty())
 
-    for method in options.methods:
-        folder = options.folder / method
-        path = folder / f"key_{options.key}" / "record.json"
-        record = results.read(path)
-        if record is None or not record["finished"]:
-            raise ValueError(
-                f"no finished training in {path.parent}: make one with python -m experiments.run"
-            )
+    for method, record in records.items():
         version = record["origin"]["versions"].get("dann_jax")
         config = study.config_of(record["settings"], options.weights, version=version)
         prepared = study.prepare(config, method, load(config), jax.devices()[:1])
-        state = study.restored(prepared, options.key, folder)
+        state = study.restored(prepared, options.key, options.folder / method)
         layer = {"features": "f", "hidden": evaluation.last_hidden_layer(prepared.model)}
         if options.layer == "hidden" and layer["hidden"] == "f":
             raise ValueError("this G_y has no hidden layer: leave out --layer hidden")

@@ -109,6 +109,8 @@ def _look(names, options, path):
     rows, columns = (u if n is None else n for n, u in zip(asked, usual, strict=True))
     if min(rows, columns) < 1:
         raise ValueError(f"--columns and --rows must be at least 1, got {columns} and {rows}")
+    if options.key < 0:
+        raise ValueError(f"--key must not be negative, got {options.key}")
     changes = {"source": options.source, "target": options.target}
     changes = {name: value for name, value in changes.items() if value}
     if changes and len(names) > 1:

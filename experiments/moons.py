@@ -86,6 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=__doc__)
+        if options.key < 0:
+            raise ValueError(f"--key must not be negative, got {options.key}")
         draw(options.key, options.output)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

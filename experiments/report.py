@@ -23,7 +23,9 @@ def _benchmarks():
     """Returns the tables of the committed benchmarks in Markdown."""
     paths = sorted(BENCHMARKS.glob("*.json"))
     records = {path.name: results.read(path) for path in paths}
-    for record in records.values():
+    for name, record in records.items():
+        if "simulated_devices" not in record or "cases" not in record:
+            raise ValueError(f"{BENCHMARKS / name} is no benchmark: make it anew")
         if record["simulated_devices"]:  # they share the cores: they show only that several work
             record["cases"] = [
                 case for case in record["cases"] if case["measures"] in benchmark_tables.SCALING

@@ -115,6 +115,8 @@ def accuracy(mean: float | None, std: float | None = None, digits: int = 4) -> s
 def _rows(name, base, found):
     """Returns the rows of a config: those with a file, and those with a figure of the paper.
 
+    A row of dashes stands for one of the paper's, or a variant of one, that has neither.
+
     Args:
       name: The config.
       base: The paper's row that it belongs to; None for one of our own.
@@ -137,7 +139,7 @@ def _rows(name, base, found):
         for method, shown in METHODS.items()
         if method in ours or (method in published and name == base)
     ]
-    if not rows and name == base:
+    if not rows and base is not None:
         rows = [[DASH] * (len(COLUMNS) - 1)]
     titles = [_title(name, base)] + [""] * len(rows)
     return [[title, *row] for title, row in zip(titles, rows, strict=False)]
@@ -181,7 +183,12 @@ def _cells(name, method, result, gap):
 def _accuracy(result, of=lambda mean: mean):
     """Returns mean ± sd (keys), and what else has to be known of it."""
     told = f"{accuracy(of(result['mean']), result['std'])} ({len(result['keys'])})"
-    parts = [f"{split}: {v['part']}" for split, v in result["data"].items() if "part" in v]
+    of_target = [name for name in result["data"] if name.startswith(f"{result['target']}/")]
+    parts = [
+        f"{name}: {result['data'][name]['part']}"
+        for name in of_target
+        if "part" in result["data"][name]
+    ]
     if result["method"] != "sa" and result["selection"] != "last step":
         parts.append(result["selection"])
     return "; ".join([told, *parts, *_changed(result)])

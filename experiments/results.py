@@ -135,14 +135,19 @@ def read(path: pathlib.Path) -> dict | None:
     """Returns the content of a result file, None where there is none.
 
     Raises:
-      ValueError: It is no JSON.
+      ValueError: It is no JSON, or no object with names.
     """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): move it away") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path}: expected a JSON object, got {type(content).__name__}: move it away"
+        )
+    return content
 
 
 def faults(result: dict[str, Any]) -> list[str]:
@@ -155,6 +160,14 @@ def faults(result: dict[str, Any]) -> list[str]:
     missing = [name for name in required if name not in result]
     if missing:
         return [f"no {', '.join(missing)}"]
+    try:
+        return _inconsistencies(result)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        return [f"entries are not of the kind that a result has ({type(error).__name__}: {error})"]
+
+
+def _inconsistencies(result):
+    """Returns what does not fit together in a result that has all entries."""
     count = len(result["keys"])
     lists = {name for name, *_ in _SUMMARIES}
     lists |= {"source_accuracy", "curves", "components", "oracle_components"}
@@ -165,6 +178,15 @@ def faults(result: dict[str, Any]) -> list[str]:
     ]
     if found or not count:
         return found or ["no key"]
+    if len(set(result["keys"])) < count:
+        found.append(f"keys are not distinct: {result['keys']}")
+    found += [
+        f"{name} is not an object with entries"
+        for name in ("data", "versions", "resolved_config")
+        if not isinstance(result[name], dict) or not result[name]
+    ]
+    if not found and result["resolved_config"].get("method") != result["method"]:
+        found.append(f"resolved_config is of the method {result['resolved_config'].get('method')}")
     for name, *summary in _SUMMARIES:
         if name in result:
             values, told = result[name], [result.get(each) for each in summary]

@@ -21,7 +21,6 @@ import jax
 import tyro
 from rich.console import Console
 
-from dann_jax.objective import chance_domain_loss
 from experiments import (
     allocation,
     compilations,
@@ -268,7 +267,7 @@ def _run(name, options, devices, console):
     if missing or headless:
         files = _complete(name, missing, headless, folder, devices, options, console)
     if processes.is_first():
-        files += _draw(options.config, folder)
+        files += _draw(folder)
     if files:
         console.print("written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
 
@@ -301,14 +300,14 @@ def _complete(name, missing, headless, folder, devices, options, console):
     return files
 
 
-def _draw(config, folder):
+def _draw(folder):
     """Draws the curves where a result is newer than the picture of them; returns its path then."""
     picture = folder / "curves.png"
     drawn = {method: r for method, r in _found(folder).items() if "curves" in r}
     newest = max(((folder / f"{method}.json").stat().st_mtime_ns for method in drawn), default=0)
     if not drawn or (picture.exists() and picture.stat().st_mtime_ns >= newest):
         return []
-    curves.draw(drawn, chance_domain_loss(config.normalisation), picture)
+    curves.draw(drawn, picture)
     return [picture]
 
 

@@ -26,7 +26,7 @@ from dann_jax import (
     studies,
     training,
 )
-from experiments import domains, pretraining, processes, results
+from experiments import compilations, domains, pretraining, processes, results
 from experiments.config import ADVERSARIAL, Config, make_model
 
 __all__ = [
@@ -107,6 +107,16 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
     fields = dataclasses.fields(Config)
     usual = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
     return {**usual, **settings}
+
+
+def completed_origin(origin: dict[str, Any]) -> dict[str, Any]:
+    """Returns ``Study.origin`` as a file has it, with entries that it is older than.
+
+    What this project made before they came to be was made by one process, with two threads where on
+    a CPU.
+    """
+    threads = 2 if origin["device"] == "cpu" else None
+    return {"process_count": 1, "plain_xla": False, "threads": threads, **origin}
 
 
 def resolved(config: Config, method: str) -> dict[str, Any]:
@@ -229,6 +239,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             "device_count": len(devices),
             "process_count": jax.process_count(),
             "plain_xla": compilation.plain(),
+            "threads": compilations.threads() if devices[0].platform == "cpu" else None,
         },
     )
 
@@ -452,7 +463,7 @@ def _read(study, folder):
     record = results.read(folder / "record.json")
     if record is not None:
         record["settings"] = completed(record["settings"])
-        record["origin"] = {"process_count": 1, "plain_xla": False} | record["origin"]
+        record["origin"] = completed_origin(record["origin"])
         _check_same(study, record, folder, study.origin.keys() - {"data"})
     return record
 

@@ -101,7 +101,7 @@ def figure(
     """Gives a figure and its axes ``[rows, columns]`` to draw on, and then writes it.
 
     Args:
-      path: Where to, PNG or SVG by its suffix.
+      path: Where to, PNG or SVG by its suffix; folders are created.
       command: How it was made; it is written into the file.
       rows: Of axes.
       columns: Of axes.
@@ -115,6 +115,7 @@ def figure(
     from matplotlib.figure import Figure
 
     check_format(path)
+    path.parent.mkdir(parents=True, exist_ok=True)  # if it cannot be, that is told at once
     with matplotlib.rc_context(RULES):
         drawn = Figure(figsize=(width, height), layout="constrained")
         yield drawn, drawn.subplots(rows, columns, squeeze=False)

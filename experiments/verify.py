@@ -21,9 +21,8 @@ __all__ = ["Difference", "differences", "environment", "main"]
 SAME = 1e-3  # tolerance where all that a file tells is the same, and so should be the bits
 CHANGED = 0.05  # and elsewhere: other rounding makes .041 of the 1,500 steps of digits_digits_m
 ACCURACIES = ("source_accuracy", "target_accuracy")
-UNTOLD = "the last bits also depend on what no file tells, as the model and threads of a CPU"
+UNTOLD = "the last bits also depend on what no file tells, as the model of a CPU"
 NEVER = sys.maxsize  # steps between two checkpoints: a verification starts anew
-USUAL = {"process_count": 1, "plain_xla": False}  # in files that are older than these entries
 
 
 class Difference(NamedTuple):
@@ -49,8 +48,9 @@ def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple
       result: Content of a result file.
       here: ``Study.origin`` of the training that is compared with it.
     """
-    there = USUAL | result
-    pairs = {name: (there[name], here[name]) for name in ("device", "device_count", *USUAL)}
+    there = study.completed_origin(result)
+    names = [name for name in here if name not in ("data", "versions")]
+    pairs = {name: (there[name], here[name]) for name in names}
     pairs |= {
         name: (version, here["versions"].get(name)) for name, version in there["versions"].items()
     }
@@ -135,6 +135,8 @@ def _group(result, key, devices, changed):
 
 
 def _verify(options):
+    if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
+        raise ValueError(f"--tolerance must be a number from 0 on, got {options.tolerance}")
     result = _result(options.result)
     key = result["keys"][0] if options.key is None else options.key
     if key not in result["keys"]:
@@ -254,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--tolerance",
         type=float,
         help="largest difference, as a share of the largest value of a curve; by default "
-        f"{CHANGED:g} where devices or versions are others than the file's, else {SAME:g}",
+        f"{CHANGED:g} where devices, threads or versions are others than the file's, else {SAME:g}",
     )
     options = parser.parse_args(arguments)
     try:

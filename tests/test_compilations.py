@@ -93,6 +93,7 @@ def test_threads_are_counted_where_a_system_does_not_tell_of_its_processes(monke
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 77)
+    assert compilations.threads() == 77
     assert "-77-threads-" in compilations._machine()
 
 

@@ -399,6 +399,7 @@ def test_an_experiment_has_the_usual_methods_or_its_own():
         (["--few-labels", "0"], "few_labels must be at least 1"),
         (["--few-labels", "1", "--batch-size", "32"], "target half of a batch, 16, got 16"),
         (["--few-labels", "1", "--few-labels-in-batch", "0"], "must be at least 1"),
+        (["--few-labels-in-batch", "-4"], "few_labels_in_batch must be at least 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_told_before_anything_starts(options, hint, tmp_path, capsys):

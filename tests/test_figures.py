@@ -126,7 +126,7 @@ def test_methods_look_different_in_grey_print():
 
 def test_a_target_without_labels_has_no_error(tmp_path, kept):
     found = {"dann": result([[None, None]], adapted=True)}
-    curves.draw(found, CHANCE, tmp_path / "curves.png")
+    curves.draw(found, tmp_path / "curves.png")
     target, source = kept[1].flat[:2]
     assert not thick(target) and len(thick(source)) == 1
 
@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_any_more_ends_its_curve(tmp_path, kept):
     found = {"source-only": result([[0.5, 0.6], [0.5, 0.6]], adapted=False)}
     for curve, last in zip(found["source-only"]["curves"], (40, 60), strict=True):
         curve["training"]["label_loss"] = [2.0] * last + [None] * (100 - last)
-    curves.draw(found, CHANCE, tmp_path / "curves.png", panels=("label-loss",))
+    curves.draw(found, tmp_path / "curves.png", panels=("label-loss",))
     (axis,) = kept[1].flat
     np.testing.assert_allclose(thick(axis)[style.METHODS["source-only"].colour], [2.0] * 60)
 
@@ -144,7 +144,7 @@ def test_the_same_vector_figure_is_the_same_file(tmp_path):
     found = {"dann": result([[0.1, 0.2]], adapted=True)}
     paths = [tmp_path / "a.svg", tmp_path / "b.svg"]
     for path in paths:
-        curves.draw(found, CHANCE, path, panels=("target-error", "schedules"))
+        curves.draw(found, path, panels=("target-error", "schedules"))
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert "python -m experiments.curves RUNS/made_up" in paths[0].read_text()
 
@@ -160,6 +160,11 @@ def test_other_formats_are_refused(name, tmp_path, capsys):
 def test_a_folder_without_results_is_refused(tmp_path, capsys):
     assert curves.main([str(tmp_path)]) == 2
     assert "no results" in capsys.readouterr().err
+    (tmp_path / "dann.json").write_text('{"config": "made_up"}')
+    assert curves.main([str(tmp_path)]) == 2
+    assert "dann.json is no result: it has no steps, resolved_config, curves" in (
+        capsys.readouterr().err
+    )
 
 
 def test_running_means_have_fewer_values_at_the_ends():
@@ -227,6 +232,10 @@ def test_what_cannot_be_embedded_is_refused(trained, tmp_path, capsys):
     for options, message in (
         (["--key", "7"], "no finished training in"),
         (["--images", "10", "--perplexity", "20"], "--perplexity must be between 1 and .* 20"),
+        (["--images", "4", "--perplexity", "5"], "--images must be at least 5, got 4"),
+        (["--seed", "-1"], "--seed must not be negative"),
+        (["--methods", "dann", "few-labels"], "no finished training in .*few-labels"),
+        (["--output", "/dev/null/a.png"], "/dev/null"),
         (["--output", str(tmp_path / "a.jpg")], "expected a name that ends in"),
     ):
         assert embed.main([str(folder), "--data-dir", str(data), *options]) == 2

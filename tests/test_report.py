@@ -21,6 +21,7 @@ def a_result(config="mnist_mnist_m", method="dann", accuracy=(0.75, 0.8), **chan
         "config": config, "method": method, "keys": list(range(len(accuracy))),
         "target_accuracy": list(accuracy), "mean": mean, "std": std, "selection": "last step",
         "steps": steps, "source_accuracy": [0.9] * len(accuracy), "wall_seconds": 120.0,
+        "target": settings.target,
         "data": {"mnist_m/test": {"examples": 9001, "sha256": "ab" * 32}},
         "versions": {"dann_jax": __version__, "jax": "0.10.2"},
         "device": "cpu", "device_count": 1,
@@ -34,7 +35,7 @@ def a_result(config="mnist_mnist_m", method="dann", accuracy=(0.75, 0.8), **chan
         "resolved_config": {"method": method, **dataclasses.asdict(settings)},
         "command": f"python -m experiments.run {config} --methods {method} --keys 2",
     }  # fmt: skip
-    return common | changes
+    return json.loads(json.dumps(common | changes, default=str))  # as a file has it
 
 
 def an_alignment(**changes):
@@ -97,6 +98,8 @@ def test_without_a_file_only_the_papers_figures_are_there(tmp_path):
         assert {row[name] for name in result_tables.COLUMNS[5:]} == {"—"}
     assert set(rows_of(tables["table1"], "mnist_svhn")) == {"—"}  # no figure is printed
     assert rows_of(tables["office31"], "office31_amazon_webcam")["DANN"]["published"] == ".730"
+    assert set(rows_of(tables["table1"], "mnist_mnist_m_batch_norm")) == {"—"}  # a variant
+    assert set(rows_of(tables["office31"], "office31_amazon_webcam_resnet50")) == {"—"}
     assert len(tables["own"]) == len(tables["commands"]) == 2  # heads alone
     assert {cell for row in tables["semi"][2:] for cell in row[2:]} == {"—"}
 
@@ -147,6 +150,7 @@ def test_both_picks_of_subspace_alignment_have_a_row(tmp_path):
 def test_what_is_not_usual_is_told(tmp_path):
     whole = a_result()
     part = {"mnist_m/test": whole["data"]["mnist_m/test"] | {"part": "first 5,000"}}
+    part["mnist/test"] = part["mnist_m/test"]  # not what the accuracies of the table are of
     settings = whole["resolved_config"] | {"network": "mnist_batch_norm", "steps": 100}
     del settings["crop"]  # of an older version: its default
     short = a_result(
@@ -220,6 +224,26 @@ def test_a_file_that_is_not_whole_stops_the_report(tmp_path, monkeypatch, capsys
     assert "published" not in readme.read_text()
 
 
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"dann"'])
+def test_json_that_is_no_object_is_told_with_its_name(tmp_path, monkeypatch, capsys, content):
+    path = tmp_path / "mnist_mnist_m" / "dann.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    monkeypatch.setattr(report, "FOLDER", tmp_path)
+    assert report.main([]) == 2
+    assert f"{path}: expected a JSON object" in capsys.readouterr().err
+    path.write_bytes(b"\xff\xfe\xff")
+    assert report.main([]) == 2
+    assert f"{path} is not valid JSON" in capsys.readouterr().err
+
+
+def test_a_benchmark_that_is_none_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "BENCHMARKS", tmp_path)
+    (tmp_path / "cpu.json").write_text("{}")
+    assert report.main(["--check"]) == 2
+    assert "cpu.json is no benchmark" in capsys.readouterr().err
+
+
 def test_files_are_where_their_names_say(tmp_path):
     results.write_json(tmp_path / "mnist_mnist_m" / "dann-longer.json", a_result())
     found = result_tables.read(tmp_path)
@@ -262,6 +286,13 @@ def test_whole_results_have_no_fault():
         ({"steps": 7}, "curves of key 0 do not end at step 7"),
         ({"svm_accuracy": [0.7]}, "svm_accuracy has 1 entries for 2 keys"),
         ({"svm_accuracy": [0.7, 0.7]}, "svm_mean and svm_std are not those"),
+        ({"keys": [3, 3]}, "keys are not distinct"),
+        ({"keys": 5}, "not of the kind that a result has (TypeError"),
+        ({"target_accuracy": ["x", "y"]}, "not of the kind that a result has (TypeError"),
+        ({"curves": [{}, {}]}, "not of the kind that a result has (KeyError: 'training')"),
+        ({"data": None}, "data is not an object with entries"),
+        ({"versions": {}}, "versions is not an object with entries"),
+        ({"resolved_config": {"method": "source-only"}}, "resolved_config is of the method source"),
     ],
 )
 def test_faults_are_found(changes, fault):

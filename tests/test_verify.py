@@ -121,7 +121,7 @@ def test_a_changed_number_is_noticed(check):
     assert status == 0
     assert "within tolerance" in told
     assert "the first that is not the same: label_loss of key 0 at step 6" in told
-    assert "threads" in told  # nothing in the file tells why
+    assert "the model of a CPU" in told  # nothing in the file tells why
     status, told = check(scaled("label_loss", 1.00001), "--tolerance", "0")
     assert status == 1
 
@@ -139,9 +139,24 @@ def test_where_nothing_is_changed_little_may_differ(check):
     status, told = check(lower)
     assert (status, "tolerance 0.001" in told) == (1, True)
     assert "accuracies differ by at most 0.0040: target_accuracy of key 1 at step 6 is" in told
-    assert "threads" in told and "--tolerance 0.05 if" in told
+    assert "the model of a CPU" in told and "--tolerance 0.05 if" in told
     assert check(lower, "--tolerance", "0.05")[0] == 0
     assert "tolerance 0.05" in check(older)[1]
+
+
+def test_other_threads_may_make_other_numbers(check):
+    def of_many(result):
+        result["threads"] += 1
+
+    status, told = check(of_many)
+    assert (status, "not the same: threads" in told, "bit for bit" in told) == (0, True, False)
+    assert "tolerance 0.05" in told
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "inf", "-1"])
+def test_a_tolerance_that_is_none_is_refused(check, tolerance):
+    status, told = check(leave, "--tolerance", tolerance)
+    assert (status, "--tolerance must be a number from 0 on" in told) == (2, True)
 
 
 def test_with_other_versions_bits_are_not_spoken_of(check):
@@ -239,10 +254,12 @@ def test_differences_are_shares_of_the_largest_value_of_a_curve():
 
 def test_older_files_lack_what_was_usual():
     here = {
-        "device": "cpu", "device_count": 1, "process_count": 1, "plain_xla": False,
-        "versions": {"jax": "0.10.2", "grain": "0.2.18"},
+        "data": {}, "device": "cpu", "device_count": 1, "process_count": 1, "plain_xla": False,
+        "threads": 2, "versions": {"jax": "0.10.2", "grain": "0.2.18"},
     }  # fmt: skip
     there = {"device": "cpu", "device_count": 1, "versions": {"jax": "0.10.2"}}
     assert verify.environment(there, here) == {}
     assert verify.environment(there, here | {"plain_xla": True}) == {"plain_xla": (False, True)}
-    assert verify.environment(there | {"device": "A GPU"}, here) == {"device": ("A GPU", "cpu")}
+    assert verify.environment(there, here | {"threads": 8}) == {"threads": (2, 8)}
+    elsewhere = verify.environment(there | {"device": "A GPU"}, here)
+    assert elsewhere == {"device": ("A GPU", "cpu"), "threads": (None, 2)}

@@ -4,7 +4,8 @@ Reproduces: the column MNIST -> MNIST-M of the paper's Table 1.
 Unstated in the paper and settled by measurement (docs/recipe.md): He-normal initialisation,
 pixels divided by 128 after mean subtraction, one mean for L_d with weight 0.3, the steps.
 Expect: source-only .563, SA .570, DANN .789, train-on-target .963 (three keys).
-Takes: some 30 minutes a key on 2 idle CPU cores, all methods together (estimated from a step).
+Takes: some 30 minutes a key on 2 idle CPU cores, all methods together; DANN's 46 in the file were
+    measured on busy ones.
 Command: python -m experiments.run mnist_mnist_m --keys 5 --manual-dir DIR
 """
 

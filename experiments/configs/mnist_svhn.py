@@ -2,9 +2,9 @@
 
 Reproduces: the paper's remark (JMLR, Sec. 5.2.4) that MNIST -> SVHN does not adapt.
 Unstated in the paper: as in mnist_mnist_m, but for the weights, which are LeCun-normal: with this
-dropout He-normal ones do not learn (docs/recipe.md). It leaves chance after some 250 updates.
+dropout He-normal ones do not learn (docs/recipe.md). It leaves chance after 250 to 350 updates.
 Expect: not yet measured; the paper says about .25.
-Takes: some 8 hours a key on 2 CPU cores, all three methods together (estimated).
+Takes: some 8 hours a key on 2 CPU cores, all methods together (estimated).
 Command: python -m experiments.run mnist_svhn --keys 5 --manual-dir DIR
 """
 

@@ -2,7 +2,7 @@
 
 Reproduces: nothing; it runs the method on any two folders, resized to squares.
 Expect: predictions of the target's images; an accuracy where its images lie in class folders.
-Takes: some 7 minutes a key on 2 CPU cores, all three methods together (estimated).
+Takes: some 7 minutes a key on 2 CPU cores, all methods together (estimated).
 Command: python -m experiments.run own_pair --source DIR --target DIR
 """
 
