@@ -478,12 +478,12 @@ def _train(study, group, records, folder, checkpoint_every, stop, report):
     program = study.program(group)
     home = next(d for d in study.devices if d.process_index == jax.process_index())
     states, keys = study.start(group)
-    restored = checkpoints.restore(checkpoint, states) if all(records) else None
-    if restored is None:
+    saved = checkpoints.restore(checkpoint, states) if all(records) else None
+    if saved is None:
         records = [_new_record(study, group) for _ in group.keys]
     else:
-        states = restored
-        del restored  # or it is held as long as the training goes on
+        states = saved
+        del saved  # or it is held as long as the training goes on
     done = int(np.ravel(states.step)[0])
     processes.check_agreement(done, "checkpoint")
     for record in records:
