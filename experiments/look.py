@@ -21,7 +21,7 @@ from experiments import domains, style
 __all__ = ["Options", "draw", "draw_pairs", "main", "mixed", "sheet"]
 
 PROGRAM = "python -m experiments.look"
-GAP = 2  # pixels between two images
+GAP = 16  # sides of an image to a space between two
 WHITE = 255
 INCHES = 0.45  # side of an image in print
 TITLE = 0.3  # of a picture, inches
@@ -164,17 +164,16 @@ def draw(config, pair, path, *, rows: int, columns: int, key: int, command: str 
     """
     names = pair.class_names
     shown = np.unique(np.linspace(0, len(names) - 1, min(rows, len(names))).round().astype(int))
-    side = pair.source_train.image.shape[1] + GAP
+    side = pair.source_train.image.shape[1]
+    step = side + _gap(side)
     size = {"width": 2 * INCHES * columns + 2, "height": INCHES * len(shown) + 2 * TITLE}
     with style.figure(path, command, 1, 2, **size) as (_, axes):
         for axis, (name, images) in zip(axes[0], _sides(config, pair), strict=True):
-            labelled = images.label.max() >= 0
             _show(axis, sheet(images, shown, columns, key))
             axis.set_title(_title(name, images))
-            axis.set_yticks(
-                [side * row + (side - GAP) / 2 for row in range(len(shown))],
-                [names[c] for c in shown] if labelled else [""] * len(shown),
-            )
+            axis.set_yticks([])
+        places = [step * row + side / 2 for row in range(len(shown))]
+        axes[0, 0].set_yticks(places, [names[c] for c in shown])  # of both: the rows are the same
 
 
 def draw_pairs(blocks, path: pathlib.Path, *, command: str = PROGRAM) -> None:
@@ -226,7 +225,8 @@ def sheet(images: datasets.ImageSet, classes: np.ndarray, columns: int, key: int
     order = np.random.default_rng(key).permutation(len(images.label))
     label = images.label[order]
     side = images.image.shape[1]
-    shape = len(classes) * (side + GAP) - GAP, columns * (side + GAP) - GAP, 3
+    gap = _gap(side)
+    shape = len(classes) * (side + gap) - gap, columns * (side + gap) - gap, 3
     pixels = np.full(shape, WHITE, np.uint8)
     for row, c in enumerate(classes):
         if label.max() < 0:
@@ -234,9 +234,14 @@ def sheet(images: datasets.ImageSet, classes: np.ndarray, columns: int, key: int
         else:
             chosen = order[label == c][:columns]
         for column, i in enumerate(chosen):
-            top, left = row * (side + GAP), column * (side + GAP)
+            top, left = row * (side + gap), column * (side + gap)
             pixels[top : top + side, left : left + side] = images.image[i]
     return pixels
+
+
+def _gap(side):
+    """Returns the pixels between two images."""
+    return max(1, side // GAP)
 
 
 if __name__ == "__main__":

@@ -295,9 +295,9 @@ def test_a_contact_sheet_shows_each_class_in_its_row(data_dir, tmp_path, capsys)
     shade = np.arange(4, dtype=np.uint8)
     images = np.broadcast_to(shade[:, None, None, None], (4, 2, 2, 3))
     sheet = look.sheet(datasets.ImageSet(images, shade.astype(np.int32) % 2), np.arange(2), 3, 0)
-    assert sheet.shape == (2 * 4 - 2, 3 * 4 - 2, 3)
+    assert sheet.shape == (2 * 3 - 1, 3 * 3 - 1, 3)  # a pixel between two
     assert set(np.unique(sheet[:2])) == {0, 2, 255}
-    assert set(np.unique(sheet[4:])) == {1, 3, 255}
+    assert set(np.unique(sheet[3:])) == {1, 3, 255}
 
 
 def test_a_sheet_shows_images_where_the_backbone_is_frozen(data_dir, tmp_path, monkeypatch):

@@ -267,6 +267,6 @@ def test_several_pairs_are_drawn_beside_each_other(trained, kept, tmp_path, caps
         ["digits"] * 2,
         ["digits_m"] * 2,
     ]
-    assert axes[1, 0].images[0].get_array().shape[:2] == (28, 3 * 28 + 2 * look.GAP)
+    assert axes[1, 0].images[0].get_array().shape[:2] == (28, 3 * 28 + 2 * 1)
     assert look.main([*pairs, "--source", "mnist", *folders]) == 2
     assert "are of one pair" in capsys.readouterr().err
