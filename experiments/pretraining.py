@@ -19,7 +19,7 @@ from dann_jax.training import TrainState
 from experiments import results
 from experiments.config import Config
 
-__all__ = ["features", "started", "variables", "weights_origin"]
+__all__ = ["check", "features", "started", "variables", "weights_origin"]
 
 BATCH = 32  # images a call of a frozen backbone
 
@@ -45,6 +45,17 @@ def _digest(path, changed):
     del changed
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check(config: Config) -> None:
+    """Reads the backbone's weights, where there is one, before anything that takes longer.
+
+    Raises:
+      FileNotFoundError: There are none, see ``weights_origin``.
+      ValueError: From ``load_weights``: the file is not that of the backbone.
+    """
+    if weights_origin(config) is not None:
+        load_weights(config.backbone, config.weights)
 
 
 def variables(config: Config) -> dict[str, Any] | None:

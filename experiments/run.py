@@ -417,7 +417,7 @@ def _check(options):
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
     options.config.check_methods(options.methods)
-    pretraining.weights_origin(options.config)  # raises where there are none
+    pretraining.check(options.config)
 
 
 def _keep_programs(folder, console):

@@ -360,6 +360,18 @@ def test_missing_weights_are_told_before_anything_starts(options, hint, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "name", ["office31_amazon_webcam_resnet50", "office31_amazon_webcam_frozen"]
+)
+def test_a_file_of_other_weights_is_told_before_anything_starts(name, tmp_path, capsys):
+    path = tmp_path / "other.npz"
+    np.savez(path, **{"features.0.weight": np.zeros([4, 3, 3, 3], np.float32)})
+    call = [name, "--weights", str(path), "--output", str(tmp_path / "runs")]
+    assert run.main([*call, "--data-dir", str(tmp_path)]) == 2
+    assert "unexpected: features.0.weight" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_weights_of_another_network_are_refused(config, tmp_path):
     np.savez(tmp_path / "other.npz", **{"features.0.weight": np.zeros([4, 3, 3, 3], np.float32)})
     other = dataclasses.replace(config, weights=tmp_path / "other.npz")
