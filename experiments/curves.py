@@ -149,7 +149,7 @@ def _draw_panel(axis, panel, found):
     if panel == "label-loss" and axis.lines:
         axis.set_yscale("log")
     else:
-        axis.set_ylim(0)
+        axis.set_ylim(0, 1.04 * axis.get_ylim()[1])  # marks are whole
     level = {"domain-loss": _chance(found), "domain-error": 0.5}.get(panel)
     if level is not None:
         axis.axhline(level, color="0.4", ls=(0, (1, 2)), lw=0.8)
