@@ -62,9 +62,9 @@ def keep(folder: pathlib.Path | None) -> None:
 
 def threads() -> int:
     """Returns the number of threads that a program for CPUs has its work split over."""
-    told = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
-    if told and told.isdigit():
-        return int(told)
+    for name in ("PJRT_NPROC", "NPROC"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
     # macOS does not tell which processors a process may use.
     return len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0))
 

@@ -89,6 +89,11 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
         missing = [name for name in NEEDED if not result.get(name)]
         if missing:
             raise ValueError(f"{folder / method}.json is no result: it has no {', '.join(missing)}")
+        parts = {part for part, *_ in _CURVES.values()}
+        if not all(isinstance(curve, dict) and parts <= curve.keys() for curve in result["curves"]):
+            raise ValueError(
+                f"{folder / method}.json is no result: its curves lack {' or '.join(sorted(parts))}"
+            )
     return found
 
 
@@ -196,7 +201,10 @@ def _adapted(result):
 
 
 def _chance(found):
-    """Returns L_d, nats, where the domains cannot be told apart; None without a classifier."""
+    """Returns L_d, nats, where the domains cannot be told apart; None where that is not one value.
+
+    So it is without a domain classifier, and with several that normalise L_d in several ways.
+    """
     conventions = {r["domain_loss"]["normalisation"] for r in found.values() if _adapted(r)}
     return chance_domain_loss(conventions.pop()) if len(conventions) == 1 else None
 

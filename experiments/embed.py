@@ -189,8 +189,8 @@ def domain_error(features: np.ndarray, is_target: np.ndarray, seed: int) -> floa
 
 
 def _check(options):
-    if not options.methods:
-        raise ValueError("--methods names at least one method")
+    if not options.methods or len(set(options.methods)) < len(options.methods):
+        raise ValueError("--methods names each method at most once, and at least one")
     if options.images < FOLDS:
         raise ValueError(f"--images must be at least {FOLDS}, got {options.images}")
     if options.seed < 0:

@@ -21,7 +21,7 @@ from experiments import domains, style
 __all__ = ["Options", "draw", "draw_pairs", "main", "mixed", "sheet"]
 
 PROGRAM = "python -m experiments.look"
-GAP = 16  # sides of an image to a space between two
+GAPS = 16  # as many spaces between two images make the side of one
 WHITE = 255
 INCHES = 0.45  # side of an image in print
 TITLE = 0.3  # of a picture, inches
@@ -241,7 +241,7 @@ def sheet(images: datasets.ImageSet, classes: np.ndarray, columns: int, key: int
 
 def _gap(side):
     """Returns the pixels between two images."""
-    return max(1, side // GAP)
+    return max(1, side // GAPS)
 
 
 if __name__ == "__main__":

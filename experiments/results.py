@@ -26,8 +26,8 @@ PACKAGES = (
 )
 
 _OF_ALL = (
-    *("config", "method", "keys", "target_accuracy", "mean", "std", "selection", "command"),
-    *("data", "versions", "device", "device_count", "resolved_config"),
+    *("config", "method", "target", "keys", "target_accuracy", "mean", "std", "selection"),
+    *("data", "versions", "device", "device_count", "resolved_config", "command"),
 )
 _OF_TRAININGS = ("source_accuracy", "steps", "wall_seconds", "curves")
 _OF_ALIGNMENT = (
@@ -162,7 +162,7 @@ def faults(result: dict[str, Any]) -> list[str]:
         return [f"no {', '.join(missing)}"]
     try:
         return _inconsistencies(result)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         return [f"entries are not of the kind that a result has ({type(error).__name__}: {error})"]
 
 
@@ -185,8 +185,15 @@ def _inconsistencies(result):
         for name in ("data", "versions", "resolved_config")
         if not isinstance(result[name], dict) or not result[name]
     ]
-    if not found and result["resolved_config"].get("method") != result["method"]:
-        found.append(f"resolved_config is of the method {result['resolved_config'].get('method')}")
+    if found:
+        return found
+    if not all(isinstance(entry, dict) for entry in result["data"].values()):
+        found.append("data has entries that are not objects")
+    if "dann_jax" not in result["versions"]:
+        found.append("versions do not tell that of dann_jax")
+    settings = [result["resolved_config"].get(name) for name in ("method", "target")]
+    if settings != [result["method"], result["target"]]:
+        found.append(f"resolved_config is of {' and '.join(map(str, settings))}")
     for name, *summary in _SUMMARIES:
         if name in result:
             values, told = result[name], [result.get(each) for each in summary]

@@ -144,7 +144,9 @@ def main(arguments: list[str] | None = None) -> int:
         about = None if name else f"{__doc__}\nThe defaults below are those of {DEFAULT}."
         options = _options(name or DEFAULT, arguments, name or "CONFIG", about)
         _check(options)
-        _run(name, options, _start(options, console), console)
+        devices = _start(options, console)
+        _check_weights(options, options.output / (name or DEFAULT))
+        _run(name, options, devices, console)
         console.print(display.table(name, {name: _found(options.output / name)}))
     except KeyboardInterrupt:
         told = "the same command goes on from the last checkpoint"
@@ -237,8 +239,16 @@ def _check_shared(every):
         )
 
 
+def _check_weights(options, folder):
+    """Reads the weights of an experiment that is not complete: in time, but once devices are up."""
+    if any(_todo(options, folder)):
+        with processes.all_or_none():
+            pretraining.check(options.config)
+
+
 def _make_ready(options, folder, console):
     """Prepares the data of an experiment that is not complete, and checks what is there of it."""
+    _check_weights(options, folder)
     if any(_todo(options, folder)):
         with processes.all_or_none():
             if processes.is_first():
@@ -417,7 +427,7 @@ def _check(options):
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
     options.config.check_methods(options.methods)
-    pretraining.check(options.config)
+    pretraining.weights_origin(options.config)  # raises where there are none
 
 
 def _keep_programs(folder, console):
@@ -576,12 +586,15 @@ def _once(path, make, anew=False):
 def _goes_on(prepared, keys, folder):
     """Whether all that an earlier overwrite has trained, before it was cut off, fits this one."""
     expected = study.resolved(prepared.config, prepared.method), prepared.origin
-    records = [results.read(path) for path in folder.glob("key_*/record.json")]
-    return all(
-        (record.get("settings"), record.get("origin")) == expected
-        and (record["finished"] or set(record["together"]) <= set(keys))
-        for record in records
-    )
+    threads = prepared.origin["threads"]
+
+    def fits(record):
+        settings = study.completed(record["settings"])
+        return (settings, study.completed_origin(record["origin"], threads)) == expected and (
+            record["finished"] or set(record["together"]) <= set(keys)
+        )
+
+    return all(fits(results.read(path)) for path in folder.glob("key_*/record.json"))
 
 
 def _result(name, options, method, keys, records, devices):

@@ -34,6 +34,7 @@ __all__ = [
     "Report",
     "Study",
     "completed",
+    "completed_origin",
     "config_of",
     "group_of",
     "groups",
@@ -109,13 +110,13 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
     return {**usual, **settings}
 
 
-def completed_origin(origin: dict[str, Any]) -> dict[str, Any]:
+def completed_origin(origin: dict[str, Any], threads: int | None) -> dict[str, Any]:
     """Returns ``Study.origin`` as a file has it, with entries that it is older than.
 
-    What this project made before they came to be was made by one process, with two threads where on
-    a CPU.
+    Args:
+      origin: From a file.
+      threads: What to suppose where it does not tell their number.
     """
-    threads = 2 if origin["device"] == "cpu" else None
     return {"process_count": 1, "plain_xla": False, "threads": threads, **origin}
 
 
@@ -463,7 +464,7 @@ def _read(study, folder):
     record = results.read(folder / "record.json")
     if record is not None:
         record["settings"] = completed(record["settings"])
-        record["origin"] = completed_origin(record["origin"])
+        record["origin"] = completed_origin(record["origin"], study.origin["threads"])
         _check_same(study, record, folder, study.origin.keys() - {"data"})
     return record
 
@@ -626,8 +627,10 @@ def _check_same(study, record, folder, entries):
     changed = [name for name, value in settings.items() if made.get(name) != value]
     changed += [n for n in entries if record["origin"].get(n) != study.origin[n]]
     if changed:
+        threads = record["origin"].get("threads")
+        first = f"set PJRT_NPROC and NPROC to {threads}, " if changed == ["threads"] else ""
         raise ValueError(
-            f"{folder} holds a run with other settings ({', '.join(sorted(changed))}): "
+            f"{folder} holds a run with other settings ({', '.join(sorted(changed))}): {first}"
             "choose another --output, or --overwrite it"
         )
     others = domains.differences(record["origin"]["data"], study.origin["data"])

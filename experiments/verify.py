@@ -22,6 +22,7 @@ SAME = 1e-3  # tolerance where all that a file tells is the same, and so should 
 CHANGED = 0.05  # and elsewhere: other rounding makes .041 of the 1,500 steps of digits_digits_m
 ACCURACIES = ("source_accuracy", "target_accuracy")
 UNTOLD = "the last bits also depend on what no file tells, as the model of a CPU"
+THREADS = 2  # of a CPU, where a file is older than that entry: what this project's were made with
 NEVER = sys.maxsize  # steps between two checkpoints: a verification starts anew
 
 
@@ -48,7 +49,7 @@ def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple
       result: Content of a result file.
       here: ``Study.origin`` of the training that is compared with it.
     """
-    there = study.completed_origin(result)
+    there = study.completed_origin(result, THREADS if result["device"] == "cpu" else None)
     names = [name for name in here if name not in ("data", "versions")]
     pairs = {name: (there[name], here[name]) for name in names}
     pairs |= {

@@ -165,6 +165,20 @@ def test_a_folder_without_results_is_refused(tmp_path, capsys):
     assert "dann.json is no result: it has no steps, resolved_config, curves" in (
         capsys.readouterr().err
     )
+    for wrong in ({}, 3):
+        content = result([[0.5, 0.6]], adapted=True) | {"curves": [wrong]}
+        (tmp_path / "dann.json").write_text(json.dumps(content))
+        assert curves.main([str(tmp_path)]) == 2
+        assert "its curves lack evaluations or training" in capsys.readouterr().err
+
+
+def test_the_chance_of_several_conventions_is_not_drawn(tmp_path, kept):
+    found = {"dann": result([[0.5, 0.6]], True), "dann-and-few-labels": result([[0.5, 0.6]], True)}
+    curves.draw(found, tmp_path / "one.png", panels=("domain-loss",))
+    assert [text.get_text() for text in kept[1][0, 0].texts] == ["chance"]
+    found["dann"]["domain_loss"]["normalisation"] = "sum_of_means"
+    curves.draw(found, tmp_path / "two.png", panels=("domain-loss",))
+    assert not kept[1][0, 0].texts
 
 
 def test_running_means_have_fewer_values_at_the_ends():
@@ -234,6 +248,7 @@ def test_what_cannot_be_embedded_is_refused(trained, tmp_path, capsys):
         (["--images", "10", "--perplexity", "20"], "--perplexity must be between 1 and .* 20"),
         (["--images", "4", "--perplexity", "5"], "--images must be at least 5, got 4"),
         (["--seed", "-1"], "--seed must not be negative"),
+        (["--methods", "dann", "dann"], "each method at most once"),
         (["--methods", "dann", "few-labels"], "no finished training in .*few-labels"),
         (["--output", "/dev/null/a.png"], "/dev/null"),
         (["--output", str(tmp_path / "a.jpg")], "expected a name that ends in"),

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
@@ -370,6 +372,21 @@ def test_a_file_of_other_weights_is_told_before_anything_starts(name, tmp_path, 
     assert run.main([*call, "--data-dir", str(tmp_path)]) == 2
     assert "unexpected: features.0.weight" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_settings_are_checked_before_devices_are_looked_for(weights):
+    """As jax.distributed, which refuses to start once they have been."""
+    program = f"""
+import socket
+import jax
+from experiments import run
+run._check(run._options("office31_amazon_webcam_frozen", ["--weights", {str(weights)!r}], "CONFIG"))
+with socket.create_server(("localhost", 0)) as server:
+    port = server.getsockname()[1]
+jax.distributed.initialize(f"localhost:{{port}}", 1, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_weights_of_another_network_are_refused(config, tmp_path):

@@ -292,7 +292,10 @@ def test_whole_results_have_no_fault():
         ({"curves": [{}, {}]}, "not of the kind that a result has (KeyError: 'training')"),
         ({"data": None}, "data is not an object with entries"),
         ({"versions": {}}, "versions is not an object with entries"),
-        ({"resolved_config": {"method": "source-only"}}, "resolved_config is of the method source"),
+        ({"resolved_config": {"method": "source-only"}}, "resolved_config is of source-only and"),
+        ({"data": {"mnist_m/test": 3}}, "data has entries that are not objects"),
+        ({"versions": {"jax": "0.10.2"}}, "versions do not tell that of dann_jax"),
+        ({"steps": "7"}, "not of the kind that a result has (ValueError"),
     ],
 )
 def test_faults_are_found(changes, fault):
