@@ -4,7 +4,7 @@ Reproduces: the column SVHN -> MNIST of the paper's Table 1, whose learning rate
 Unstated in the paper: as in mnist_mnist_m, but for the weights, which are LeCun-normal: with this
 dropout He-normal ones do not learn (docs/recipe.md). It leaves chance after 250 to 350 updates.
 Expect: not yet measured at this length. After 1,500 updates (--steps 1500, one key), in which
-    lambda is at .7 to .8 when the network leaves chance, source-only .485, SA .554, DANN .483,
+    lambda is at .6 to .8 when the network leaves chance, source-only .485, SA .554, DANN .483,
     train-on-target .987.
 Takes: some 6 hours a key on 2 CPU cores, all methods together (a thirteenth of it was measured).
 Command: python -m experiments.run svhn_mnist --keys 5 --manual-dir DIR
