@@ -183,11 +183,10 @@ def _cells(name, method, result, gap):
 def _accuracy(result, of=lambda mean: mean):
     """Returns mean ± sd (keys), and what else has to be known of it."""
     told = f"{accuracy(of(result['mean']), result['std'])} ({len(result['keys'])})"
-    of_target = [name for name in result["data"] if name.startswith(f"{result['target']}/")]
     parts = [
-        f"{name}: {result['data'][name]['part']}"
-        for name in of_target
-        if "part" in result["data"][name]
+        f"{split}: {entry['part']}"
+        for split, entry in result["data"].items()
+        if split.startswith(f"{result['target']}/") and "part" in entry
     ]
     if result["method"] != "sa" and result["selection"] != "last step":
         parts.append(result["selection"])
