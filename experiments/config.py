@@ -95,32 +95,12 @@ class Config:
     classes: int | None = 10
     """Number of labels; None for as many as the source has."""
 
-    network: Literal[
-        "mnist",
-        "mnist_batch_norm",
-        "svhn",
-        "svhn_batch_norm",
-        "svhn_no_dropout",
-        "gtsrb",
-        "office_alexnet",
-        "office",
-        "office_batch_norm",
-        "office_per_domain",
-    ] = "mnist"
+    network: Literal[tuple(NETWORKS)] = "mnist"
     """Network; those of the paper's Fig. 4, and named variants. The last three need a backbone,
     and differ by the batch statistics of their bottleneck: none, joint, or of each domain;
     office_alexnet starts from random weights."""
 
-    backbone: (
-        Literal[
-            "alexnet",
-            "efficientnet_lite0",
-            "efficientnet_lite1",
-            "efficientnet_lite2",
-            "resnet50",
-        ]
-        | None
-    ) = None
+    backbone: Literal[tuple(BACKBONES)] | None = None
     """Network below the bottleneck, which starts from ImageNet weights."""
 
     weights: pathlib.Path | None = None
@@ -130,9 +110,7 @@ class Config:
     """Whether the backbone stays as it is: what it makes of the middle of each image, and of the
     mirror image, is computed once and kept with the prepared data."""
 
-    initialisation: Literal[
-        "default", "truncated_normal_0.1", "he_normal", "lecun_normal", "glorot_uniform"
-    ] = "default"
+    initialisation: Literal[("default", *INITIALISERS)] = "default"
     """Of all weights; ``default`` is the network's own."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"

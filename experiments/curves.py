@@ -79,7 +79,7 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: There are none, or one is not of trainings.
     """
-    every = {method: results.read(folder / f"{method}.json") for method in style.METHODS}
+    every = {method: results.read(folder / f"{method}.json") for method in style.LINES}
     found = {method: result for method, result in every.items() if result}
     if not found:
         raise ValueError(
@@ -113,7 +113,7 @@ def draw(
     Raises:
       ValueError: There is nothing to draw, or ``path`` is neither.
     """
-    found = {method: found[method] for method in style.METHODS if method in found}
+    found = {method: found[method] for method in style.LINES if method in found}
     if not found or not panels:
         raise ValueError(f"expected methods and panels to draw, got {list(found)}, {list(panels)}")
     columns = min(COLUMNS, len(panels))
@@ -176,7 +176,7 @@ def _draw_curves(axis, method, steps, values, smooth):
         thick = running_mean(thick, len(steps) // WINDOWS)
     if smooth or len(values) > 1:
         for line in values:
-            axis.plot(steps, line, color=style.METHODS[method].colour, lw=0.5, alpha=0.35)
+            axis.plot(steps, line, color=style.LINES[method].colour, lw=0.5, alpha=0.35)
     line = _line(steps, thick, method)
     line.set_markevery(max(1, len(steps) // MARKS))
     axis.add_line(line)
@@ -212,7 +212,7 @@ def _chance(found):
 def _line(x, y, method, label=None):
     from matplotlib.lines import Line2D
 
-    look = style.METHODS[method]
+    look = style.LINES[method]
     shape = {"ls": look.dashes, "marker": look.marker, "ms": 3.2}
     return Line2D(x, y, color=look.colour, label=label, **shape)
 

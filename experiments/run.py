@@ -285,8 +285,8 @@ def _run(name, options, devices, console):
 def _complete(name, missing, headless, folder, devices, options, console):
     """Makes the results that are missing, and the SVMs that others lack; returns their files."""
     config, keys = options.config, _keys(options)
+    pair = _pair(options, console)
     with _alone(folder):  # before hours of training, not after them
-        pair = _pair(options, console)
         without = {"sa": "to measure it by", "train-on-target": "to train on"}
         for method in () if pair.target_labelled else [m for m in without if m in missing]:
             if missing == [method]:

@@ -12,7 +12,7 @@ __all__ = [
     "DOMAINS",
     "FORMATS",
     "LINE_HEIGHT",
-    "METHODS",
+    "LINES",
     "PAGE",
     "Line",
     "Points",
@@ -66,7 +66,7 @@ class Points(NamedTuple):
     marker: str
 
 
-METHODS = {  # in the order of legends
+LINES = {  # of methods, in the order of legends
     "few-labels": Line("#888888", ":", "v"),
     "source-only": Line("#0077bb", (0, (5, 1.5)), "s"),
     "source-and-few-labels": Line("#ee7733", (0, (5, 1.5, 1, 1.5)), "D"),

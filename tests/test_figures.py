@@ -90,7 +90,7 @@ def test_curves_show_errors_losses_with_chance_and_schedules(tmp_path, kept, cap
     target, source, label, domain, domain_error, schedules = axes.flat
     assert all(axis.get_xlim() == (0, 1030) for axis in axes.flat)  # of 1,000 updates
     assert legend(figure) == ["source-only", "DANN", "train-on-target"]
-    dann = style.METHODS["dann"].colour
+    dann = style.LINES["dann"].colour
     np.testing.assert_allclose(thick(target)[dann], [0.45, 0.3])  # 1 - means over both keys
     np.testing.assert_allclose(thick(source)[dann], [0.1, 0.05])
     assert len(thick(target)) == len(thick(label)) == 3
@@ -111,7 +111,7 @@ def test_the_semi_supervised_plot_has_the_papers_legend(tmp_path, kept):
     figure, axes = kept
     names = ["Real only", "Syn only", "Syn + Real", "Syn adapted", "Syn + Real adapted"]
     assert legend(figure) == names and axes.size == 1
-    best = style.METHODS["dann-and-few-labels"].colour
+    best = style.LINES["dann-and-few-labels"].colour
     np.testing.assert_allclose(thick(axes[0, 0])[best], [0.45, 0.15])
     with Image.open(path) as image:
         told, dots = image.info["Description"], image.info["dpi"]
@@ -120,7 +120,7 @@ def test_the_semi_supervised_plot_has_the_papers_legend(tmp_path, kept):
 
 
 def test_methods_look_different_in_grey_print():
-    shapes = [(str(line.dashes), line.marker) for line in style.METHODS.values()]
+    shapes = [(str(line.dashes), line.marker) for line in style.LINES.values()]
     assert len({marker for _, marker in shapes}) == len(shapes)
 
 
@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_any_more_ends_its_curve(tmp_path, kept):
         curve["training"]["label_loss"] = [2.0] * last + [None] * (100 - last)
     curves.draw(found, tmp_path / "curves.png", panels=("label-loss",))
     (axis,) = kept[1].flat
-    np.testing.assert_allclose(thick(axis)[style.METHODS["source-only"].colour], [2.0] * 60)
+    np.testing.assert_allclose(thick(axis)[style.LINES["source-only"].colour], [2.0] * 60)
 
 
 def test_the_same_vector_figure_is_the_same_file(tmp_path):
