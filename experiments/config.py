@@ -96,9 +96,9 @@ class Config:
     """Number of labels; None for as many as the source has."""
 
     network: Literal[tuple(NETWORKS)] = "mnist"
-    """Network; those of the paper's Fig. 4, and named variants. The last three need a backbone,
-    and differ by the batch statistics of their bottleneck: none, joint, or of each domain;
-    office_alexnet starts from random weights."""
+    """Network; those of the paper's Fig. 4, and named variants. office, office_batch_norm and
+    office_per_domain need a backbone, and differ by the batch statistics of their bottleneck: none,
+    joint, or of each domain; office_alexnet starts from random weights."""
 
     backbone: Literal[tuple(BACKBONES)] | None = None
     """Network below the bottleneck, which starts from ImageNet weights."""

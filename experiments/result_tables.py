@@ -21,7 +21,7 @@ PAIRS = {  # of the paper, and those of ours beside them
     ),
 }
 SEMI_SUPERVISED = "syn_signs_gtsrb_semi"
-ROWS = {  # the rows of a pair; subspace alignment has two, for two ways to choose components
+LABELS = {  # of a pair's rows; subspace alignment has two, for two ways to choose components
     "source-only": "source-only",
     "sa": "SA, unsupervised pick",
     "sa-oracle": "SA, oracle pick",
@@ -136,7 +136,7 @@ def _rows(name, base, found):
             _gap(method, theirs),
             *_cells(name, method, ours.get(method), _gap(method, means)),
         ]
-        for method, shown in ROWS.items()
+        for method, shown in LABELS.items()
         if method in ours or (method in published and name == base)
     ]
     if not rows and base is not None:

@@ -1,10 +1,11 @@
 """Trains and measures an experiment: python -m experiments.run CONFIG [--keys N] [options].
 
-For each method (source-only, DANN, train-on-target) and each key it trains, evaluates, and
-writes OUTPUT/CONFIG/METHOD.json; the curves go to OUTPUT/CONFIG/curves.png. Linear SVMs then take
-the place of the last layer, and subspace alignment (sa) is measured on source-only's features. A
-run that was cut off goes on where it was. In place of CONFIG a table may be named, such as table1
-or office31: all its experiments are run, with the same options. --list shows all of them.
+For each method (source-only, dann, train-on-target, and those with few labels) and each key it
+trains, evaluates, and writes OUTPUT/CONFIG/METHOD.json; the curves go to OUTPUT/CONFIG/curves.png.
+Linear SVMs then take the place of the last layer, and subspace alignment (sa) is measured on
+source-only's features. A run that was cut off goes on where it was. In place of CONFIG a table may
+be named, such as table1 or office31: all its experiments are run, with the same options. --list
+shows all of them.
 """
 
 import contextlib
@@ -285,8 +286,8 @@ def _run(name, options, devices, console):
 def _complete(name, missing, headless, folder, devices, options, console):
     """Makes the results that are missing, and the SVMs that others lack; returns their files."""
     config, keys = options.config, _keys(options)
-    pair = _pair(options, console)
     with _alone(folder):  # before hours of training, not after them
+        pair = _pair(options, console)
         without = {"sa": "to measure it by", "train-on-target": "to train on"}
         for method in () if pair.target_labelled else [m for m in without if m in missing]:
             if missing == [method]:

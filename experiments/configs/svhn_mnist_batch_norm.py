@@ -6,7 +6,7 @@ place of G_f's dropout and of max-norm (``svhn_batch_norm``). All methods use it
 Chosen without a look at this pair's target: all else is as in svhn_mnist.
 Expect: not yet measured at this length. After 1,500 updates (--steps 1500, one key) source-only
     .502, DANN .560.
-Takes: some 70 hours a key on 2 CPU cores, all methods together (reckoned from 1,500 updates): it
+Takes: some 60 hours a key on 2 CPU cores, all methods together (reckoned from 1,500 updates): it
     wants a GPU.
 Command: python -m experiments.run svhn_mnist_batch_norm --keys 5 --manual-dir DIR
 """

@@ -7,7 +7,7 @@ updates of 4,000.
 Expect: not yet measured at this length. After 4,000 updates (--steps 4000, one key), in which
     lambda is at .6 to .7 when the network leaves chance, source-only .819, SA .816, DANN .818,
     train-on-target .878.
-Takes: some 7 hours a key on 2 CPU cores, all methods together (a fifth of it was measured).
+Takes: some 6 hours a key on 2 CPU cores, all methods together (a fifth of it was measured).
 Command: python -m experiments.run syn_numbers_svhn --keys 5 --manual-dir DIR
 """
 
