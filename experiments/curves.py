@@ -85,11 +85,11 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
         raise ValueError(
             f"no results in {folder}: expected one of {', '.join(f'{m}.json' for m in every)}"
         )
+    parts = {part for part, *_ in _CURVES.values()}
     for method, result in found.items():
         missing = [name for name in NEEDED if not result.get(name)]
         if missing:
             raise ValueError(f"{folder / method}.json is no result: it has no {', '.join(missing)}")
-        parts = {part for part, *_ in _CURVES.values()}
         if not all(isinstance(curve, dict) and parts <= curve.keys() for curve in result["curves"]):
             raise ValueError(
                 f"{folder / method}.json is no result: its curves lack {' or '.join(sorted(parts))}"

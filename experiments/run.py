@@ -146,7 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
         options = _options(name or DEFAULT, arguments, name or "CONFIG", about)
         _check(options)
         devices = _start(options, console)
-        _check_weights(options, options.output / (name or DEFAULT))
+        if any(_todo(options, options.output / (name or DEFAULT))):
+            _check_weights(options)
         _run(name, options, devices, console)
         console.print(display.table(name, {name: _found(options.output / name)}))
     except KeyboardInterrupt:
@@ -240,17 +241,16 @@ def _check_shared(every):
         )
 
 
-def _check_weights(options, folder):
-    """Reads the weights of an experiment that is not complete: in time, but once devices are up."""
-    if any(_todo(options, folder)):
-        with processes.all_or_none():
-            pretraining.check(options.config)
+def _check_weights(options):
+    """Reads the weights: before anything is trained, but once devices are up."""
+    with processes.all_or_none():
+        pretraining.check(options.config)
 
 
 def _make_ready(options, folder, console):
     """Prepares the data of an experiment that is not complete, and checks what is there of it."""
-    _check_weights(options, folder)
     if any(_todo(options, folder)):
+        _check_weights(options)
         with processes.all_or_none():
             if processes.is_first():
                 domains.prepare_pair(options.config, **_where(options, console))
