@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from dann_jax.objective import chance_domain_loss
-from experiments import results, style
+from experiments import record, style
 
 __all__ = ["PANELS", "Options", "draw", "main", "read", "running_mean"]
 
@@ -79,7 +79,7 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: There are none, or one is not of trainings.
     """
-    every = {method: results.read(folder / f"{method}.json") for method in style.LINES}
+    every = {method: record.read(folder / f"{method}.json") for method in style.LINES}
     found = {method: result for method, result in every.items() if result}
     if not found:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What experiments.run shows: how trainings go, and a table of what came of them."""
+"""The bars and lines of trainings, and the table of results, that experiments.run shows."""
 
 import math
 import time
@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments import results, study
-from experiments.results import DASH
+from experiments import record, train
+from experiments.methods import METHODS, gap_of
 
-__all__ = ["Watch", "accuracy", "progress", "table"]
+__all__ = ["DASH", "Watch", "accuracy", "progress", "table"]
 
+DASH = "—"  # in a table, where there is no number
 _FIGURES = ("mean", "sd", "SVM", "keys", "gap", "steps", "min/key")
 
 
@@ -22,7 +23,7 @@ def progress(console: Console) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         TextColumn("{task.completed:,}/{task.total:,}"),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[losses]}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
@@ -37,25 +38,25 @@ class Watch:
         self.progress, self.console, self.method, self.steps = progress, console, method, steps
         self.group, self.task, self.since, self.pace = None, None, None, ""
 
-    def __call__(self, report: study.Report) -> None:
+    def __call__(self, report: train.Report) -> None:
         """Shows a report."""
         if report.group != self.group:
             self._start(report.group)
         m = report.metrics
-        told = f"L_y {m['label_loss']:.3f}"
+        losses = f"L_y {m['label_loss']:.3f}"
         if m["domain_loss"] == m["domain_loss"]:
-            told += (
+            losses += (
                 f"  L_d {m['domain_loss']:.3f}  domain acc {m['domain_accuracy']:.2f}"
                 f"  lambda {m['lam']:.3f}"
             )
-        told += f"  mu {report.mu:.5f}  |f| {m['feature_norm']:.1f}"
+        losses += f"  mu {report.mu:.5f}  |f| {m['feature_norm']:.1f}"
         pace = self._pace(report)
-        self.progress.update(self.task, completed=report.step, told=f"{pace}  {told}")
+        self.progress.update(self.task, completed=report.step, losses=f"{pace}  {losses}")
         if report.target_accuracy is not None:
             self.console.print(
                 f"{self.method} key {report.key} step {report.step:,}: "
                 f"target {accuracy(report.target_accuracy)}  "
-                f"source {accuracy(report.source_accuracy)}  {told}  {pace}",
+                f"source {accuracy(report.source_accuracy)}  {losses}  {pace}",
                 soft_wrap=True,
             )
         for text in report.warnings:
@@ -69,7 +70,7 @@ class Watch:
         keys = f"key {group.keys[0]}"
         if len(group.keys) > 1:
             keys = f"{len(group.keys)} keys"
-        self.task = self.progress.add_task(f"{self.method} {keys}", total=self.steps, told="")
+        self.task = self.progress.add_task(f"{self.method} {keys}", total=self.steps, losses="")
         self.group, self.since, self.pace = group, None, ""
 
     def _pace(self, report):
@@ -87,32 +88,27 @@ def accuracy(value: float | None) -> str:
     return DASH if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def table(title: str, found: dict[str, dict[str, dict[str, Any]]]) -> Table:
-    """Returns the results of experiments as a table.
-
-    Args:
-      title: What they are.
-      found: Of each experiment, the results of its methods.
-    """
-    made = Table(title=f"{title}: accuracy on the target's test images, last step")
-    names = ("config",) * (len(found) > 1)
+def table(title: str, experiments: dict[str, dict[str, dict[str, Any]]]) -> Table:
+    """Returns the results of experiments, by their names and methods, as a table."""
+    shown = Table(title=f"{title}: accuracy on the target's test images, last step")
+    names = ("config",) * (len(experiments) > 1)
     for column in (*names, "method", *_FIGURES):
         left = column in ("config", "method")
-        made.add_column(column, justify="left" if left else "right", no_wrap=left)
-    for name, methods in found.items():
-        made.add_section()
-        means = {method: result["mean"] for method, result in methods.items()}
-        for method, result in methods.items():
+        shown.add_column(column, justify="left" if left else "right", no_wrap=left)
+    for name, results in experiments.items():
+        shown.add_section()
+        means = {method: result["mean"] for method, result in results.items()}
+        for method, result in results.items():
             first = (name,) * len(names)
-            made.add_row(*first, method, *_figures(result, means))
-            if method == "sa":
-                made.add_row(*first, "sa, oracle", *_figures(results.oracle(result), means))
-    return made
+            shown.add_row(*first, method, *_figures(result, means))
+            if METHODS[method].aligns:
+                shown.add_row(*first, f"{method}, oracle", *_figures(record.oracle(result), means))
+    return shown
 
 
 def _figures(result, means):
     method = result["method"]
-    gap = results.gap_of(method, means | {method: result["mean"]})
+    gap = gap_of(METHODS[method], means | {method: result["mean"]})
     return (
         accuracy(result["mean"]),
         accuracy(result["std"]),

@@ -15,7 +15,8 @@ from dann_jax.augmentation import centre_crop
 from dann_jax.backbones import BACKBONES
 from dann_jax.batches import DomainArrays, DomainBatch
 from experiments import pretraining
-from experiments.config import FEW_LABEL_METHODS, Config
+from experiments.methods import Method
+from experiments.settings import Config
 
 __all__ = [
     "Pair",
@@ -60,7 +61,7 @@ class Streamed:
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
-        """The mean of each channel, grey levels: a pass over all records, made once."""
+        """The mean of each channel, grey levels, over all records; computed once."""
         from dann_jax import streaming  # Grain is not needed otherwise
 
         return streaming.channel_mean(self)
@@ -75,10 +76,9 @@ class Streamed:
 
     def __getitems__(self, indices):
         """Returns many records."""
-        found = self.records.__getitems__(indices)
         return [
             {"image": _padded(r["image"][None], self.size, self.name)[0], "label": r["label"]}
-            for r in found
+            for r in self.records.__getitems__(indices)
         ]
 
 
@@ -96,46 +96,33 @@ class _Chosen:
 
 
 def chosen(images, positions):
-    """Returns the images of some positions.
-
-    Args:
-      images: An ``ImageSet``, or ``Streamed``.
-      positions: Array of int.
-    """
+    """Returns the images at an array of positions in an ``ImageSet``, or ``Streamed``."""
     if isinstance(images, Streamed):
         return Streamed(_Chosen(images.records, positions), images.size, images.name)
     return datasets.ImageSet(images.image[positions], images.label[positions])
 
 
 def blocks(images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields images ``[n, height, width, channel]`` and labels ``[n]``, in memory a part at a time.
+    """Yields images ``[n, height, width, channel]`` and labels ``[n]`` block by block.
 
-    Args:
-      images: An ``ImageSet``, which is one block, or ``Streamed``.
+    An ``ImageSet``, in memory already, is one block; of ``Streamed`` one is in memory at once.
     """
     if not isinstance(images, Streamed):
         yield images
         return
     for start in range(0, len(images), BLOCK):
         records = images.__getitems__(range(start, min(start + BLOCK, len(images))))
-        yield (
-            np.stack([record["image"] for record in records]),
-            np.array([record["label"] for record in records], np.int32),
-        )
+        labels = np.array([record["label"] for record in records], np.int32)
+        yield np.stack([record["image"] for record in records]), labels
 
 
 def over_blocks(
     images, function: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what a function makes of all images, ``[n, ...]``, and their labels ``[n]``.
-
-    Args:
-      images: As for ``blocks``.
-      function: Of images ``[n, height, width, channel]``, each for itself.
-    """
+    """Returns the outputs ``[n, ...]`` of a function for all images, and their labels ``[n]``."""
     parts = [(function(image), label) for image, label in blocks(images)]
-    found, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return found, labels
+    outputs, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return outputs, labels
 
 
 class Preprocess(NamedTuple):
@@ -174,10 +161,8 @@ def load_pair(
 ) -> Pair:
     """Returns the training and test images of both domains.
 
-    Where the backbone is frozen, what it makes of the images takes their place: see
-    ``pretraining.features``.
-
-    A folder without a split ``test`` is tested on the images that it is trained on; if it is the
+    Above a frozen backbone its outputs take the place of images: see ``pretraining.features``. A
+    folder without a split ``test`` is tested on the images that it is trained on; if it is the
     target, that is the transductive protocol: its labels, if any, are not trained on.
 
     Args:
@@ -193,27 +178,61 @@ def load_pair(
     Raises:
       ValueError: There is no such data set, images are larger than ``config.image_size``, a
         label is out of range, a class of the target has not ``config.few_labels`` labels, or a
-        frozen backbone's weights are not there.
+        frozen backbone's weights are missing.
       NotADirectoryError: There is no such folder.
     """
     if config.frozen and streaming:
-        raise ValueError("what a frozen backbone makes of images is in memory: no --streaming")
+        raise ValueError("the outputs of a frozen backbone are in memory: no --streaming")
     where = {"data_dir": data_dir, "manual_dir": manual_dir}
     source = _builder(config.source, config.image_size, None, **where)
+    target = _builder(config.target, config.image_size, source.CLASS_NAMES, **where)
+    _check_classes(config, source, target)
+    features = pathlib.Path(data_dir or datasets.default_data_dir()) / "features"
+    options = {"features": features, "streaming": streaming, "progress": progress}
+    parts, provenance = {}, {}
+    for domain, name, builder in (
+        ("source", config.source, source),
+        ("target", config.target, target),
+    ):
+        images = {}  # a split that is both trained and tested on is loaded once
+        for use in ("train", "test"):
+            split = getattr(config, f"{domain}_{use}")
+            if _is_folder(name) and split == "test" and split not in builder.CLASS_COUNTS:
+                split = "train"
+            if split not in images:
+                images[split], origin = _load(builder, split, config, name, **options)
+                shown = f"{domain}:{pathlib.Path(name).name}" if _is_folder(name) else name
+                provenance[f"{shown}/{split}"] = origin
+            parts[f"{domain}_{use}"] = images[split]
+        files = builder.files(split) if _is_folder(name) else None
+    few = None
+    if config.few_labels is not None:
+        few = _few(config, parts, source.CLASS_NAMES)
+        provenance["few labels"] = {"examples": len(few), "sha256": datasets.digest([few])}
+    return Pair(
+        **parts,
+        class_names=tuple(source.CLASS_NAMES),
+        target_labelled=not target.UNLABELLED.get(config.target_train),
+        target_files=files,
+        provenance=provenance,
+        few=few,
+    )
+
+
+def _check_classes(config, source, target):
     if not source.CLASS_NAMES:
         raise ValueError(
             f"{config.source}: expected a sub-folder for each class, since the source must have "
             "labels, got images alone"
         )
-    target = _builder(config.target, config.image_size, source.CLASS_NAMES, **where)
-    class_names = tuple(source.CLASS_NAMES)
-    if config.classes is not None and config.classes != len(class_names):
+    if config.classes not in (None, len(source.CLASS_NAMES)):
         raise ValueError(
-            f"{config.source} has {len(class_names)} classes, but --classes is {config.classes}"
+            f"{config.source} has {len(source.CLASS_NAMES)} classes, but --classes is "
+            f"{config.classes}"
         )
-    if tuple(target.CLASS_NAMES) != class_names:
+    if tuple(target.CLASS_NAMES) != tuple(source.CLASS_NAMES):
         raise ValueError(
-            f"expected both domains to have the same classes, got {_some(class_names)} of "
+            f"expected both domains to have the same classes, got {_some(source.CLASS_NAMES)} of "
             f"{config.source} and {_some(target.CLASS_NAMES)} of {config.target}"
         )
     if source.UNLABELLED.get(config.source_train):
@@ -222,63 +241,22 @@ def load_pair(
             f"{source.UNLABELLED[config.source_train]} images without: put each into the "
             "sub-folder of its class"
         )
-    made = pathlib.Path(data_dir or datasets.default_data_dir()) / "features"
-    parts, provenance = {}, {}
-    for domain, name, built in (
-        ("source", config.source, source),
-        ("target", config.target, target),
-    ):
-        loaded = {}  # a split that is both trained and tested on is loaded once
-        for use in ("train", "test"):
-            split = getattr(config, f"{domain}_{use}")
-            if _is_folder(name) and split == "test" and split not in built.CLASS_COUNTS:
-                split = "train"
-            if split not in loaded:
-                images, origin = _load(built, split, config.image_size, name, streaming, progress)
-                if config.frozen:
-                    images = pretraining.features(
-                        config, images, origin["sha256"], made, progress=progress
-                    )
-                loaded[split] = images, origin
-            images, origin = loaded[split]
-            shown = f"{domain}:{pathlib.Path(name).name}" if _is_folder(name) else name
-            provenance[f"{shown}/{split}"] = origin
-            parts[f"{domain}_{use}"] = images
-        files = built.files(split) if _is_folder(name) else None
-    few = None
-    if config.few_labels is not None:
-        few = _few(config, parts, class_names)
-        provenance["few labels"] = {"examples": len(few), "sha256": datasets.digest([few])}
-    return Pair(
-        **parts,
-        class_names=class_names,
-        target_labelled=not target.UNLABELLED.get(config.target_train),
-        target_files=files,
-        provenance=provenance,
-        few=few,
-    )
 
 
-def differences(expected: dict[str, dict], got: dict[str, dict]) -> str:
-    """Returns in words what data is not the same; nothing where all digests are.
-
-    Args:
-      expected: ``Pair.provenance``, perhaps from a file. Other entries than the number of examples
-        and their digest have come with time, and say no more about the images.
-      got: The same of other data.
-    """
+def differences(expected: dict[str, dict], actual: dict[str, dict]) -> str:
+    """Returns in words which data differ between two of ``Pair.provenance``; "" where none do."""
     return "; ".join(
-        f"{name}: expected {_told(expected.get(name))}, got {_told(got.get(name))}"
-        for name in {**expected, **got}
-        if _digest(expected.get(name)) != _digest(got.get(name))
+        f"{name}: expected {_shown(expected.get(name))}, got {_shown(actual.get(name))}"
+        for name in {**expected, **actual}
+        if _identity(expected.get(name)) != _identity(actual.get(name))
     )
 
 
-def _digest(origin):
+def _identity(origin):
     return origin and (origin["examples"], origin["sha256"])
 
 
-def _told(origin):
+def _shown(origin):
     if origin is None:
         return "none"
     part = f" ({origin['part']})" if "part" in origin else ""
@@ -286,13 +264,7 @@ def _told(origin):
 
 
 def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> None:
-    """Prepares what ``load_pair`` loads, on disk, where it is not yet.
-
-    Args:
-      config: Names the data sets.
-      data_dir: As for ``load_pair``, like the others.
-      manual_dir: Where files that were fetched by hand lie.
-      progress: Whether to show a bar where data is prepared.
+    """Prepares the data of ``load_pair`` on disk, where it is not yet.
 
     Raises:
       ValueError: There is no such data set, or a published file is not as published.
@@ -320,25 +292,26 @@ def _few(config, parts, class_names):
     return datasets.subset(label, config.few_labels, 0)
 
 
-def _load(built, split, size, name, streaming, progress):
-    """Returns the images of a split at the network's size, and where they come from."""
+def _load(builder, split, config, name, *, features, streaming, progress):
+    """Returns the images of a split at the network's size, and their origin."""
     if streaming:
-        built = datasets.prepare(built, progress=progress)
-        images = Streamed(_records(built, split), size, name)
+        builder = datasets.prepare(builder, progress=progress)
+        images = Streamed(_records(builder, split), config.image_size, name)
         count, digest = len(images), images.records.digest()
     else:
-        stored = datasets.arrays(built, split, progress=progress)  # checks the split's name first
-        built = datasets.prepare(built)
-        images = stored._replace(image=_padded(stored.image, size, name))
+        stored = datasets.arrays(builder, split, progress=progress)  # checks the split's name first
+        builder = datasets.prepare(builder)
+        images = stored._replace(image=_padded(stored.image, config.image_size, name))
         count, digest = len(stored.label), datasets.digest(stored)
+    if config.frozen:
+        images = pretraining.features(config, images, digest, features, progress=progress)
     origin = {"examples": count, "sha256": digest}
-    part = (built.info.metadata or {}).get(split, "whole")
+    part = (builder.info.metadata or {}).get(split, "whole")
     return images, origin if part == "whole" else origin | {"part": part}
 
 
 def _some(names):
-    shown = ", ".join(names[:5])
-    return f"{len(names)} ({shown}{', …' if len(names) > 5 else ''})"
+    return f"{len(names)} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
 
 
 def _builder(name, image_size, class_names, *, data_dir, manual_dir):
@@ -352,10 +325,10 @@ def _builder(name, image_size, class_names, *, data_dir, manual_dir):
         raise ValueError(f"{error}; a folder of images is given by its path") from error
 
 
-def _records(built, split):
+def _records(builder, split):
     from dann_jax.datasets.records import ImageRecords  # imports TFDS
 
-    return ImageRecords(built, split)
+    return ImageRecords(builder, split)
 
 
 def _is_folder(name):
@@ -380,11 +353,10 @@ def _padded(image, size, name):
         )
     if max(spare) == 0:
         return image
-    pads = [(0, 0), *((s // 2, s - s // 2) for s in spare), (0, 0)]
-    return np.pad(image, pads)
+    return np.pad(image, [(0, 0), *((s // 2, s - s // 2) for s in spare), (0, 0)])
 
 
-def preprocessing(config: Config, pair: Pair, method: str) -> Preprocess:
+def preprocessing(config: Config, pair: Pair, method: Method) -> Preprocess:
     """Returns mean subtraction and scaling of a method, from its training images alone.
 
     A baseline sees one domain, and subtracts its mean from the images of either.
@@ -395,14 +367,14 @@ def preprocessing(config: Config, pair: Pair, method: str) -> Preprocess:
             tuple(np.broadcast_to(values, [3]).tolist())
             for values in (backbone.mean, backbone.scale)
         )
-        return Preprocess(mean, mean, scale, config.seen_size)
+        return Preprocess(mean, mean, scale, config.input_size)
     images = _images(pair, method)
     source, target = (_mean(of_domain) for of_domain in images)
     if images[0] is not images[1] and config.mean == "joint":
         counts = [_size(of_domain) for of_domain in images]
         source = target = np.average([source, target], axis=0, weights=counts)
     means = tuple(source.tolist()), tuple(target.tolist())
-    return Preprocess(*means, config.input_scale, config.seen_size)
+    return Preprocess(*means, config.input_scale, config.input_size)
 
 
 def _mean(images):
@@ -410,67 +382,59 @@ def _mean(images):
         return np.broadcast_to(images.mean, [3])
     image = images.image
     # By blocks: a float64 copy of a whole data set would not be small.
-    blocks = np.array_split(image, max(1, len(image) // 4096))
-    total = functools.reduce(np.add, (b.sum((0, 1, 2), dtype=np.float64) for b in blocks))
+    parts = np.array_split(image, max(1, len(image) // 4096))
+    total = functools.reduce(np.add, (part.sum((0, 1, 2), dtype=np.float64) for part in parts))
     mean = total / np.prod(image.shape[:3])
     return np.broadcast_to(mean, [max(3, len(mean))]).astype(np.float64)
 
 
 def _images(pair, method):
     """Returns the training images of both domains; twice the same where a method has but one."""
-    if method == "train-on-target":
-        return pair.target_train, pair.target_train
-    if method not in FEW_LABEL_METHODS:
-        return pair.source_train, pair.target_train if method == "dann" else pair.source_train
-    if pair.few is None:
-        raise ValueError(f"{method}: expected a pair with few labels: set few_labels of the config")
-    if method == "dann-and-few-labels":
-        return pair.source_train, pair.target_train
-    few = chosen(pair.target_train, pair.few)
-    return few if method == "few-labels" else pair.source_train, few
+    if method.few_labels and pair.few is None:
+        raise ValueError(
+            f"{method.name}: expected a pair with few labels: set few_labels of the config"
+        )
+    parts = {
+        "source": lambda: pair.source_train,
+        "target": lambda: pair.target_train,
+        "few": lambda: chosen(pair.target_train, pair.few),
+        "few + target": lambda: pair.target_train,
+    }
+    images = [parts[part]() for part in method.trains_on]
+    return images[0], images[-1]
 
 
-def training_sets(pair: Pair, method: str) -> tuple:
-    """Returns what a method trains on: labelled images, and images of the target.
+def training_sets(pair: Pair, method: Method) -> tuple:
+    """Returns the labelled images that a method trains on, and the images beside them.
 
-    Of the target's labels train-on-target uses all, the methods with few labels those of
-    ``pair.few``, and the others none. Where images of the target with and without a label are
-    trained on together, the labelled ones come first.
+    Where images of the target with and without a label are trained on together, the labelled ones
+    come first.
     """
     labelled, target = _images(pair, method)
-    if method == "dann-and-few-labels":
+    if "few + target" in method.trains_on:
         others = np.delete(np.arange(_size(target)), pair.few)
         target = chosen(target, np.concatenate([pair.few, others]))
     return labelled, target
 
 
 def batch_sizes(
-    config: Config, pair: Pair, method: str
+    config: Config, pair: Pair, method: Method
 ) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Returns what the batches of a method are made of.
+    """Returns the examples a step in (source, target), and the few labels beside the source.
 
-    Args:
-      config: Has the sizes.
-      pair: The images of both domains.
-      method: Decides which of them.
-
-    Returns:
-      Examples a step in (source, target), and, where a few labels of the target are trained on
-      beside the source, the number of these labels, and a step; None elsewhere.
+    These are the number of known labels and those a step; None where there are none.
     """
-    half = config.batch_size // 2
-    if method == "source-and-few-labels":
-        batch = half, config.few_labels_in_batch
-        return batch, (len(pair.few), config.few_labels_in_batch)
-    if method == "dann-and-few-labels":
-        return (half, half), (len(pair.few), config.few_labels_in_batch)
-    return (half, half), None
+    half, beside = config.batch_size // 2, method.trains_on[1:]
+    if not method.few_labels or not beside:
+        return (half, half), None
+    few = len(pair.few), config.few_labels_in_batch
+    return (half, half if method.adapts else few[1]), few
 
 
-def training_arrays(pair: Pair, method: str) -> DomainArrays:
+def training_arrays(pair: Pair, method: Method) -> DomainArrays:
     """Returns ``training_sets`` as arrays in memory; target labels that are not used are -1."""
     source, target = training_sets(pair, method)
     label = None
-    if method in FEW_LABEL_METHODS and source is not target:
+    if method.few_labels and source is not target:
         label = np.where(np.arange(len(target.label)) < len(pair.few), target.label, -1)
     return DomainArrays(source.image, source.label, target.image, label)

@@ -1,9 +1,8 @@
-"""Backbones with ImageNet weights, and what they make of images while they are frozen."""
+"""Backbones with ImageNet weights, and their outputs while they are frozen."""
 
 import contextlib
 import functools
 import hashlib
-import json
 import pathlib
 from typing import Any
 
@@ -16,8 +15,8 @@ from dann_jax import __version__, compilation, datasets
 from dann_jax.augmentation import centre_crop
 from dann_jax.backbones import BACKBONES, load_weights, weights_file
 from dann_jax.training import TrainState
-from experiments import results
-from experiments.config import Config
+from experiments import record
+from experiments.settings import Config
 
 __all__ = ["check", "features", "started", "variables", "weights_origin"]
 
@@ -51,7 +50,7 @@ def check(config: Config) -> None:
     """Reads the backbone's weights, where there is one, before anything that takes longer.
 
     Raises:
-      FileNotFoundError: There are none, see ``weights_origin``.
+      FileNotFoundError: They are missing, see ``weights_origin``.
       ValueError: From ``load_weights``: the file is not that of the backbone.
     """
     if weights_origin(config) is not None:
@@ -59,11 +58,7 @@ def check(config: Config) -> None:
 
 
 def variables(config: Config) -> dict[str, Any] | None:
-    """Returns the variables that the backbone starts from; None where it is not trained.
-
-    Raises:
-      ValueError: From ``load_weights``: the file is not that of the backbone.
-    """
+    """Returns the variables that the backbone starts from; None where it is not trained."""
     if config.backbone is None or config.frozen:
         return None
     return load_weights(config.backbone, config.weights)
@@ -81,8 +76,8 @@ def started(state: TrainState, backbone: dict[str, Any] | None) -> TrainState:
     collections = dict(backbone)
     theta = state.theta["f"] | {"backbone": collections.pop("params")}
     statistics = {
-        name: held | ({"backbone": collections[name]} if name in collections else {})
-        for name, held in state.statistics["f"].items()
+        name: initial | ({"backbone": collections[name]} if name in collections else {})
+        for name, initial in state.statistics["f"].items()
     }
     return state.replace(
         theta=state.theta | {"f": theta}, statistics=state.statistics | {"f": statistics}
@@ -97,7 +92,7 @@ def features(
     *,
     progress: bool = False,
 ) -> datasets.ImageSet:
-    """Returns what the frozen backbone makes of images, from a file if it is there.
+    """Returns the outputs of the frozen backbone for images, from a file if it is there.
 
     The views of an image lie side by side as pixels do: the middle of the image, and with
     ``config.mirror`` its mirror image. A random crop of one pixel, as in training, is one of them
@@ -114,35 +109,32 @@ def features(
       Features ``[n, 1, 1 or 2, D]`` float32, and the labels of the images.
     """
     crop = config.crop or config.image_size
-    device = jax.local_devices()[0]
     decisive = {
         "images": digest,
         "weights": weights_origin(config)["sha256"],
         "shown": [config.image_size, crop, config.mirror],
         "dtype": config.dtype,
         "versions": [__version__, jax.__version__],
-        "device": [device.device_kind, compilation.plain()],
+        "device": [jax.local_devices()[0].device_kind, compilation.plain()],
     }
-    name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
-    path = folder / f"{config.backbone}-{name}.npy"
-    backbone = BACKBONES[config.backbone]
-    shape = (len(images.label), 1, 2 if config.mirror else 1, backbone.features)
-    found = _read(path, shape)
-    if found is None:
-        found = _computed(config, images.image, crop, progress)
+    path = folder / f"{config.backbone}-{record.digest(decisive)[:32]}.npy"
+    shape = (len(images.label), 1, 2 if config.mirror else 1, BACKBONES[config.backbone].features)
+    outputs = _read(path, shape)
+    if outputs is None:
+        outputs = _computed(config, images.image, crop, progress)
         # Without a folder that may be written to they are computed at each start.
-        with contextlib.suppress(OSError), results.whole(path) as temporary:
-            np.save(temporary, found)
-    return images._replace(image=found)
+        with contextlib.suppress(OSError), record.whole(path) as temporary:
+            np.save(temporary, outputs)
+    return images._replace(image=outputs)
 
 
 def _read(path, shape):
     """Returns the features in a file, None where it is absent, damaged or of other images."""
     try:
-        found = np.load(path, allow_pickle=False)
+        stored = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return found if (found.shape, found.dtype) == (shape, np.float32) else None
+    return stored if (stored.shape, stored.dtype) == (shape, np.float32) else None
 
 
 def _computed(config, images, crop, progress):
@@ -155,18 +147,18 @@ def _computed(config, images, crop, progress):
     )
 
     @functools.partial(jax.jit, compiler_options=options)
-    def forward(weights, seen):
-        seen = (seen.astype(jnp.float32) - mean) / scale
-        views = [seen, seen[:, :, ::-1]] if config.mirror else [seen]
-        made = [module.apply(weights, view).astype(jnp.float32) for view in views]
-        return jnp.stack(made, 1)[:, None]
+    def forward(weights, image):
+        image = (image.astype(jnp.float32) - mean) / scale
+        views = [image, image[:, :, ::-1]] if config.mirror else [image]
+        outputs = [module.apply(weights, view).astype(jnp.float32) for view in views]
+        return jnp.stack(outputs, 1)[:, None]
 
     weights = load_weights(config.backbone, config.weights)
     rows = []
     starts = range(0, len(images), BATCH)
     for start in track(starts, f"{config.backbone}: features", disable=not progress):
-        seen = np.asarray(centre_crop(images[start : start + BATCH], crop))
-        missing = BATCH - len(seen)  # one shape, one compilation
-        padded = np.pad(seen, [(0, missing), *[(0, 0)] * 3])
-        rows.append(np.asarray(forward(weights, padded))[: len(seen)])
+        image = np.asarray(centre_crop(images[start : start + BATCH], crop))
+        missing = BATCH - len(image)  # one shape, one compilation
+        padded = np.pad(image, [(0, missing), *[(0, 0)] * 3])
+        rows.append(np.asarray(forward(weights, padded))[: len(image)])
     return np.concatenate(rows)

@@ -9,7 +9,7 @@ import argparse
 import pathlib
 import sys
 
-from experiments import benchmark_tables, result_tables, results
+from experiments import benchmark_tables, record, result_tables
 
 __all__ = ["BEGIN", "BENCHMARKS", "END", "FOLDER", "ROOT", "main"]
 
@@ -22,13 +22,13 @@ BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 def _benchmarks():
     """Returns the tables of the committed benchmarks in Markdown."""
     paths = sorted(BENCHMARKS.glob("*.json"))
-    records = {path.name: results.read(path) for path in paths}
-    for name, record in records.items():
-        if "simulated_devices" not in record or "cases" not in record:
+    records = {path.name: record.read(path) for path in paths}
+    for name, benchmark in records.items():
+        if "simulated_devices" not in benchmark or "cases" not in benchmark:
             raise ValueError(f"{BENCHMARKS / name} is no benchmark: make it anew")
-        if record["simulated_devices"]:  # they share the cores: they show only that several work
-            record["cases"] = [
-                case for case in record["cases"] if case["measures"] in benchmark_tables.SCALING
+        if benchmark["simulated_devices"]:  # they share the cores: they show only that several work
+            benchmark["cases"] = [
+                case for case in benchmark["cases"] if case["measures"] in benchmark_tables.SCALING
             ]
     tables = benchmark_tables.tables(records)
     return {name: result_tables.markdown(*lines) for name, lines in tables.items()}
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
             status = 1
         else:
-            with results.whole(path) as temporary:
+            with record.whole(path) as temporary:
                 temporary.write_text(new)
             print(f"written: {path}")
     return status

@@ -5,39 +5,28 @@ import pathlib
 from typing import Any
 
 from dann_jax import __version__
-from experiments import config as configs
-from experiments import paper, results, study
-from experiments import tables as whole_tables
-from experiments.results import DASH
+from experiments import configs, paper, record
+from experiments.display import DASH
+from experiments.methods import METHODS, gap_of
 
 __all__ = ["accuracy", "markdown", "read", "tables"]
 
 BENCHMARKS = "benchmark"  # a folder beside those of the configs
 PAIRS = {  # of the paper, and those of ours beside them
-    "table1": (*whole_tables.find_rows("table1"), "mnist_svhn"),
-    "office31": (
-        *whole_tables.find_rows("office31"),
-        *whole_tables.find_rows("office31_others"),
-    ),
+    "table1": (*configs.find_rows("table1"), "mnist_svhn"),
+    "office31": (*configs.find_rows("office31"), *configs.find_rows("office31_others")),
 }
 SEMI_SUPERVISED = "syn_signs_gtsrb_semi"
-LABELS = {  # of a pair's rows; subspace alignment has two, for two ways to choose components
-    "source-only": "source-only",
-    "sa": "SA, unsupervised pick",
-    "sa-oracle": "SA, oracle pick",
-    "dann": "**DANN**",
-    "train-on-target": "train-on-target",
-}
 PAPER = ("published", "preprint", "published gap")
 COLUMNS = (
     *("config", "method", *PAPER, "ours, mean ± sd (keys)", "SVM head", "our gap"),
     *("steps", "device", "file"),
 )
 
-Found = dict[str, dict[str, dict[str, Any]]]  # config -> name of the file -> its content
+Results = dict[str, dict[str, dict[str, Any]]]  # config -> name of the file -> its content
 
 
-def read(folder: pathlib.Path) -> Found:
+def read(folder: pathlib.Path) -> Results:
     """Returns the contents of all result files, by config and name.
 
     Args:
@@ -47,13 +36,13 @@ def read(folder: pathlib.Path) -> Found:
     Raises:
       ValueError: Some are not whole, or not what their names say; all that is wrong is told.
     """
-    found, wrong = {}, []
+    every, wrong = {}, []
     for path in sorted(folder.glob("*/*.json")):
         config = path.parent.name
         if config == BENCHMARKS:
             continue
-        result = results.read(path)
-        faults = results.faults(result)
+        result = record.read(path)
+        faults = record.faults(result)
         if config not in configs.config_names():
             faults = [f"there is no config {config}"]
         elif not faults and not (
@@ -61,17 +50,17 @@ def read(folder: pathlib.Path) -> Found:
         ):
             faults = [f"it is of {result['config']}, {result['method']}"]
         wrong += [f"{config}/{path.name}: {fault}" for fault in faults]
-        found.setdefault(config, {})[path.stem] = result
+        every.setdefault(config, {})[path.stem] = result
     if wrong:
         raise ValueError("not all result files are whole: " + "; ".join(wrong))
-    return found
+    return every
 
 
-def tables(found: Found) -> dict[str, str]:
+def tables(results: Results) -> dict[str, str]:
     """Returns the tables in Markdown, by their names.
 
     Args:
-      found: All results, from ``read``.
+      results: All of them, from ``read``.
 
     Returns:
       ``table1`` and ``office31``: the paper's pairs and their variants; ``quoted``: the other
@@ -79,24 +68,24 @@ def tables(found: Found) -> dict[str, str]:
       configs that are in none of these; ``commands``: how each file was made.
     """
     left = [name for name in configs.config_names() if name != SEMI_SUPERVISED]
-    made = {}
+    filled = {}
     for table, names in PAIRS.items():
         rows = []
         for name in names:
-            rows += _rows(name, name, found)
+            rows += _rows(name, name, results)
             for variant in [n for n in left if n.startswith(f"{name}_")]:
-                rows += _rows(variant, name, found)
+                rows += _rows(variant, name, results)
                 left.remove(variant)
             left.remove(name)
-        made[table] = markdown(COLUMNS, *rows)
-    rows = [COLUMNS, *(row for name in left for row in _rows(name, None, found))]
+        filled[table] = markdown(COLUMNS, *rows)
+    rows = [COLUMNS, *(row for name in left for row in _rows(name, None, results))]
     ours = [i for i, column in enumerate(COLUMNS) if column not in PAPER]
     return {
-        **made,
+        **filled,
         "quoted": _quoted(),
-        "semi": _semi_supervised(found.get(SEMI_SUPERVISED, {})),
+        "semi": _semi_supervised(results.get(SEMI_SUPERVISED, {})),
         "own": markdown(*([row[i] for i in ours] for row in rows)),
-        "commands": _commands(found),
+        "commands": _commands(results),
     }
 
 
@@ -112,7 +101,17 @@ def accuracy(mean: float | None, std: float | None = None, digits: int = 4) -> s
     return " ± ".join(f"{v:.{digits}f}".removeprefix("0") for v in (mean, std) if v is not None)
 
 
-def _rows(name, base, found):
+def _picks(name, result=None):
+    """Yields name, label and result of a method; of a closed form those of both its picks."""
+    method = METHODS[name]
+    if not method.aligns:
+        yield name, method.label, result
+        return
+    yield name, f"{method.label}, unsupervised pick", result
+    yield f"{name}-oracle", f"{method.label}, oracle pick", result and record.oracle(result)
+
+
+def _rows(name, base, results):
     """Returns the rows of a config: those with a file, and those with a figure of the paper.
 
     A row of dashes stands for one of the paper's, or a variant of one, that has neither.
@@ -120,25 +119,26 @@ def _rows(name, base, found):
     Args:
       name: The config.
       base: The paper's row that it belongs to; None for one of our own.
-      found: All results.
+      results: All of them.
     """
-    ours = dict(found.get(name, {}))
-    if "sa" in ours:
-        ours["sa-oracle"] = results.oracle(ours["sa"])
-    published = paper.PUBLISHED.get(base, {})
-    theirs = {method: figures[0] for method, figures in published.items()}
+    ours, published = results.get(name, {}), paper.PUBLISHED.get(base, {})
+    theirs = {pick: figures[0] for pick, figures in published.items()}
     means = {method: result["mean"] for method, result in ours.items()}
     digits = 3 if base in PAIRS["office31"] else 4  # as many as the paper prints
-    rows = [
-        [
-            shown,
-            *(accuracy(figure, digits=digits) for figure in published.get(method, (None, None))),
-            _gap(method, theirs),
-            *_cells(name, method, ours.get(method), _gap(method, means)),
-        ]
-        for method, shown in LABELS.items()
-        if method in ours or (method in published and name == base)
-    ]
+    rows = []
+    for method in METHODS.values():
+        for pick, label, result in _picks(method.name, ours.get(method.name)):
+            if result is None and not (pick in published and name == base):
+                continue
+            figures = published.get(pick, (None, None))
+            mean = result and {method.name: result["mean"]}
+            cells = [
+                label,
+                *(accuracy(figure, digits=digits) for figure in figures),
+                _gap(method, theirs | {method.name: figures[0]}),
+                *_cells(name, method, result, _gap(method, means | (mean or {}))),
+            ]
+            rows.append(cells)
     if not rows and base is not None:
         rows = [[DASH] * (len(COLUMNS) - 1)]
     titles = [_title(name, base)] + [""] * len(rows)
@@ -150,8 +150,8 @@ def _title(name, base):
     if base in (None, name):
         return name
     network, of_paper = (_network(configs.find_config(each)[0]) for each in (name, base))
-    told = "another recipe" if network == of_paper else f"not the paper's network: {network}"
-    return f"{name} ({told})"
+    difference = "another recipe" if network == of_paper else f"not the paper's network: {network}"
+    return f"{name} ({difference})"
 
 
 def _network(config):
@@ -162,7 +162,7 @@ def _network(config):
 
 def _gap(method, means):
     """Returns the share of the gap that a method covers, computed from mean accuracies."""
-    covered = results.gap_of(method, means)
+    covered = gap_of(method, means)
     return DASH if covered is None else f"{covered:.1%}".replace("-", "−")
 
 
@@ -176,28 +176,28 @@ def _cells(name, method, result, gap):
         gap,
         _steps(result),
         f"{result['device']} x{result['device_count']}",
-        _link(name, method.removesuffix("-oracle"), result),
+        _link(name, method.name, result),
     ]
 
 
 def _accuracy(result, of=lambda mean: mean):
-    """Returns mean ± sd (keys), and what else has to be known of it."""
-    told = f"{accuracy(of(result['mean']), result['std'])} ({len(result['keys'])})"
+    """Returns mean ± sd (keys), and what is not usual about it."""
+    shown = f"{accuracy(of(result['mean']), result['std'])} ({len(result['keys'])})"
     parts = [
         f"{split}: {entry['part']}"
         for split, entry in result["data"].items()
         if split.startswith(f"{result['target']}/") and "part" in entry
     ]
-    if result["method"] != "sa" and result["selection"] != "last step":
+    if result["selection"] != METHODS[result["method"]].selection:
         parts.append(result["selection"])
-    return "; ".join([told, *parts, *_changed(result)])
+    return "; ".join([shown, *parts, *_changed(result)])
 
 
 def _changed(result):
     """Returns settings that are not those of the config, apart from lengths."""
     config, _ = configs.find_config(result["config"])
     usual = dataclasses.asdict(config)
-    settings = study.completed(result["resolved_config"])
+    settings = result["resolved_config"]
     # Lengths have a column; weights are named by their digest.
     names = sorted(usual.keys() - {"steps", "baseline_steps", "evaluate_every", "weights"})
     return [f"{name} {settings[name]}" for name in names if settings[name] != usual[name]]
@@ -208,9 +208,8 @@ def _steps(result):
     if "steps" not in result:
         return DASH
     config, _ = configs.find_config(result["config"])
-    usual = config.steps_of("source-only" if result["method"] == "sa" else result["method"])
-    made = f"{result['steps']:,}"
-    return made if result["steps"] == usual else f"{made} (not {usual:,})"
+    usual = METHODS[result["method"]].steps(config)
+    return f"{result['steps']:,}" + (f" (not {usual:,})" if result["steps"] != usual else "")
 
 
 def _link(config, file, result):
@@ -223,8 +222,8 @@ def _quoted():
     """Returns the paper's table of Office-31, with the methods that it compares with."""
 
     def cell(figure, jmlr=None):
-        told = accuracy(figure, digits=3)
-        return told if jmlr is None else f"{told} (JMLR {accuracy(jmlr, digits=3)})"
+        shown = accuracy(figure, digits=3)
+        return shown if jmlr is None else f"{shown} (JMLR {accuracy(jmlr, digits=3)})"
 
     return markdown(
         ("method", *paper.OFFICE31_DIRECTIONS),
@@ -239,7 +238,7 @@ def _quoted():
 def _semi_supervised(ours):
     rows = []
     for method, shown in paper.SEMI_SUPERVISED.items():
-        cells = _cells(SEMI_SUPERVISED, method, ours.get(method), DASH)
+        cells = _cells(SEMI_SUPERVISED, METHODS[method], ours.get(method), DASH)
         if method in ours:
             cells[0] = _accuracy(ours[method], of=lambda mean: 1 - mean)
         rows.append([shown, method, cells[0], *cells[-3:]])
@@ -247,14 +246,14 @@ def _semi_supervised(ours):
     return markdown((*head, *COLUMNS[-3:]), *rows)
 
 
-def _commands(found):
+def _commands(results):
     """Returns how each file was made, the ones that are in no other table included."""
     rows = []
-    for config, files in found.items():
+    for config, files in results.items():
         for file, result in files.items():
             seconds = result.get("wall_seconds")
             minutes = DASH if seconds is None else f"{seconds / 60 / len(result['keys']):.1f}"
             link = f"[{config}/{file}](experiments/results/{config}/{file}.json)"
-            made_by = result["versions"]["dann_jax"]
-            rows.append([link, made_by, minutes, f"`{result['command']}`"])
+            version = result["versions"]["dann_jax"]
+            rows.append([link, version, minutes, f"`{result['command']}`"])
     return markdown(("file", "dann_jax", "minutes a key", "command"), *rows)

@@ -1,6 +1,6 @@
 """Trains a key of a result again and compares: python -m experiments.verify RESULT.json.
 
-Settings, method and data are those that the file names. With --steps N only the first steps are
+Settings, method and data are those of the file. With --steps N only the first steps are
 trained, with the schedules of the whole length. Exit status: 0 where the numbers agree, bit for bit
 or within the tolerance, 1 where they differ, 2 where they cannot be compared.
 """
@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import allocation, domains, results, study
+from experiments import domains, record, runtime, train
+from experiments.methods import METHODS
+from experiments.plan import Group, config_of, groups
 
 __all__ = ["Difference", "differences", "environment", "main"]
 
-SAME = 1e-3  # tolerance where all that a file tells is the same, and so should be the bits
+SAME = 1e-3  # tolerance where all that a file records is the same, and so should be the bits
 CHANGED = 0.05  # and elsewhere: other rounding makes .041 of the 1,500 steps of digits_digits_m
 ACCURACIES = ("source_accuracy", "target_accuracy")
-UNTOLD = "the last bits also depend on what no file tells, as the model of a CPU"
-THREADS = 2  # of a CPU, where a file is older than that entry: what this project's were made with
+UNRECORDED = "the last bits also depend on what no file records, as the model of a CPU"
 NEVER = sys.maxsize  # steps between two checkpoints: a verification starts anew
 
 
@@ -33,49 +34,47 @@ class Difference(NamedTuple):
     step: int
     name: str
     expected: float | None
-    got: float | None
+    actual: float | None
     relative: float  # to the largest value of the curve
 
     def __str__(self):
         """Says which number, and both values."""
         where = f"{self.name} of key {self.key} at step {self.step:,}"
-        return f"{where} is {self.expected} in the file, {self.got} here"
+        return f"{where} is {self.expected} in the file, {self.actual} here"
 
 
 def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple]:
-    """Returns what decides the last bits and is not the same, as name -> (in the file, here).
+    """Returns the entries that decide the last bits and differ, as name -> (in the file, here).
 
     Args:
       result: Content of a result file.
-      here: ``Study.origin`` of the training that is compared with it.
+      here: ``Study.origin`` of the training that it is compared with.
     """
-    there = study.completed_origin(result, THREADS if result["device"] == "cpu" else None)
     names = [name for name in here if name not in ("data", "versions")]
-    pairs = {name: (there[name], here[name]) for name in names}
-    pairs |= {
-        name: (version, here["versions"].get(name)) for name, version in there["versions"].items()
-    }
+    pairs = {name: (result[name], here[name]) for name in names}
+    versions = result["versions"].items()
+    pairs |= {name: (version, here["versions"].get(name)) for name, version in versions}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def differences(key: int, expected: dict, got: dict) -> list[Difference]:
+def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
     """Returns all numbers that two trainings both have, in the order of their steps.
 
     Args:
       key: Number of the key.
       expected: Columns ``training`` and ``evaluations``, as ``curves`` of a result has them.
-      got: The same of another training, which may be shorter.
+      actual: The same of another training, which may be shorter.
     """
-    found = []
+    every = []
     for kind in expected:
-        there, here = _rows(expected[kind]), _rows(got[kind])
+        there, here = _rows(expected[kind]), _rows(actual[kind])
         steps = [step for step in there if step in here]
-        for name in expected[kind].keys() & got[kind].keys() - {"step"}:
+        for name in expected[kind].keys() & actual[kind].keys() - {"step"}:
             scale = max((abs(there[step][name] or 0) for step in steps), default=0) or 1
             for step in steps:
                 a, b = there[step][name], here[step][name]
-                found.append(Difference(key, int(step), name, a, b, _relative(a, b, scale)))
-    return sorted(found, key=lambda each: (each.step, each.name))
+                every.append(Difference(key, int(step), name, a, b, _relative(a, b, scale)))
+    return sorted(every, key=lambda each: (each.step, each.name))
 
 
 def _rows(columns):
@@ -93,15 +92,16 @@ def _relative(a, b, scale):
 
 def _result(path):
     """Returns the content of a file that can be verified."""
-    result = results.read(path)
+    result = record.read(path)
     if result is None:
         raise ValueError(f"there is no file {path}")
-    if result.get("method") == "sa":
+    method = METHODS.get(result.get("method"))
+    if method and method.aligns:
         raise ValueError(
-            f"{path} is made of source-only trainings, and of nothing random beside them: verify "
-            "source-only.json"
+            f"{path} follows from trainings, with nothing random beside them: verify "
+            f"{method.aligns}.json"
         )
-    faults = results.faults(result)
+    faults = record.faults(result)
     if faults:
         raise ValueError(f"{path} is not whole: {'; '.join(faults)}")
     return result
@@ -129,10 +129,26 @@ def _last_step(result, steps):
 
 def _group(result, key, devices, changed):
     """Returns the keys that were trained together, where bits can be compared; else one."""
-    for group in result.get("groups", ()):
+    for group in result["groups"]:
         if key in group["keys"] and not changed:
-            return study.Group(tuple(group["keys"]), group["devices_per_key"])
-    return study.groups([key], len(devices), 1, None)[0]
+            return Group(tuple(group["keys"]), group["devices_per_key"])
+    return groups([key], len(devices), 1, None)[0]
+
+
+def _study(result, options):
+    """Returns the result's method, ready to train on the same data."""
+    version = result["versions"].get("dann_jax")
+    config = config_of(result["resolved_config"], options.weights, version=version)
+    devices = _devices(result, options.devices)
+    _last_step(result, options.steps)  # raises before the data is read
+    pair = domains.load_pair(config, data_dir=options.data_dir, manual_dir=options.manual_dir)
+    others = domains.differences(result["data"], pair.provenance)
+    if others:
+        raise ValueError(
+            f"the data are not those of the file ({others}): choose others with --data-dir or "
+            "--manual-dir"
+        )
+    return train.prepare(config, METHODS[result["method"]], pair, devices)
 
 
 def _verify(options):
@@ -142,93 +158,86 @@ def _verify(options):
     key = result["keys"][0] if options.key is None else options.key
     if key not in result["keys"]:
         raise ValueError(f"--key {key}: the file has {', '.join(map(str, result['keys']))}")
-    config = study.config_of(
-        result["resolved_config"], options.weights, version=result["versions"].get("dann_jax")
-    )
-    devices = _devices(result, options.devices)
+    study = _study(result, options)
+    changed = environment(result, study.origin)
+    group = _group(result, key, study.devices, changed)
+    study.program(group)  # raises where it cannot be
     stop = _last_step(result, options.steps)
-    pair = domains.load_pair(config, data_dir=options.data_dir, manual_dir=options.manual_dir)
-    others = domains.differences(result["data"], pair.provenance)
-    if others:
-        raise ValueError(
-            f"the data are not those of the file ({others}): choose others with --data-dir or "
-            "--manual-dir"
-        )
-    prepared = study.prepare(config, result["method"], pair, devices)
-    changed = environment(result, prepared.origin)
-    group = _group(result, key, devices, changed)
-    prepared.program(group)  # raises where it cannot be
     print(
         f"{result['config']}, {result['method']}, key {', '.join(map(str, group.keys))}: "
-        f"{stop:,} of {result['steps']:,} steps on {prepared.origin['device']} x{len(devices)}",
+        f"{stop:,} of {result['steps']:,} steps on {study.origin['device']} x{len(study.devices)}",
         flush=True,
     )
     if options.steps not in (None, stop):
         print(f"step {options.steps:,} has no entry in the curves: step {stop:,} is the next")
     for name, (there, here) in changed.items():
         print(f"not the same: {name} {there} in the file, {here} here")
+    compared = _compared(study, group, result, stop)
+    if "svm_accuracy" in result:
+        print("not compared: the linear SVMs, which follow from the trainings")
+    usual = CHANGED if changed else SAME
+    return _verdict(compared, changed, usual if options.tolerance is None else options.tolerance)
+
+
+def _compared(study, group, result, stop):
+    """Trains a group of keys and returns all its numbers beside those of the result."""
     with tempfile.TemporaryDirectory() as folder:
-        records = study.train(
-            prepared,
+        records = train.train(
+            study,
             group.keys,
             pathlib.Path(folder),
             together=len(group.keys),
             devices_per_key=group.devices_per_key,
             checkpoint_every=NEVER,
             stop=stop,
-            report=_tell,
+            report=_print_accuracy,
         )
-    found = []
-    for number, record in zip(group.keys, records, strict=True):
-        got = {
-            "training": results.columns(record["curves"]),
-            "evaluations": results.columns(record["evaluations"]) if record["evaluations"] else {},
+    every = []
+    for number, each in zip(group.keys, records, strict=True):
+        actual = {
+            "training": record.columns(each["curves"]),
+            "evaluations": record.columns(each["evaluations"]),
         }
-        found += differences(number, result["curves"][result["keys"].index(number)], got)
-    if "svm_accuracy" in result:
-        print("not compared: the linear SVMs, which are made from the trainings alone")
-    usual = CHANGED if changed else SAME
-    return _verdict(found, changed, usual if options.tolerance is None else options.tolerance)
+        every += differences(number, result["curves"][result["keys"].index(number)], actual)
+    return every
 
 
-def _tell(report):
+def _print_accuracy(report):
     if report.target_accuracy is not None:
-        print(
-            f"key {report.key} step {report.step:,}: target {report.target_accuracy:.4f}",
-            flush=True,
-        )
+        accuracy = f"target {report.target_accuracy:.4f}"
+        print(f"key {report.key} step {report.step:,}: {accuracy}", flush=True)
 
 
-def _verdict(found, changed, tolerance):
-    """Says what came of it, and returns the exit status."""
-    numbers = f"{len(found):,} numbers of the curves and evaluations"
-    first = next((each for each in found if each.expected != each.got), None)
+def _verdict(compared, changed, tolerance):
+    """Prints the outcome, and returns the exit status."""
+    numbers = f"{len(compared):,} numbers of the curves and evaluations"
+    first = next((each for each in compared if each.expected != each.actual), None)
     if first is None and not changed:
         print(f"agrees bit for bit: {numbers}, in the six digits that a file keeps")
         return 0
-    _tell_accuracies(found)
-    largest = max(each.relative for each in found)
-    told = f"max relative difference {largest:.2g}; tolerance {tolerance:g}"
-    beyond = next((each for each in found if each.relative > tolerance), None)
+    _print_accuracies(compared)
+    largest = max(each.relative for each in compared)
+    share = f"max relative difference {largest:.2g}; tolerance {tolerance:g}"
+    beyond = next((each for each in compared if each.relative > tolerance), None)
     if beyond is not None:
-        print(f"differs at step {beyond.step:,}: {beyond} ({numbers}; {told})")
+        print(f"differs at step {beyond.step:,}: {beyond} ({numbers}; {share})")
         if not changed and largest <= CHANGED:
-            print(f"{UNTOLD}: --tolerance {CHANGED:g} if the file was made on another machine")
+            print(f"{UNRECORDED}: --tolerance {CHANGED:g} if the file was made on another machine")
         return 1
-    print(f"within tolerance: {numbers} ({told})")
+    print(f"within tolerance: {numbers} ({share})")
     if first is not None:
         print(f"the first that is not the same: {first}")
-    if first is not None and not changed:
-        print(UNTOLD)
+        if not changed:
+            print(UNRECORDED)
     return 0
 
 
-def _tell_accuracies(found):
-    """Says by how much the accuracies differ, which is not a share of anything."""
+def _print_accuracies(compared):
+    """Prints by how much the accuracies differ, which is not a share of anything."""
     apart = {
-        each: abs(each.expected - each.got)
-        for each in found
-        if each.name in ACCURACIES and None not in (each.expected, each.got)
+        each: abs(each.expected - each.actual)
+        for each in compared
+        if each.name in ACCURACIES and None not in (each.expected, each.actual)
     }
     if apart:
         most = max(apart, key=apart.get)
@@ -268,5 +277,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    allocation.keep_freed_memory()
+    runtime.keep_freed_memory()
     sys.exit(main())

@@ -8,7 +8,7 @@ Takes: 1 minute a key on 2 CPU cores, all methods together.
 Command: python -m experiments.run digits_digits_m --keys 5
 """
 
-from experiments.config import Config
+from experiments.settings import Config
 
 config = Config(
     source="digits",

@@ -9,7 +9,7 @@ Takes: some 30 minutes a key on 2 idle CPU cores, all methods together; DANN's 4
 Command: python -m experiments.run mnist_mnist_m --keys 5 --manual-dir DIR
 """
 
-from experiments.config import Config
+from experiments.settings import Config
 
 config = Config(
     source="mnist",

@@ -11,7 +11,7 @@ Takes: some 28 minutes a key on 2 CPU cores, all methods together.
 Command: python -m experiments.run mnist_mnist_m_batch_norm --keys 5 --manual-dir DIR
 """
 
-from experiments.config import Config
+from experiments.settings import Config
 
 config = Config(
     source="mnist",

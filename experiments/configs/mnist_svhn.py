@@ -11,7 +11,7 @@ Takes: some 5 and a half hours a key on 2 CPU cores, all methods together (a thi
 Command: python -m experiments.run mnist_svhn --keys 5 --manual-dir DIR
 """
 
-from experiments.config import Config
+from experiments.settings import Config
 
 config = Config(
     source="mnist",

@@ -6,7 +6,7 @@ Takes: some 7 minutes a key on 2 CPU cores, all methods together (estimated).
 Command: python -m experiments.run own_pair --source DIR --target DIR
 """
 
-from experiments.config import Config
+from experiments.settings import Config
 
 config = Config(
     source="SOURCE",

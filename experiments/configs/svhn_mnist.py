@@ -13,7 +13,7 @@ Takes: some 55 hours a key on 2 CPU cores, all methods together (reckoned from 1
 Command: python -m experiments.run svhn_mnist --keys 5 --manual-dir DIR
 """
 
-from experiments.config import Config
+from experiments.settings import Config
 
 config = Config(
     source="svhn",

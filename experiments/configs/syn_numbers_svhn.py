@@ -11,7 +11,7 @@ Takes: some 6 hours a key on 2 CPU cores, all methods together (a fifth of it wa
 Command: python -m experiments.run syn_numbers_svhn --keys 5 --manual-dir DIR
 """
 
-from experiments.config import Config
+from experiments.settings import Config
 
 config = Config(
     source="syn_numbers",

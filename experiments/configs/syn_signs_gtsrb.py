@@ -8,7 +8,7 @@ Takes: some 2 hours 45 minutes a key on 2 CPU cores, all methods together (an ei
 Command: python -m experiments.run syn_signs_gtsrb --keys 5 --manual-dir DIR
 """
 
-from experiments.config import Config
+from experiments.settings import Config
 
 config = Config(
     source="syn_signs",

@@ -1,13 +1,9 @@
-"""What an experiment is made of, and the experiments that there are."""
+"""The settings of an experiment, and the network that they name."""
 
 import dataclasses
-import difflib
 import functools
-import importlib
 import math
 import pathlib
-import pkgutil
-from collections.abc import Iterable
 from typing import Literal
 
 import flax.linen as nn
@@ -15,36 +11,14 @@ import jax.numpy as jnp
 
 from dann_jax import networks
 from dann_jax.backbones import BACKBONES, AlexNet
-from dann_jax.objective import NORMALISATIONS
+from dann_jax.objective import NORMALISATIONS as NORMALIZATIONS
 
-__all__ = [
-    "ADVERSARIAL",
-    "FEW_LABEL_METHODS",
-    "INITIALISERS",
-    "METHODS",
-    "NETWORKS",
-    "Config",
-    "config_names",
-    "find_config",
-    "find_methods",
-    "make_model",
-    "office31",
-    "office31_batch_norm",
-    "office31_frozen",
-]
-
-METHODS = ("source-only", "sa", "dann", "train-on-target")
-
-FEW_LABEL_METHODS = ("few-labels", "source-and-few-labels", "dann-and-few-labels")
-"""With ``Config.few_labels``: on these target images alone, with the source, and adapted."""
-
-ADVERSARIAL = ("dann", "dann-and-few-labels")  # those with a domain branch
+__all__ = ["INITIALIZERS", "NETWORKS", "Config", "make_model"]
 
 
 def _office_alexnet(*, dtype, **options):
     kernel_init = options.get("kernel_init", nn.initializers.he_normal())
-    backbone = AlexNet(kernel_init=kernel_init, dtype=dtype)
-    return networks.office(backbone, dtype=dtype, **options)
+    return networks.office(AlexNet(kernel_init=kernel_init, dtype=dtype), dtype=dtype, **options)
 
 
 NETWORKS = {
@@ -61,7 +35,7 @@ NETWORKS = {
 }
 WITH_BACKBONE = ("office", "office_batch_norm", "office_per_domain")
 
-INITIALISERS = {
+INITIALIZERS = {
     "truncated_normal_0.1": nn.initializers.truncated_normal(0.1),
     "he_normal": nn.initializers.he_normal(),
     "lecun_normal": nn.initializers.lecun_normal(),
@@ -110,7 +84,7 @@ class Config:
     """Whether the backbone stays as it is: what it makes of the middle of each image, and of the
     mirror image, is computed once and kept with the prepared data."""
 
-    initialisation: Literal[("default", *INITIALISERS)] = "default"
+    initialization: Literal[("default", *INITIALIZERS)] = "default"
     """Of all weights; ``default`` is the network's own."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -176,7 +150,7 @@ class Config:
     bias_factor: float = 1.0
     """Multiple of the learning rate for biases, those of the backbone among them."""
 
-    normalisation: Literal["mean", "sum_of_means"] = "mean"
+    normalization: Literal["mean", "sum_of_means"] = "mean"
     """What L_d averages over: the joint batch, or each domain (then summed)."""
 
     domain_weight: float = 1.0
@@ -199,21 +173,18 @@ class Config:
         for name in ("source", "target"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} must be the name of a data set, or a folder of images")
-        for name in ("steps", "batch_size", "evaluate_every", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.crop is not None and self.crop > self.image_size:
-            raise ValueError(f"crop must be at most image_size {self.image_size}, got {self.crop}")
-        for name in ("baseline_steps", "lambda_horizon", "classes", "crop", "few_labels"):
+        optional = ("baseline_steps", "lambda_horizon", "classes", "crop", "few_labels")
+        for name in ("steps", "batch_size", "evaluate_every", "image_size", *optional):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.crop is not None and self.crop > self.image_size:
+            raise ValueError(f"crop must be at most image_size {self.image_size}, got {self.crop}")
         if self.batch_size % 2:
             raise ValueError(
                 f"batch_size must be even (half source, half target), got {self.batch_size}"
             )
-        half = self.batch_size // 2
-        mixed = self.few_labels is not None
+        half, mixed = self.batch_size // 2, self.few_labels is not None
         if self.few_labels_in_batch < 1 or (mixed and self.few_labels_in_batch >= half):
             raise ValueError(
                 "few_labels_in_batch must be at least 1 and less than the target half of a "
@@ -227,10 +198,13 @@ class Config:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        self._check_names()
+
+    def _check_names(self):
         for name, valid in (
             ("network", tuple(NETWORKS)),
-            ("normalisation", NORMALISATIONS),
-            ("initialisation", ("default", *INITIALISERS)),
+            ("normalization", NORMALIZATIONS),
+            ("initialization", ("default", *INITIALIZERS)),
             ("mean", ("joint", "per_domain", "backbone")),
             ("dtype", ("float32", "bfloat16")),
             ("backbone", (None, *BACKBONES)),
@@ -251,179 +225,17 @@ class Config:
             raise ValueError("mean backbone needs a backbone that is not frozen: choose joint")
 
     @property
-    def seen_size(self) -> int:
-        """Height and width of what is trained sees, pixels; 1 above a frozen backbone."""
+    def input_size(self) -> int:
+        """Height and width of the trained network's input, pixels; 1 above a frozen backbone."""
         return 1 if self.frozen else self.crop or self.image_size
-
-    def steps_of(self, method: str) -> int:
-        """Returns the number of updates of a method."""
-        return self.steps if method in ADVERSARIAL else self.baseline_steps or self.steps
-
-    def check_methods(self, methods: Iterable[str]) -> None:
-        """Checks that these settings suffice for methods.
-
-        Args:
-          methods: Their names.
-
-        Raises:
-          ValueError: There are no few labels for a method that trains on them.
-        """
-        for method in FEW_LABEL_METHODS:
-            if method in methods and self.few_labels is None:
-                raise ValueError(
-                    f"{method} trains on some labels of the target, but few_labels is None: "
-                    "say with --few-labels how many images of each class have one"
-                )
 
 
 def make_model(config: Config, classes: int) -> networks.DannModel:
-    """Returns the network of an experiment; above a frozen backbone, without that.
-
-    Args:
-      config: The experiment.
-      classes: Number of labels.
-    """
+    """Returns the network of an experiment for a number of labels; frozen backbones are no part."""
     options = {"classes": classes, "dtype": jnp.dtype(config.dtype)}
-    if config.initialisation != "default":
-        options["kernel_init"] = INITIALISERS[config.initialisation]
+    if config.initialization != "default":
+        options["kernel_init"] = INITIALIZERS[config.initialization]
     if config.network in WITH_BACKBONE:
-        made = None if config.frozen else BACKBONES[config.backbone].make(dtype=options["dtype"])
-        options["backbone"] = made
+        backbone = BACKBONES[config.backbone]
+        options["backbone"] = None if config.frozen else backbone.make(dtype=options["dtype"])
     return NETWORKS[config.network](**options)
-
-
-def office31(source: str, target: str) -> Config:
-    """Returns the paper's settings for two domains of Office-31, fully transductive.
-
-    All images of the source are trained on with their labels, all of the target without, and the
-    accuracy is that on the latter. The preprint's protocol of five random splits has
-    ``source_train`` ``split_0`` to ``split_4``.
-
-    Schedules, L_d's weight, crops and mirror images are those of the authors' files: the backbone
-    has the learning rate 0.001 (1 + 0.001 step)^-0.75, new layers ten times that, biases twice
-    that of their layer.
-
-    Args:
-      source: ``amazon``, ``dslr`` or ``webcam``.
-      target: Another one.
-    """
-    return Config(
-        source=f"office31/{source}",
-        target=f"office31/{target}",
-        source_test="train",
-        target_test="train",
-        classes=31,
-        network="office",
-        backbone="alexnet",
-        image_size=256,
-        crop=227,
-        mirror=True,
-        mean="backbone",
-        steps=50_000,
-        mu0=0.01,  # of new layers
-        backbone_factor=0.1,
-        bias_factor=2.0,
-        alpha=50.0,  # 0.001 a step
-        lambda_horizon=10_000,
-        domain_weight=0.1,
-        evaluate_every=5_000,
-    )
-
-
-def office31_batch_norm(source: str, target: str, backbone: str = "resnet50") -> Config:
-    """Returns the settings of today's re-runs of the paper on Office-31, not the paper's own.
-
-    Batch normalisation in the bottleneck and in G_d, with the statistics of the whole batch, both
-    domains together, as in the backbone; Nesterov's momentum, weight decay, 32 + 32 images a step.
-    The protocol is that of ``office31``.
-
-    Args:
-      source: ``amazon``, ``dslr`` or ``webcam``.
-      target: Another one.
-      backbone: Name of one of ``dann_jax.backbones.BACKBONES``.
-    """
-    return dataclasses.replace(
-        office31(source, target),
-        network="office_batch_norm",
-        backbone=backbone,
-        crop=224,
-        steps=20_000,
-        batch_size=64,
-        alpha=20.0,  # 0.001 a step
-        nesterov=True,
-        bias_factor=1.0,
-        weight_decay=1e-3,
-        domain_weight=1.0,
-        evaluate_every=2_000,
-    )
-
-
-def office31_frozen(source: str, target: str, backbone: str = "efficientnet_lite0") -> Config:
-    """Returns settings for Office-31 on a CPU: ``office31_batch_norm`` above a frozen backbone.
-
-    The bottleneck has the batch statistics of each domain by itself, and 2,000 updates are enough
-    for what is trained; these and L_d's weight were chosen without target labels
-    (docs/office31.md).
-
-    What the backbone makes of the middle 224x224 pixels of an image and of its mirror image is
-    computed once, and one of the two is trained on at random, so that a mirror image means what it
-    means in the other recipes; the test sees the image itself. From the backbone's outputs the
-    mean over both domains' training images is subtracted, for each of them by itself.
-
-    Args:
-      source: ``amazon``, ``dslr`` or ``webcam``.
-      target: Another one.
-      backbone: Name of one of ``dann_jax.backbones.BACKBONES``.
-    """
-    return dataclasses.replace(
-        office31_batch_norm(source, target, backbone),
-        network="office_per_domain",
-        frozen=True,
-        mean="joint",
-        input_scale=1.0,
-        backbone_factor=1.0,
-        steps=2_000,
-        alpha=2.0,  # 0.001 a step
-        lambda_horizon=None,
-        domain_weight=0.1,
-        evaluate_every=500,
-    )
-
-
-def config_names() -> tuple[str, ...]:
-    """Returns the names of the experiments."""
-    from experiments import configs
-
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(configs.__path__)))
-
-
-def find_config(name: str) -> tuple[Config, str]:
-    """Returns an experiment's settings and what is said of it.
-
-    Args:
-      name: Name of a module in ``experiments/configs``.
-
-    Returns:
-      The settings, and the module's docstring.
-
-    Raises:
-      ValueError: There is no such experiment; the nearest names are given.
-    """
-    names = config_names()
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(names)}"
-        raise ValueError(f"unknown config {name!r}: {hint}")
-    module = importlib.import_module(f"experiments.configs.{name}")
-    return module.config, module.__doc__
-
-
-def find_methods(name: str) -> tuple[str, ...]:
-    """Returns the methods that an experiment consists of: ``METHODS``, or those of its own.
-
-    Args:
-      name: Name of a module in ``experiments/configs``, which may have a tuple ``methods``.
-    """
-    if name not in config_names():
-        return METHODS
-    return getattr(importlib.import_module(f"experiments.configs.{name}"), "methods", METHODS)

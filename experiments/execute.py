@@ -1,0 +1,233 @@
+"""Carries out a plan: each job is trained or aligned, measured and recorded."""
+
+import contextlib
+import pathlib
+import shutil
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+
+from experiments import curves, display, domains, heads, processes, record, runtime, train
+from experiments.methods import METHODS
+from experiments.options import Options
+from experiments.plan import Plan, command, resolved
+
+__all__ = ["execute", "where"]
+
+
+class _Setting(NamedTuple):
+    """What the jobs of a plan share."""
+
+    pair: domains.Pair
+    devices: list[jax.Device]
+    console: Console
+
+
+def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Console) -> None:
+    """Does all that is missing of an experiment, and draws its curves anew."""
+    for path in plan.kept:
+        console.print(f"{path} is there already", markup=False, soft_wrap=True)
+    names = ",".join(job.method.name for job in plan.jobs)
+    processes.check_agreement(zlib.crc32(names.encode()), "results")
+    files = []
+    if plan.jobs:
+        with _alone(plan.jobs[0].output):  # before hours of training, not after them
+            files = _execute(plan.jobs, _Setting(_load(options, console), devices, console))
+    if processes.is_first():
+        files += _draw((plan.jobs[0].result if plan.jobs else plan.kept[0]).parent)
+    if files:
+        console.print("written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
+
+
+def where(options: Options, console: Console) -> dict[str, Any]:
+    """Returns the options of ``domains.load_pair`` and ``domains.prepare_pair``."""
+    return {
+        "data_dir": options.data_dir,
+        "manual_dir": options.manual_dir,
+        "progress": console.is_terminal and processes.is_first(),
+    }
+
+
+@contextlib.contextmanager
+def _alone(folder):
+    with contextlib.ExitStack() as stack:
+        with processes.all_or_none():
+            if processes.is_first():
+                stack.enter_context(record.alone(folder))
+        yield
+
+
+def _load(options, console):
+    """Returns the images; the first process prepares them for all."""
+
+    def load():
+        places = where(options, console)
+        return domains.load_pair(options.config, **places, streaming=options.streaming)
+
+    with processes.all_or_none():
+        pair = load() if processes.is_first() else None
+    with processes.all_or_none():
+        return load() if pair is None else pair
+
+
+def _execute(jobs, setting):
+    """Does the jobs and returns the files that they have written."""
+    jobs = _measurable(jobs, setting)
+    studies = {}
+    for job in jobs:
+        if job.trains and not job.method.aligns:
+            study = train.prepare(job.config, job.method, setting.pair, setting.devices)
+            for group in job.groups(setting.devices):
+                study.program(group)  # raises where it cannot be, before anything is moved
+            studies[job.method.name] = study
+    files = []
+    for job in jobs:
+        if job.method.aligns:
+            _align(job, setting)
+        elif job.trains:  # a study holds the arrays on the devices: no longer than it needs them
+            _train(job, studies.pop(job.method.name), setting)
+        if job.head:
+            _measure_head(job, setting)
+        files.append(job.result)
+        if job.trains and not job.method.aligns and setting.pair.target_files is not None:
+            files += [job.folder / f"key_{key}" / "predictions.csv" for key in job.keys]
+    return files
+
+
+def _measurable(jobs, setting):
+    """Returns the jobs without those that need labels which the target does not have."""
+    if setting.pair.target_labelled:
+        return jobs
+    kept = []
+    for job in jobs:
+        why, name = job.trains and job.method.needs_target_labels, job.method.name
+        if why and len(jobs) == 1:
+            raise ValueError(f"{name}: {job.config.target} has no labels {why}")
+        if why:
+            setting.console.print(f"{name} is left out: the target has no labels {why}")
+        else:
+            kept.append(job)
+    return kept
+
+
+def _train(job, study, setting):
+    """Trains a method and writes its result."""
+    replaced = job.folder.with_name(f"{job.folder.name}.replaced")
+    with processes.all_or_none():
+        if processes.is_first() and job.overwrite and job.folder.exists():
+            if not replaced.exists():  # kept until there is a new result
+                job.folder.rename(replaced)
+            elif not train.fits(study, job.keys, job.folder):
+                shutil.rmtree(job.folder)
+    steps = job.method.steps(job.config)
+    with runtime.counted() as compiled, display.progress(setting.console) as progress:
+        records = train.train(
+            study,
+            job.keys,
+            job.folder,
+            together=job.most_together(setting.devices),
+            devices_per_key=job.devices_per_key,
+            checkpoint_every=job.checkpoint_every,
+            report=display.Watch(progress, setting.console, job.method.name, steps),
+        )
+    if not processes.is_first():
+        return
+    setting.console.print(
+        f"{job.method.name}: {compiled.programs} programs compiled in {compiled.seconds:.1f} s, "
+        f"{compiled.from_cache} of them from the cache"
+    )
+    groups = list(dict.fromkeys(map(train.group_of, records)))
+    seconds = sum(each["train_seconds"] for each in records)
+    entries = {
+        **record.training_entries(records),
+        "selection": job.method.selection,
+        "steps_per_second": round(steps * len(job.keys) / seconds, 2),
+        "compile_seconds": round(compiled.seconds, 3),
+        "programs_compiled": compiled.programs,
+        "programs_from_cache": compiled.from_cache,
+        **runtime.peak_memory(jax.local_devices()),
+    }
+    _write(job, entries, command(job, groups, setting.devices))
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _write(job, entries, command):
+    """Writes the result of a job."""
+    config, method = job.config, job.method
+    weighted = {"normalization": config.normalization, "weight": config.domain_weight}
+    result = {
+        "format": record.FORMAT,
+        "config": job.name,
+        "method": method.name,
+        "source": config.source,
+        "target": config.target,
+        "keys": list(job.keys),
+        "steps": method.steps(config),
+        "batch_size": config.batch_size,
+        "domain_loss": weighted if method.adversarial else None,
+        **entries,
+        "resolved_config": resolved(config, method),
+        "command": command,
+    }
+    record.write_json(job.result, result, replace=job.replaces)
+
+
+def _measure_head(job, setting):
+    """Adds to a result the accuracies of linear SVMs on its trainings."""
+    with processes.all_or_none():
+        result = record.read(job.result) if processes.is_first() else None
+        if result is None or result["mean"] is None:  # a target without labels
+            return
+        study = train.prepare(job.config, job.method, setting.pair, setting.devices)
+        every = []
+        for key in job.keys:
+            path = job.folder / f"key_{key}" / "svm.json"
+            head = record.read(path)
+            if head is None:
+                head = heads.svm(study, setting.pair, key, job.folder)
+                record.write_json(path, head)
+            every.append(head)
+            setting.console.print(
+                f"{job.method.name} key {key}: linear SVM on {head['layer']}, C {head['C']:g}: "
+                f"target {display.accuracy(head['target_accuracy'])}"
+            )
+        record.write_json(job.result, result | heads.svm_entries(every))
+
+
+def _align(job, setting):
+    """Writes the result of a closed form on the features of finished trainings."""
+    with processes.all_or_none():
+        if not processes.is_first():
+            return
+        method = METHODS[job.method.aligns]
+        study = train.prepare(job.config, method, setting.pair, setting.devices)
+        every = []
+        for key in job.keys:
+            path = job.folder / f"key_{key}" / f"{job.method.name}.json"
+            form = None if job.overwrite else record.read(path)
+            if form is None:
+                form = heads.align(study, setting.pair, job.method, key, job.folder)
+                record.write_json(path, form)
+            every.append(form)
+            setting.console.print(
+                f"{job.method.name} key {key}: target {display.accuracy(form['target_accuracy'])}, "
+                f"{form['components']} components; oracle "
+                f"{display.accuracy(form['oracle_accuracy'])}, {form['oracle_components']} "
+                "components"
+            )
+        origin = record.read(job.folder / f"key_{job.keys[0]}" / "record.json")["origin"]
+        entries = heads.aligned_entries(job.method, every) | origin  # the same for all keys
+        _write(job, entries, command(job))
+
+
+def _draw(folder):
+    """Draws the curves where a result is newer than the picture of them; returns its path then."""
+    picture: pathlib.Path = folder / "curves.png"
+    results = {m: r for m, r in record.read_results(folder).items() if "curves" in r}
+    newest = max(((folder / f"{m}.json").stat().st_mtime_ns for m in results), default=0)
+    if not results or (picture.exists() and picture.stat().st_mtime_ns >= newest):
+        return []
+    curves.draw(results, picture)
+    return [picture]

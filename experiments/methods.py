@@ -1,0 +1,262 @@
+"""The methods that are compared: a table with one entry each, and their objectives.
+
+A method either trains, by descent on its objective, or is a closed form on the features of another
+method's trainings. To add one, write its objective (as ``dann_jax.objective.Objective``) or its
+closed form, and its entry. Nothing else in ``experiments`` knows a method by its name.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from dann_jax import alignment
+from dann_jax.objective import Objective, label_objective, reversed_objective
+from experiments.settings import Config
+
+__all__ = [
+    "DEFAULT_METHODS",
+    "DRAWN",
+    "METHODS",
+    "Alignment",
+    "Line",
+    "Method",
+    "check_settings",
+    "gap_covered",
+    "gap_of",
+    "of_names",
+]
+
+COMPONENTS = range(2, 61)  # of subspace alignment: the paper's, of which a layer may have fewer
+SMALLEST_GAP = 0.02  # between the bounds, accuracy: a share of less is a share of noise
+
+
+class Line(NamedTuple):
+    """The look of a method's curves; no two have the same dashes and marks, for print in grey."""
+
+    colour: str
+    dashes: Any
+    marker: str
+
+
+class Alignment(NamedTuple):
+    """A closed form, fitted to features of both domains."""
+
+    components: list[int]  # the numbers of components to try, smallest first
+    eligible: list[int]  # those of them that the choice without target labels is made among
+    source: Callable[[np.ndarray, int], Callable[[int], np.ndarray]]  # (x, largest d) -> d -> x'
+    target: Callable[[np.ndarray, int], Callable[[int], np.ndarray]]
+    entries: dict[str, Any]  # for the result file
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """What a method is trained on, how, and how its result is shown."""
+
+    name: str  # on the command line and of its result file
+    label: str  # in the tables
+    default: bool = True  # one of those that an experiment consists of, unless it names its own
+    bound: Literal["lower", "upper"] | None = None  # end of the gap that the others may cover
+    line: Line | None = None  # of its curves
+
+    # A training.
+    trains_on: tuple[Literal["source", "target", "few", "few + target"], ...] = ()
+    """Labelled images, and images beside them: of the target without labels, the few with labels,
+    or these first and then the others."""
+    objective: Callable[[Config], Objective] | None = None
+    length: Literal["steps", "baseline_steps"] = "steps"  # the setting with its number of updates
+    adversarial: bool = False  # whether it trains G_d: with lambda and L_d
+    svm_head: bool = False  # whether a linear SVM is measured in place of its last layer
+
+    # A closed form.
+    aligns: str | None = None  # the method whose features it takes
+    fit: Callable[[np.ndarray, np.ndarray], Alignment] | None = None  # features of both -> form
+    selection: str = "last step"  # how its result was chosen
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the training knows the target's images for such, so batch statistics do too."""
+        return any("target" in part for part in self.trains_on[1:])
+
+    @property
+    def few_labels(self) -> bool:
+        """Whether it trains on a few labels of the target."""
+        return any("few" in part for part in self.trains_on)
+
+    @property
+    def needs_target_labels(self) -> str:
+        """What it needs all labels of the target for; empty where it does not."""
+        if self.aligns:
+            return "to measure it by"
+        return "to train on" if self.trains_on[0] == "target" else ""
+
+    def steps(self, config: Config) -> int:
+        """Returns its number of updates; of a closed form that of the trainings it aligns."""
+        if self.aligns:
+            return METHODS[self.aligns].steps(config)
+        return getattr(config, self.length) or config.steps
+
+
+def _label(config):
+    del config
+    return label_objective
+
+
+def _label_of_both(config):
+    """Returns ``label_objective`` on the source and the few labelled examples of the target."""
+    del config
+
+    def objective(theta, batch, lam, apply, *, axis_name=None):
+        joint = batch._replace(
+            source_image=jnp.concatenate([batch.source_image, batch.target_image]),
+            source_label=jnp.concatenate([batch.source_label, batch.target_label]),
+            target_label=None,
+        )
+        return label_objective(theta, joint, lam, apply, axis_name=axis_name)
+
+    return objective
+
+
+def _reversed(config):
+    return functools.partial(
+        reversed_objective,
+        normalisation=config.normalization,
+        domain_weight=config.domain_weight,
+    )
+
+
+def _subspace_alignment(source, target):
+    """Returns subspace alignment (SA), fitted to features ``[n, D]`` of both domains."""
+    bases = alignment.principal_subspace(source), alignment.principal_subspace(target)
+    count = min(*source.shape, len(target))
+    components = [d for d in COMPONENTS if d < count]
+    if not components:
+        raise ValueError(
+            f"subspace alignment in {COMPONENTS[0]} components or more needs more features and "
+            f"examples than that, got {count}"
+        )
+    stable = max(alignment.stable_components(*bases), components[0])
+
+    def of_source(x, most):
+        projected = bases[0].project(x, most)
+        return lambda d: projected[:, :d] @ alignment.align(*bases, d)
+
+    def of_target(x, most):
+        projected = bases[1].project(x, most)
+        return lambda d: projected[:, :d]
+
+    eligible = [d for d in components if d <= stable]
+    return Alignment(components, eligible, of_source, of_target, {"stable_components": stable})
+
+
+METHODS = {
+    method.name: method
+    for method in (  # in the order in which they are trained and shown
+        Method(
+            name="few-labels",
+            label="few labels",
+            default=False,
+            line=Line("#888888", ":", "v"),
+            trains_on=("few",),
+            objective=_label,
+            length="baseline_steps",
+        ),
+        Method(
+            name="source-only",
+            label="source-only",
+            bound="lower",
+            line=Line("#0077bb", (0, (5, 1.5)), "s"),
+            trains_on=("source",),
+            objective=_label,
+            length="baseline_steps",
+            svm_head=True,
+        ),
+        Method(
+            name="sa",
+            label="SA",
+            aligns="source-only",
+            fit=_subspace_alignment,
+            selection="no target labels: two-fold cross-validation on the source, among those up "
+            "to the largest whose consistency bound holds, or 2 (bound: Fernando et al. 2013; our "
+            "delta 0.1, gamma 1e5)",
+        ),
+        Method(
+            name="source-and-few-labels",
+            label="source and few labels",
+            default=False,
+            line=Line("#ee7733", (0, (5, 1.5, 1, 1.5)), "D"),
+            trains_on=("source", "few"),
+            objective=_label_of_both,
+            length="baseline_steps",
+        ),
+        Method(
+            name="dann",
+            label="**DANN**",
+            line=Line("#cc3311", "-", "o"),
+            trains_on=("source", "target"),
+            objective=_reversed,
+            adversarial=True,
+            svm_head=True,
+        ),
+        Method(
+            name="dann-and-few-labels",
+            label="DANN and few labels",
+            default=False,
+            line=Line("#111111", "-", "P"),
+            trains_on=("source", "few + target"),
+            objective=_reversed,
+            adversarial=True,
+        ),
+        Method(
+            name="train-on-target",
+            label="train-on-target",
+            bound="upper",
+            line=Line("#228833", (0, (1, 1)), "^"),
+            trains_on=("target",),
+            objective=_label,
+            length="baseline_steps",
+            svm_head=True,
+        ),
+    )
+}
+
+DEFAULT_METHODS = tuple(name for name, method in METHODS.items() if method.default)
+DRAWN = ("source-only", "dann")  # whose features the paper draws side by side
+
+
+def of_names(names: Iterable[str]) -> list[Method]:
+    """Returns methods in the order of the table."""
+    return [method for method in METHODS.values() if method.name in set(names)]
+
+
+def check_settings(config: Config, methods: Iterable[Method]) -> None:
+    """Raises a ValueError where a method trains on few labels and the settings have none."""
+    for method in methods:
+        if method.few_labels and config.few_labels is None:
+            raise ValueError(
+                f"{method.name} trains on some labels of the target, but few_labels is None: "
+                "set with --few-labels how many images of each class have one"
+            )
+
+
+def gap_covered(accuracy: float, lower: float, upper: float) -> float | None:
+    """Returns (accuracy - lower) / (upper - lower); None where the gap is below two points."""
+    gap = upper - lower
+    return (accuracy - lower) / gap if gap >= SMALLEST_GAP else None
+
+
+def gap_of(method: Method, means: dict[str, float | None]) -> float | None:
+    """Returns the share of the gap that a method covers, None for a bound or without a figure.
+
+    Args:
+      method: The method.
+      means: Mean target accuracies of methods by name, those of the bounds among them.
+    """
+    bounds = {each.bound: means.get(each.name) for each in METHODS.values() if each.bound}
+    accuracy = means.get(method.name)
+    if method.bound or None in (accuracy, *bounds.values()):
+        return None
+    return gap_covered(accuracy, **bounds)

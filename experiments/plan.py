@@ -1,0 +1,312 @@
+"""Which trainings, closed forms and SVMs an experiment lacks: worked out once, before any device.
+
+Every refusal that needs neither data nor devices is raised here.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal, NamedTuple
+
+from experiments import configs, pretraining, record
+from experiments.methods import METHODS, Method, check_settings, of_names
+from experiments.options import PROGRAM, Options
+from experiments.settings import Config
+
+__all__ = [
+    "Group",
+    "Job",
+    "Plan",
+    "command",
+    "config_of",
+    "grouping",
+    "groups",
+    "make_plan",
+    "resolved",
+]
+
+
+class Group(NamedTuple):
+    """Keys that are trained as one program; their number decides the last bits of the numbers."""
+
+    keys: tuple[int, ...]
+    devices_per_key: int  # which share its batches
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is missing of the result of one method."""
+
+    name: str  # of the experiment
+    config: Config
+    method: Method
+    keys: tuple[int, ...]
+    output: pathlib.Path  # folder of the experiment
+    trains: bool  # whether the result itself is missing
+    head: bool  # whether to measure linear SVMs
+    replaces: bool = False  # whether the result may take the place of an earlier one
+    overwrite: bool = False  # whether earlier trainings do not count
+    together: int | Literal["auto"] = "auto"  # see Options, like the others
+    devices_per_key: int | None = None
+    one_by_one: bool = False  # whether each key is trained on all devices
+    checkpoint_every: int = 5_000
+
+    @property
+    def result(self) -> pathlib.Path:
+        """The result file."""
+        return self.output / f"{self.method.name}.json"
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The folder of the trainings; of a closed form, of those that it aligns."""
+        return self.output / (self.method.aligns or self.method.name)
+
+    def most_together(self, devices: list) -> int | None:
+        """Returns how many keys, at most, are trained as one program; None for all."""
+        if self.together != "auto":
+            return self.together
+        return 1 if self.one_by_one or devices[0].platform == "cpu" else None
+
+    def groups(self, devices: list) -> list[Group]:
+        """Returns the keys in groups, if all of them are trained on these devices."""
+        most = self.most_together(devices)
+        return groups(list(self.keys), len(devices), most, self.devices_per_key)
+
+
+class Plan(NamedTuple):
+    """All that is to be done for an experiment."""
+
+    jobs: list[Job]
+    kept: list[pathlib.Path]  # results that are there already
+
+
+def make_plan(name: str, options: Options) -> Plan:
+    """Returns what is missing of an experiment.
+
+    Raises:
+      ValueError: The options are not valid, do not fit each other, or do not fit results that are
+        there.
+      FileNotFoundError: The backbone's weights are missing.
+    """
+    _check(options)
+    output = options.output / name
+    keys = tuple(range(options.first_key, options.first_key + options.keys))
+    jobs = []
+    for method in _wanted(options, output, keys):
+        path = output / f"{method.name}.json"
+        kept = None if options.overwrite else _kept_keys(path, options.config, method, keys)
+        trains = kept != keys
+        head = options.svm and method.svm_head and (trains or _lacks_head(path, keys))
+        job = Job(
+            name=name,
+            config=options.config,
+            method=method,
+            keys=keys,
+            output=output,
+            trains=trains,
+            head=head,
+            replaces=options.overwrite or bool(kept),
+            overwrite=options.overwrite,
+            together=options.together,
+            devices_per_key=options.devices_per_key,
+            one_by_one=options.streaming or options.distributed,
+            checkpoint_every=options.checkpoint_every,
+        )
+        jobs.append(job)
+    _check_states(jobs)
+    return Plan(
+        [job for job in jobs if job.trains or job.head],
+        [job.result for job in jobs if not job.trains and job.method.name in options.methods],
+    )
+
+
+def _check(options):
+    if options.keys < 1 or options.first_key < 0 or options.checkpoint_every < 1:
+        raise ValueError(
+            "--keys and --checkpoint-every must be at least 1, --first-key at least 0; got "
+            f"{options.keys}, {options.checkpoint_every} and {options.first_key}"
+        )
+    if options.first_key + options.keys > 2**32:
+        raise ValueError(f"PRNG keys are below 2^32: lower --first-key {options.first_key}")
+    if options.together != "auto" and options.together < 1:
+        raise ValueError(f"--together must be auto or at least 1, got {options.together}")
+    grouped = options.together not in ("auto", 1) or options.devices_per_key
+    if options.streaming and grouped:
+        raise ValueError(
+            "--streaming reads batches for one key at a time, on all devices: leave out "
+            "--together and --devices-per-key"
+        )
+    of_process = options.coordinator, options.processes, options.process_id
+    if not options.distributed and of_process != (None, None, None):
+        raise ValueError("--coordinator, --processes and --process-id need --distributed: add it")
+    if options.distributed and (grouped or options.devices):
+        raise ValueError(
+            "--distributed trains one key at a time on all devices: leave out --together, "
+            "--devices and --devices-per-key"
+        )
+    if not options.methods or len(set(options.methods)) < len(options.methods):
+        raise ValueError("--methods names each method at most once, and at least one")
+    check_settings(options.config, of_names(options.methods))
+    pretraining.weights_origin(options.config)  # raises where they are missing
+
+
+def _wanted(options, output, keys):
+    """Returns the methods that are asked for, and those that they need or that need them."""
+    wanted = set(options.methods)
+    for method in METHODS.values():
+        if method.aligns and method.name in wanted:
+            if not all(_state(output / method.aligns, key).exists() for key in keys):
+                wanted.add(method.aligns)
+    for method in METHODS.values():
+        if method.aligns in wanted and options.overwrite:
+            if (output / f"{method.name}.json").exists():  # or it would be that of other features
+                wanted.add(method.name)
+    return of_names(wanted)
+
+
+def _state(folder, key):
+    return folder / f"key_{key}" / "state"
+
+
+def _kept_keys(path, config, method, keys):
+    """Returns the keys of the result that is there, all of them or some; None without one."""
+    result = record.read(path)
+    if result is None:
+        return None
+    if result.get("resolved_config") == resolved(config, method):
+        kept = tuple(result["keys"])
+        if kept == keys or set(kept) < set(keys):
+            return kept
+    raise ValueError(
+        f"{path} holds a result with other keys or settings: choose another --output, or "
+        "replace it with --overwrite"
+    )
+
+
+def _lacks_head(path, keys):
+    """Whether a result could have, but has not, the accuracy of a linear SVM."""
+    result = record.read(path)
+    if result["mean"] is None or "svm_accuracy" in result:
+        return False
+    return all(_state(path.with_suffix(""), key).exists() for key in keys)
+
+
+def _check_states(jobs):
+    """Raises where trainings that a closed form aligns are finished but have no states."""
+    finished = {job.method.name for job in jobs if not job.trains}
+    for job in jobs:
+        missing = [key for key in job.keys if not _state(job.folder, key).exists()]
+        if job.trains and job.method.aligns in finished and missing:
+            folders = ", ".join(str(job.folder / f"key_{key}") for key in missing)
+            raise ValueError(
+                f"{job.method.name} needs the states of {job.method.aligns}, but {folders} has "
+                f"none: leave {job.method.name} out of --methods, choose another --output, or "
+                "--overwrite the results"
+            )
+
+
+def groups(
+    keys: list[int], devices: int, together: int | None, devices_per_key: int | None
+) -> list[Group]:
+    """Returns keys in groups: as many as may be, spread over the devices first.
+
+    Args:
+      keys: Numbers of the keys.
+      devices: How many there are.
+      together: The largest number of keys in a group; None for as many as there are.
+      devices_per_key: How many devices share the batches of a key, a divisor of ``devices``;
+        None for as few as keep all devices busy.
+    """
+
+    def fits(size):
+        if devices_per_key is None:
+            return not (size % devices and devices % size)
+        at_once = devices // devices_per_key
+        return size < at_once or not size % at_once
+
+    every = []
+    while keys:
+        most = len(keys) if together is None else min(together, len(keys))
+        size = max(filter(fits, range(1, most + 1)))
+        every.append(Group(tuple(keys[:size]), devices_per_key or max(1, devices // size)))
+        keys = keys[size:]
+    return every
+
+
+def resolved(config: Config, method: Method) -> dict[str, Any]:
+    """Returns all that decides the numbers of a run, apart from its key and the versions."""
+    settings = {"method": method.name, **dataclasses.asdict(config)}
+    return settings | {"weights": pretraining.weights_origin(config)}
+
+
+def config_of(
+    settings: dict[str, Any], weights: pathlib.Path | None, *, version: str | None
+) -> Config:
+    """Returns the experiment that resolved settings are of.
+
+    Args:
+      settings: From ``resolved``.
+      weights: File of the backbone's weights, which may lie elsewhere now; None for the installed
+        package that has them.
+      version: Of dann_jax that they were resolved by.
+
+    Raises:
+      ValueError: This version has not all of the settings, or more, or they are not valid, or the
+        weights are others.
+      FileNotFoundError: The weights are missing.
+    """
+    names = {field.name for field in dataclasses.fields(Config)}
+    for whose, lacking in (
+        ("this version", settings.keys() - names - {"method"}),
+        ("the file", names - settings.keys()),
+    ):
+        if lacking:
+            raise ValueError(
+                f"settings that {whose} does not have ({', '.join(sorted(lacking))}): install the "
+                f"version that made the file, dann_jax {version}"
+            )
+    config = Config(**{name: settings[name] for name in names} | {"weights": weights})
+    origin = pretraining.weights_origin(config)
+    if origin != settings["weights"]:
+        raise ValueError(
+            f"the weights are not those of the file: expected {settings['weights']}, got {origin}: "
+            "name its file of weights with --weights"
+        )
+    return config
+
+
+def command(job: Job, trained: list[Group] | None = None, devices: list | None = None) -> str:
+    """Returns the command line that makes a result again, without the folders of one machine.
+
+    Args:
+      job: That made it.
+      trained: The groups that its keys were trained in; None where nothing was trained.
+      devices: On these.
+    """
+    usual, _ = configs.find_config(job.name)
+    words = [PROGRAM, job.name, "--methods", job.method.name, "--keys", str(len(job.keys))]
+    if job.keys[0]:
+        words += ["--first-key", str(job.keys[0])]
+    for field in dataclasses.fields(job.config):
+        value = getattr(job.config, field.name)
+        if value != getattr(usual, field.name):
+            flag = field.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [
+                    f"--{flag}",
+                    value.name if isinstance(value, pathlib.Path) else str(value),
+                ]
+    return " ".join(words) + ("" if trained is None else grouping(job, trained, devices))
+
+
+def grouping(job: Job, trained: list[Group], devices: list) -> str:
+    """Returns the words that make a command train keys in these groups, or a comment."""
+    largest, sharing = max(len(group.keys) for group in trained), trained[0].devices_per_key
+    asked = job.together, job.devices_per_key  # which finished keys need not follow
+    for together, each in (asked, ("auto", None), (largest, None), (largest, sharing)):
+        again = dataclasses.replace(job, together=together, devices_per_key=each)
+        if again.groups(devices) == trained:
+            words = f" --together {together}" if together != "auto" else ""
+            return words + (f" --devices-per-key {each}" if each is not None else "")
+    return "  # in several calls, for other keys each: see groups"

@@ -1,0 +1,303 @@
+"""Result files: the only module that knows JSON. How they are written, read, checked and extended.
+
+A training keeps ``key_KEY/record.json`` beside its checkpoints; a method of an experiment has one
+result file, ``CONFIG/METHOD.json``, with all its keys.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import pathlib
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from experiments.methods import METHODS
+
+__all__ = [
+    "FORMAT",
+    "alone",
+    "columns",
+    "digest",
+    "dumps",
+    "faults",
+    "mean_and_std",
+    "oracle",
+    "read",
+    "read_results",
+    "summary",
+    "training_entries",
+    "whole",
+    "write_json",
+]
+
+FORMAT = 2  # of result files and records; a change of what they hold raises it
+LINE = 100  # characters; a longer object has a line for each entry
+
+_OF_ALL = (
+    *(
+        "format",
+        "config",
+        "method",
+        "target",
+        "keys",
+        "target_accuracy",
+        "mean",
+        "std",
+        "selection",
+    ),
+    *("data", "versions", "device", "device_count", "process_count", "plain_xla", "threads"),
+    *("resolved_config", "command"),
+)
+_OF_TRAININGS = ("source_accuracy", "steps", "wall_seconds", "curves", "groups")
+_OF_ALIGNMENTS = ("components", "oracle_accuracy", "oracle_mean", "oracle_std", "oracle_components")
+_SUMMARIES = (  # of a list with an accuracy for each key
+    ("target_accuracy", "mean", "std"),
+    ("svm_accuracy", "svm_mean", "svm_std"),
+    ("oracle_accuracy", "oracle_mean", "oracle_std"),
+)
+_PER_KEY = ("source_accuracy", "curves", "components", "oracle_components")
+_DIGITS = 1e-5  # relative: more than what six digits leave out
+
+
+def dumps(content: Any) -> str:
+    """Returns JSON in which a list of plain values, or whatever is short, stands on one line."""
+    return _text(_finite(content), "") + "\n"
+
+
+def _text(value, indent):
+    line = json.dumps(value, allow_nan=False)
+    if not isinstance(value, dict | list) or len(indent) + len(line) <= LINE:
+        return line
+    inner = indent + " "
+    if isinstance(value, list):
+        if not any(isinstance(each, dict | list) for each in value):
+            return line
+        entries = [_text(each, inner) for each in value]
+    else:
+        entries = [f"{json.dumps(name)}: {_text(each, inner)}" for name, each in value.items()]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    joined = f",\n{inner}".join(entries)
+    return f"{start}\n{inner}{joined}\n{indent}{end}"
+
+
+def _finite(content):
+    """Returns the content with None in place of NaN and infinities."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
+
+
+def digest(content: Any) -> str:
+    """Returns a SHA-256 that names a file after the content that decides its numbers."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def write_json(path: pathlib.Path, content: Any, *, replace: bool = True) -> None:
+    """Writes a JSON file whole or not at all; folders are created, NaN becomes null.
+
+    Raises:
+      FileExistsError: There is a file, and ``replace`` is False.
+    """
+    text = dumps(content)
+    with whole(path, replace=replace) as temporary:
+        temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]:
+    """Gives the path of a temporary file that takes the place of ``path`` when it is complete.
+
+    Raises:
+      FileExistsError: There is a file, and ``replace`` is False.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        os.fsync(handle)
+        os.chmod(temporary, 0o644)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)
+    finally:
+        os.close(handle)
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[None]:
+    """Holds a folder, which is created, against other processes that would hold it.
+
+    Raises:
+      ValueError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another process is training into {folder}: wait for it, or choose another "
+                "--output"
+            ) from error
+        yield
+
+
+def read(path: pathlib.Path) -> dict | None:
+    """Returns the content of a JSON file, None where there is none.
+
+    Raises:
+      ValueError: It is not valid JSON, or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): move it away") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path}: expected a JSON object, got {type(content).__name__}: move it away"
+        )
+    return content
+
+
+def read_results(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Returns the results in the folder of an experiment by method, in the order of the table."""
+    results = {name: read(folder / f"{name}.json") for name in METHODS}
+    return {name: result for name, result in results.items() if result is not None}
+
+
+def training_entries(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the entries of a result file that come from the records of its keys."""
+    groups = {(tuple(r["together"]), r["devices_per_key"]): None for r in records}
+    return {
+        **summary("", "target_accuracy", [record["target_accuracy"] for record in records]),
+        "source_accuracy": [record["source_accuracy"] for record in records],
+        **records[0]["origin"],  # the same for all of them
+        "groups": [{"keys": list(keys), "devices_per_key": each} for keys, each in groups],
+        "wall_seconds": round(sum(record["wall_seconds"] for record in records), 1),
+        "warnings": [record["warnings"] for record in records],
+        "curves": [
+            {
+                "training": columns(record["curves"]),
+                "evaluations": columns(record["evaluations"]),
+            }
+            for record in records
+        ],
+    }
+
+
+def columns(entries: list[dict]) -> dict[str, list]:
+    """Returns rows as columns of numbers, rounded to the six digits that result files keep."""
+    return {
+        name: [e[name] if e[name] is None else float(f"{e[name]:.6g}") for e in entries]
+        for name in (entries[0] if entries else ())
+    }
+
+
+def summary(prefix: str, name: str, accuracy: list[float | None]) -> dict[str, Any]:
+    """Returns the accuracies of all keys, null where not known, with their mean and deviation."""
+    accuracy = [math.nan if a is None else a for a in accuracy]
+    mean, std = mean_and_std(accuracy)
+    return {name: accuracy, f"{prefix}mean": mean, f"{prefix}std": std}
+
+
+def mean_and_std(values: list[float]) -> tuple[float, float | None]:
+    """Returns the mean and the sample standard deviation; None for the latter of one value.
+
+    Both are NaN where a value is.
+    """
+    if any(map(math.isnan, values)):
+        return math.nan, math.nan
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def oracle(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns the result of a closed form with the oracle's mean and deviation as its own."""
+    return result | {name: result[f"oracle_{name}"] for name in ("mean", "std")}
+
+
+def faults(result: dict[str, Any]) -> list[str]:
+    """Returns what keeps a result from being whole and consistent; an empty list where nothing."""
+    method = METHODS.get(result.get("method"))
+    required = _OF_ALL + (_OF_ALIGNMENTS if method and method.aligns else _OF_TRAININGS)
+    missing = [name for name in required if name not in result]
+    if missing:
+        return [f"no {', '.join(missing)}"]
+    if result["format"] != FORMAT:
+        return [f"the format is {result['format']}, this version reads {FORMAT}: make it again"]
+    try:
+        return _wrong_shapes(result) or _wrong_entries(result) + _wrong_curves(result)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        return [f"entries are not of the kind that a result has ({type(error).__name__}: {error})"]
+
+
+def _wrong_shapes(result):
+    count = len(result["keys"])
+    lists = {*_PER_KEY, *(name for name, *_ in _SUMMARIES)} & result.keys()
+    wrong = [
+        f"{name} has {len(result[name])} entries for {count} keys"
+        for name in sorted(lists)
+        if len(result[name]) != count
+    ]
+    if wrong or not count:
+        return wrong or ["no key"]
+    wrong = [
+        f"{name} is not an object with entries"
+        for name in ("data", "versions", "resolved_config")
+        if not isinstance(result[name], dict) or not result[name]
+    ]
+    if len(set(result["keys"])) < count:
+        return [f"keys are not distinct: {result['keys']}", *wrong]
+    return wrong
+
+
+def _wrong_entries(result):
+    wrong = []
+    if not all(isinstance(entry, dict) for entry in result["data"].values()):
+        wrong.append("data has entries that are not objects")
+    if "dann_jax" not in result["versions"]:
+        wrong.append("versions lack that of dann_jax")
+    settings = [result["resolved_config"].get(name) for name in ("method", "target")]
+    if settings != [result["method"], result["target"]]:
+        wrong.append(f"resolved_config is of {' and '.join(map(str, settings))}")
+    for name, *entries in _SUMMARIES:
+        if name in result:
+            values, stored = result[name], [result.get(each) for each in entries]
+            if any(value is None or not 0 <= value <= 1 for value in values):
+                wrong.append(f"{name} is not between 0 and 1: {values}")
+            elif not all(map(_close, mean_and_std(values), stored)):
+                wrong.append(f"{' and '.join(entries)} are not those of {name}: {stored}")
+    return wrong
+
+
+def _wrong_curves(result):
+    wrong = []
+    for key, accuracy, curves in zip(
+        result["keys"], result["target_accuracy"], result.get("curves", ()), strict=False
+    ):
+        training, evaluations = curves["training"], curves["evaluations"]
+        for table in (training, evaluations):
+            if len({len(column) for column in table.values()}) != 1:
+                wrong.append(f"the curves of key {key} have columns of several lengths")
+            elif table["step"][-1:] != [result["steps"]]:
+                wrong.append(f"the curves of key {key} do not end at step {result['steps']:,}")
+        if not _close(accuracy, evaluations["target_accuracy"][-1], _DIGITS):
+            wrong.append(f"target_accuracy of key {key} is not that of its last evaluation")
+    return wrong
+
+
+def _close(a, b, tolerance=1e-9):
+    return a == b if a is None or b is None else math.isclose(a, b, rel_tol=tolerance)

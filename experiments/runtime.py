@@ -1,0 +1,182 @@
+"""The process and its machine: versions, devices, memory, threads, and compiled programs.
+
+JAX's own cache keeps compiled programs from run to run.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import hashlib
+import os
+import pathlib
+import platform
+import resource
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+__all__ = [
+    "Compiled",
+    "cache_folder",
+    "counted",
+    "device_kind",
+    "keep_freed_memory",
+    "keep_programs",
+    "peak_memory",
+    "threads",
+    "versions",
+]
+
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "numpy", "scipy"),
+    *("scikit-learn", "Pillow", "resvg_py", "tensorflow-datasets", "grain"),
+)
+
+_STAGES = "/jax/core/compile/"  # durations of tracing, lowering and compiling a program
+_PROGRAM = "/jax/core/compile/backend_compile_duration"  # also of one that is read from the cache
+_HIT = "/jax/compilation_cache/cache_hits"
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_LARGEST = 2**31 - 1
+
+
+@dataclasses.dataclass
+class Compiled:
+    """A count of compilations."""
+
+    seconds: float = 0.0  # from Python to programs that can run, those from the cache included
+    programs: int = 0
+    from_cache: int = 0  # how many of them
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that the numbers depend on."""
+    from dann_jax import __version__
+
+    every = {"dann_jax": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            every[name] = metadata.version(name)
+    return every
+
+
+def device_kind(devices: list[jax.Device]) -> str:
+    """Returns the kind of the devices, such as ``cpu`` or ``NVIDIA H200``."""
+    return devices[0].device_kind
+
+
+def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
+    """Returns the most memory, bytes, that this process has held since it started.
+
+    Where devices count their memory, ``peak_memory_bytes`` is that of the fullest, elsewhere
+    ``peak_resident_bytes`` that of the whole process, Python and data included.
+    """
+    stats = [device.memory_stats() for device in devices]
+    if all(stats):
+        return {"peak_memory_bytes": max(each["peak_bytes_in_use"] for each in stats)}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+
+
+def threads() -> int:
+    """Returns the number of threads that a program for CPUs has its work split over."""
+    for name in ("PJRT_NPROC", "NPROC"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    # macOS has no way to ask for the processors that a process may use.
+    return len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0))
+
+
+def keep_freed_memory() -> bool:
+    """Lets glibc keep memory that is freed, for the next step to use.
+
+    Otherwise large blocks go back to the system at the end of each step and come anew, zeroed page
+    by page, at the next: on a CPU a tenth to a third of the time of a step. Other systems than
+    Linux with glibc stay as they are.
+
+    Returns:
+      Whether it was done.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = {
+        _M_MMAP_MAX: 0,  # no block has a mapping of its own
+        _M_TRIM_THRESHOLD: _LARGEST,
+        _M_ARENA_MAX: 1,  # blocks of any size come from one heap, whichever thread asks
+    }
+    return all(mallopt(name, value) == 1 for name, value in settings.items())
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns where programs are kept: ``$JAX_COMPILATION_CACHE_DIR``, or in ~/.cache/dann_jax."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or "~/.cache/dann_jax/compiled"
+    return pathlib.Path(folder).expanduser()
+
+
+def keep_programs(folder: pathlib.Path | None) -> None:
+    """Keeps every program that this process compiles, and takes those that are there already.
+
+    Programs lie in a sub-folder for each kind of machine. The folder may be deleted at any time.
+    ``JAX_ENABLE_COMPILATION_CACHE=0`` switches it off, as it does in JAX.
+
+    Args:
+      folder: Where to; it is created. None to keep nothing.
+
+    Raises:
+      OSError: The folder cannot be written to; nothing is kept then.
+    """
+    compilation_cache.reset_cache()  # or the folder of an earlier call would stay in use
+    jax.config.update("jax_compilation_cache_dir", None)
+    if folder is None or not jax.config.jax_enable_compilation_cache:
+        return
+    folder = folder.expanduser().absolute() / _machine()
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # The many small programs of a run take seconds together.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _machine():
+    """Returns a name for what programs depend on that JAX leaves out of the names of its files.
+
+    A program for CPUs has instructions of one processor, and may have its work split over a number
+    of threads, which decides the last bits.
+    """
+    about = {platform.processor()}
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        about |= {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    digest = hashlib.sha256("\n".join(sorted(about)).encode()).hexdigest()
+    return f"{platform.machine()}-{threads()}-threads-{digest[:12]}"
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Compiled]:
+    """Gives a count of the programs that are compiled until the context ends."""
+    count = Compiled()
+
+    def add(event, seconds, **_):
+        if event.startswith(_STAGES):
+            count.seconds += seconds
+        count.programs += event == _PROGRAM
+
+    def hit(event, **_):
+        count.from_cache += event == _HIT
+
+    jax.monitoring.register_event_duration_secs_listener(add)
+    jax.monitoring.register_event_listener(hit)
+    try:
+        yield count
+    finally:
+        jax.monitoring.unregister_event_duration_listener(add)
+        jax.monitoring.unregister_event_listener(hit)
