@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dann_jax import compilation
-from experiments import allocation, benchmark_tables, results, workload
+from experiments import benchmark_tables, record, runtime, workload
 
 __all__ = ["Options", "main"]
 
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options, console):
     _check(options)
-    kind = results.device_kind(jax.local_devices())
+    kind = runtime.device_kind(jax.local_devices())
     name = "_".join("".join(c if c.isalnum() else " " for c in kind.lower()).split())
     path = options.output or pathlib.Path("runs") / "benchmark" / f"{name}.json"
     if path.exists() and not options.overwrite:
@@ -174,13 +174,13 @@ class _Benchmark:
         self.begin = time.perf_counter()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.record = {
-            "device": results.device_kind(self.available),
+            "device": runtime.device_kind(self.available),
             "platform": self.platform,
             "device_count": len(self.available),
             "simulated_devices": self.platform == "cpu" and len(self.available) > 1,
             "processor": _processor(),
             "cores": cores,
-            "versions": results.versions(),
+            "versions": runtime.versions(),
             "command": _command(options),
             "compilation_cache": "off",
             "compiler_options": compilation.options(self.platform),
@@ -280,7 +280,7 @@ class _Benchmark:
 
     def _write(self):
         self.record["wall_seconds"] = round(time.perf_counter() - self.begin, 1)
-        results.write_json(self.path, self.record)
+        record.write_json(self.path, self.record)
 
     def _product(self):
         """Measures a large matrix product of the type and precision of the networks."""
@@ -435,5 +435,5 @@ def _command(options):
 
 
 if __name__ == "__main__":
-    allocation.keep_freed_memory()  # as experiments.run does; for PyTorch as well
+    runtime.keep_freed_memory()  # as experiments.run does; for PyTorch as well
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.results import DASH
+from experiments.display import DASH
 
 __all__ = ["SCALING", "step_time", "tables"]
 

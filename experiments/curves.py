@@ -205,7 +205,7 @@ def _chance(found):
 
     So it is without a domain classifier, and with several that normalise L_d in several ways.
     """
-    conventions = {r["domain_loss"]["normalisation"] for r in found.values() if _adapted(r)}
+    conventions = {r["domain_loss"]["normalization"] for r in found.values() if _adapted(r)}
     return chance_domain_loss(conventions.pop()) if len(conventions) == 1 else None
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import tyro
 
 from dann_jax import datasets, evaluation
-from experiments import domains, results, study, style
+from experiments import domains, plan, record, style, train
+from experiments.methods import DRAWN, METHODS
 
 __all__ = [
     "Options",
@@ -42,7 +43,7 @@ class Options:
     folder: tyro.conf.Positional[pathlib.Path]
     """Where the trainings are: FOLDER/METHOD/key_KEY/state."""
 
-    methods: tuple[str, ...] = ("source-only", "dann")
+    methods: tuple[str, ...] = DRAWN
     """Whose features, a panel for each."""
 
     key: int = 0
@@ -126,7 +127,9 @@ def draw(options: Options, path: pathlib.Path) -> None:
             for mask, look in zip((~is_target, is_target), style.DOMAINS.values(), strict=True):
                 axis.scatter(*places[mask].T, s=7, lw=0.6, c=look.colour, marker=look.marker)
             error = domain_error(seen, is_target, options.seed)
-            axis.set_title(f"{titles[method]} ({'adapted' if 'dann' in method else 'non-adapted'})")
+            axis.set_title(
+                f"{titles[method]} ({'adapted' if METHODS[method].adapts else 'non-adapted'})"
+            )
             axis.set_xlabel(
                 f"domains told apart with {error:.0%} error"
                 + ("" if accuracy is None else f"\ntarget test error {1 - accuracy:.1%}")
@@ -204,13 +207,13 @@ def _check(options):
 
 def _record(folder, key):
     """Returns what a finished training has kept of itself."""
-    record = results.read(folder / f"key_{key}" / "record.json")
-    if record is None or not record.get("finished"):
+    finished = record.read(folder / f"key_{key}" / "record.json")
+    if finished is None or not finished.get("finished"):
         raise ValueError(
             f"no finished training in {folder / f'key_{key}'}: make one with python -m "
             "experiments.run"
         )
-    return record
+    return finished
 
 
 def _features(options, records):
@@ -221,16 +224,16 @@ def _features(options, records):
     def load(config):
         return domains.load_pair(config, **where, progress=sys.stderr.isatty())
 
-    for method, record in records.items():
-        version = record["origin"]["versions"].get("dann_jax")
-        config = study.config_of(record["settings"], options.weights, version=version)
-        prepared = study.prepare(config, method, load(config), jax.devices()[:1])
-        state = study.restored(prepared, options.key, options.folder / method)
+    for method, finished in records.items():
+        version = finished["origin"]["versions"].get("dann_jax")
+        config = plan.config_of(finished["settings"], options.weights, version=version)
+        prepared = train.prepare(config, METHODS[method], load(config), jax.devices()[:1])
+        state = train.restored(prepared, options.key, options.folder / method)
         layer = {"features": "f", "hidden": evaluation.last_hidden_layer(prepared.model)}
         if options.layer == "hidden" and layer["hidden"] == "f":
             raise ValueError("this G_y has no hidden layer: leave out --layer hidden")
         found = [_of_domain(prepared, state, i, layer[options.layer], options) for i in range(2)]
-        yield method, found, record["target_accuracy"]
+        yield method, found, finished["target_accuracy"]
 
 
 def _of_domain(prepared, state, domain, layer, options):

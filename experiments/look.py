@@ -15,8 +15,7 @@ import numpy as np
 import tyro
 
 from dann_jax import datasets
-from experiments import config as configs
-from experiments import domains, style
+from experiments import configs, domains, style
 
 __all__ = ["Options", "draw", "draw_pairs", "main", "mixed", "sheet"]
 

@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from experiments import paper, results
+from experiments import paper, record
+from experiments.methods import METHODS
 
 __all__ = [
     "COLUMN",
@@ -14,7 +15,6 @@ __all__ = [
     "LINE_HEIGHT",
     "LINES",
     "PAGE",
-    "Line",
     "Points",
     "check_format",
     "figure",
@@ -51,14 +51,6 @@ RULES = {
 FORMATS = {".png": {"Software": None}, ".svg": {"Creator": None, "Date": None}}
 
 
-class Line(NamedTuple):
-    """The curves of a method; no two have the same dashes and marks, for print in grey."""
-
-    colour: str
-    dashes: Any
-    marker: str
-
-
 class Points(NamedTuple):
     """The points of a domain; the colours differ in brightness too."""
 
@@ -66,14 +58,7 @@ class Points(NamedTuple):
     marker: str
 
 
-LINES = {  # of methods, in the order of legends
-    "few-labels": Line("#888888", ":", "v"),
-    "source-only": Line("#0077bb", (0, (5, 1.5)), "s"),
-    "source-and-few-labels": Line("#ee7733", (0, (5, 1.5, 1, 1.5)), "D"),
-    "dann": Line("#cc3311", "-", "o"),
-    "dann-and-few-labels": Line("#111111", "-", "P"),
-    "train-on-target": Line("#228833", (0, (1, 1)), "^"),
-}
+LINES = {name: method.line for name, method in METHODS.items() if method.line}
 
 DOMAINS = {"source": Points("#0b4fa0", "o"), "target": Points("#e8503a", "x")}
 
@@ -119,5 +104,5 @@ def figure(
     with matplotlib.rc_context(RULES):
         drawn = Figure(figsize=(width, height), layout="constrained")
         yield drawn, drawn.subplots(rows, columns, squeeze=False)
-        with results.whole(path) as temporary:
+        with record.whole(path) as temporary:
             drawn.savefig(temporary, metadata={"Description": command, **FORMATS[path.suffix]})

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import batches, networks, schedules, studies, training
-from experiments.config import NETWORKS
+from experiments.settings import NETWORKS
 
 __all__ = ["EXAMPLES", "SIZES", "Subject", "Training", "flop_of_step", "preprocess"]
 

@@ -129,8 +129,9 @@ def _experiments(source, target):
         f"{name}_resnet50",
         batch_norm(source, target),
         f"{pair}, today's recipe: ResNet-50 and batch norm.\n\n"
-        f"{_column(direction, ', by a newer network')}{weights.format('ResNet-50')} Another backbone\n"
-        "is an option: --backbone efficientnet_lite0 needs no file where its package is installed.\n"
+        f"{_column(direction, ', by a newer network')}{weights.format('ResNet-50')} Another\n"
+        "backbone is an option: --backbone efficientnet_lite0 needs no file where its package is\n"
+        "installed.\n"
         f"{NOT_MEASURED}Takes: for a GPU.\n"
         + command.format(f"{name}_resnet50", " --weights FILE"),
     )
