@@ -14,8 +14,9 @@ import pytest
 import experiments
 from dann_jax import batches, networks, schedules, training
 from dann_jax.backbones import AlexNet
-from experiments import benchmark, benchmark_tables, report, results, workload
-from experiments.config import NETWORKS
+from experiments import benchmark, benchmark_tables, report, workload
+from experiments.record import read
+from experiments.settings import NETWORKS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -43,7 +44,7 @@ def small(monkeypatch):
 
 def cases(path):
     found = {}
-    for case in results.read(path)["cases"]:
+    for case in read(path)["cases"]:
         found.setdefault(case["measures"], []).append(case)
     return found
 
@@ -82,7 +83,7 @@ def test_all_cases_are_measured_and_written(small, devices, tmp_path):
     path = tmp_path / "cpu.json"
     more = ["--steps-per-call", "2", "--keys", "2", "--devices", "4", "5"]
     assert benchmark.main([*QUICK, *more, "--output", str(path)]) == 0
-    record = results.read(path)
+    record = read(path)
     assert record["finished"] and record["simulated_devices"]
     assert record["compilation_cache"] == "off"
     assert record["command"].endswith(
@@ -137,7 +138,7 @@ def test_a_run_that_is_cut_off_leaves_what_it_has(small, tmp_path, monkeypatch):
     path = tmp_path / "cpu.json"
     monkeypatch.setattr(benchmark._Benchmark, "_alone", cut)
     assert benchmark.main([*QUICK, "--output", str(path)]) == 130
-    record = results.read(path)
+    record = read(path)
     assert not record["finished"]
     assert [case["measures"] for case in record["cases"]] == ["product"]
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from experiments import compilations, run
+from experiments import run, runtime
+from experiments.options import Options
 
 
 @pytest.fixture
@@ -16,13 +17,13 @@ def cache(tmp_path):
     jax.config.update("jax_enable_compilation_cache", True)
     yield tmp_path / "programs"
     jax.config.update("jax_enable_compilation_cache", False)
-    compilations.keep(None)
+    runtime.keep_programs(None)
 
 
 def compute():
     """Compiles and runs a program as a new process would."""
     jax.clear_caches()
-    with compilations.counted() as compiled:
+    with runtime.counted() as compiled:
         x = jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x).T)(jnp.arange(6.0).reshape(2, 3))
     return x.tolist(), compiled
 
@@ -32,7 +33,7 @@ def entries(folder):
 
 
 def test_programs_are_kept_and_give_the_same_bits(cache):
-    compilations.keep(cache)
+    runtime.keep_programs(cache)
     first, compiled = compute()
     assert compiled.programs > compiled.from_cache == 0
     assert compiled.seconds > 0
@@ -43,8 +44,8 @@ def test_programs_are_kept_and_give_the_same_bits(cache):
 
 
 def test_no_folder_keeps_nothing(cache):
-    compilations.keep(cache)
-    compilations.keep(None)
+    runtime.keep_programs(cache)
+    runtime.keep_programs(None)
     compute()
     assert compute()[1].from_cache == 0
     assert entries(cache) == []
@@ -52,14 +53,14 @@ def test_no_folder_keeps_nothing(cache):
 
 def test_jax_can_switch_it_off(cache):
     jax.config.update("jax_enable_compilation_cache", False)
-    compilations.keep(cache)
+    runtime.keep_programs(cache)
     compute()
     assert compute()[1].from_cache == 0
     assert not cache.exists()
 
 
 def test_broken_entries_are_warned_of_and_compiled_anew(cache):
-    compilations.keep(cache)
+    runtime.keep_programs(cache)
     first, _ = compute()
     for path in entries(cache):
         path.write_bytes(path.read_bytes()[:50])
@@ -72,7 +73,7 @@ def test_broken_entries_are_warned_of_and_compiled_anew(cache):
 def test_a_folder_that_cannot_be_written_is_warned_of(cache, capsys):
     cache.write_text("not a folder")
     with pytest.raises(OSError):
-        compilations.keep(cache)
+        runtime.keep_programs(cache)
     run._keep_programs(cache, Console())
     told = " ".join(capsys.readouterr().out.split())
     assert "warning: compiled programs are not kept" in told
@@ -80,10 +81,10 @@ def test_a_folder_that_cannot_be_written_is_warned_of(cache, capsys):
 
 
 def test_other_threads_and_processors_have_programs_of_their_own(cache, monkeypatch):
-    compilations.keep(cache)
+    runtime.keep_programs(cache)
     compute()
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(77))
-    compilations.keep(cache)
+    runtime.keep_programs(cache)
     assert compute()[1].from_cache == 0
     assert len(list(cache.iterdir())) == 2
 
@@ -93,16 +94,16 @@ def test_threads_are_counted_where_a_system_does_not_tell_of_its_processes(monke
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 77)
-    assert compilations.threads() == 77
-    assert "-77-threads-" in compilations._machine()
+    assert runtime.threads() == 77
+    assert "-77-threads-" in runtime._machine()
 
 
 def test_the_folder_is_that_of_jax_where_it_has_one(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
-    assert compilations.default_folder() == tmp_path
-    assert run.Options(config=None).compilation_cache == tmp_path
+    assert runtime.cache_folder() == tmp_path
+    assert Options(config=None).compilation_cache == tmp_path
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    assert compilations.default_folder().parts[-3:] == (".cache", "dann_jax", "compiled")
+    assert runtime.cache_folder().parts[-3:] == (".cache", "dann_jax", "compiled")
 
 
 def test_counting_ends_with_its_context():

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from dann_jax import checkpoints, datasets
-from experiments import config as configs
-from experiments import curves, domains, embed, look, moons, results, study, style
+from experiments import configs, curves, domains, embed, look, moons, style, train
+from experiments.methods import METHODS
+from experiments.plan import Group, resolved
+from experiments.record import read, write_json
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -34,7 +36,7 @@ def result(accuracies, adapted):
     return {
         "config": "made_up",
         "steps": 1000,
-        "domain_loss": {"normalisation": "mean", "weight": 1.0} if adapted else None,
+        "domain_loss": {"normalization": "mean", "weight": 1.0} if adapted else None,
         "resolved_config": {"mu0": 0.02},
         "curves": [
             {
@@ -176,7 +178,7 @@ def test_the_chance_of_several_conventions_is_not_drawn(tmp_path, kept):
     found = {"dann": result([[0.5, 0.6]], True), "dann-and-few-labels": result([[0.5, 0.6]], True)}
     curves.draw(found, tmp_path / "one.png", panels=("domain-loss",))
     assert [text.get_text() for text in kept[1][0, 0].texts] == ["chance"]
-    found["dann"]["domain_loss"]["normalisation"] = "sum_of_means"
+    found["dann"]["domain_loss"]["normalization"] = "sum_of_means"
     curves.draw(found, tmp_path / "two.png", panels=("domain-loss",))
     assert not kept[1][0, 0].texts
 
@@ -206,12 +208,12 @@ def trained(data_dir, tmp_path_factory):
     config, _ = configs.find_config("digits_digits_m")
     pair = domains.load_pair(config, data_dir=data_dir)
     for method in ("source-only", "dann"):
-        made = study.prepare(config, method, pair, jax.devices()[:1])
+        made = train.prepare(config, METHODS[method], pair, jax.devices()[:1])
         folder = output / "digits_digits_m" / method / "key_0"
-        checkpoints.save(folder / "state", made.start(study.Group((0,), 1))[0])
-        record = {"settings": study.resolved(config, method), "origin": made.origin}
+        checkpoints.save(folder / "state", made.start(Group((0,), 1))[0])
+        record = {"settings": resolved(config, METHODS[method]), "origin": made.origin}
         told = {"finished": True, "target_accuracy": 0.75}
-        results.write_json(folder / "record.json", record | told)
+        write_json(folder / "record.json", record | told)
     return data_dir, output / "digits_digits_m"
 
 
@@ -239,8 +241,8 @@ def test_what_cannot_be_embedded_is_refused(trained, tmp_path, capsys):
     changed = tmp_path / "changed"
     shutil.copytree(folder, changed)
     path = changed / "source-only" / "key_0" / "record.json"
-    record = results.read(path)
-    results.write_json(path, record | {"settings": record["settings"] | {"warp": 9}})
+    record = read(path)
+    write_json(path, record | {"settings": record["settings"] | {"warp": 9}})
     assert embed.main([str(changed), "--data-dir", str(data)]) == 2
     assert "settings that this version does not have (warp)" in capsys.readouterr().err
     for options, message in (

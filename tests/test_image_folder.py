@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from dann_jax import datasets
-from experiments import config as configs
-from experiments import domains, look, run
+from experiments import configs, domains, look, run
 
 BRIGHT = {"cat": 250, "dog": 60}
 

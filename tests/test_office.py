@@ -18,9 +18,11 @@ from dann_jax.backbones.layers import NormalizedConvolution
 from dann_jax.backbones.weights import Layer
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
-from experiments import config as configs
-from experiments import domains, embed, pretraining, run, study
-from experiments.study import Group
+from experiments import configs, domains, embed, plan, pretraining, run, train
+from experiments.configs import office31
+from experiments.methods import METHODS
+from experiments.plan import Group
+from experiments.settings import Config, make_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -75,7 +77,7 @@ def weights(tmp_path):
 
 @pytest.fixture
 def config(weights):
-    recipe = configs.office31_batch_norm("amazon", "webcam")
+    recipe = office31.batch_norm("amazon", "webcam")
     return dataclasses.replace(
         recipe, weights=weights, image_size=SIDE, crop=10, classes=3, steps=4, batch_size=8
     )
@@ -167,10 +169,10 @@ def test_what_is_trained_above_a_frozen_backbone_fits_on_top_of_it(config, tmp_p
     pair = pair_of(
         *(pretraining.features(frozen, images, str(i), tmp_path) for i, images in enumerate(SETS))
     )
-    prepared = study.prepare(frozen, "dann", pair, jax.local_devices()[:1])
+    prepared = train.prepare(frozen, METHODS["dann"], pair, jax.local_devices()[:1])
     state, _ = prepared.start(Group((0,), 1))
     assert "backbone" not in state.theta["f"]
-    preprocess = domains.preprocessing(frozen, pair, "dann")
+    preprocess = domains.preprocessing(frozen, pair, METHODS["dann"])
     logits = evaluation.predict(
         prepared.model, state, pair.target_test.image, preprocess=preprocess.target
     )
@@ -185,13 +187,13 @@ def test_what_is_trained_above_a_frozen_backbone_fits_on_top_of_it(config, tmp_p
             return made - jnp.asarray(preprocess.target_mean, jnp.float32)[None]
 
     whole = networks.office_batch_norm(Whole(), classes=3)
-    seen = domains.preprocessing(config, pair_of(*SETS), "dann").target
+    seen = domains.preprocessing(config, pair_of(*SETS), METHODS["dann"]).target
     expected = evaluation.predict(whole, state, SETS[1].image, preprocess=seen)
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_trainings_start_from_the_weights_whether_alone_or_together(config):
-    prepared = study.prepare(config, "dann", pair_of(*SETS), jax.local_devices()[:1])
+    prepared = train.prepare(config, METHODS["dann"], pair_of(*SETS), jax.local_devices()[:1])
     expected = leaves(load_weights(NAME, config.weights)["params"])
     alone, _ = prepared.start(Group((3,), 1))
     both, _ = prepared.start(Group((2, 3), 1))
@@ -216,7 +218,7 @@ def first_step(config, count=1):
         "f": {"backbone": {"kernel": jnp.ones([1, 1])}, "bottleneck": {"bias": jnp.ones([1])}},
         "y": {"logits": {"kernel": jnp.ones([1, 1]), "bias": jnp.ones([1])}},
     }
-    optimizer = study._optimizer(config, 1.0)
+    optimizer = train._optimizer(config, 1.0)
     state = optimizer.init(theta)
     for _ in range(count):
         step, state = optimizer.update(jax.tree.map(jnp.ones_like, theta), state, theta)
@@ -224,7 +226,7 @@ def first_step(config, count=1):
 
 
 def test_the_backbone_and_biases_have_learning_rates_of_their_own():
-    config = configs.Config(source="a", target="b", backbone_factor=0.25, bias_factor=2.0)
+    config = Config(source="a", target="b", backbone_factor=0.25, bias_factor=2.0)
     assert first_step(config) == {
         "['f']['backbone']['kernel']": 0.25,
         "['f']['bottleneck']['bias']": 2.0,
@@ -234,14 +236,14 @@ def test_the_backbone_and_biases_have_learning_rates_of_their_own():
 
 
 def test_nesterov_and_weight_decay_reach_the_optimiser():
-    config = configs.Config(source="a", target="b", momentum=0.5, weight_decay=0.125)
+    config = Config(source="a", target="b", momentum=0.5, weight_decay=0.125)
     name = "['y']['logits']['kernel']"
     assert first_step(config, 2)[name] == 1.125 * 1.5
     assert first_step(dataclasses.replace(config, nesterov=True), 2)[name] == 1.125 * 1.75
 
 
 def test_the_paper_recipe_is_that_of_the_authors_files():
-    config = configs.office31("amazon", "webcam")
+    config = office31.paper("amazon", "webcam")
     assert (config.source_train, config.target_test) == ("train", "train")  # transductive
     for step in (0, 1_000, 10_000, 49_999):
         mu = schedules.mu_p(step / config.steps, config.mu0, config.alpha, config.beta)
@@ -253,7 +255,7 @@ def test_the_paper_recipe_is_that_of_the_authors_files():
     assert (config.steps, config.lambda_horizon, config.batch_size) == (50_000, 10_000, 128)
     assert (config.domain_weight, config.momentum, config.weight_decay) == (0.1, 0.9, 0.0)
     assert (config.crop, config.image_size, config.mirror) == (227, 256, True)
-    model = configs.make_model(config, 31)
+    model = make_model(config, 31)
     assert isinstance(model.feature_extractor.backbone, BACKBONES["alexnet"].make)
     assert model.feature_extractor.bottleneck == 256
     assert model.feature_extractor.statistics is None
@@ -262,7 +264,7 @@ def test_the_paper_recipe_is_that_of_the_authors_files():
 
 
 def test_the_modern_recipe_has_batch_norm_in_the_bottleneck_and_in_g_d():
-    config = configs.office31_batch_norm("amazon", "webcam")
+    config = office31.batch_norm("amazon", "webcam")
     for step in (0, 1_000, 19_999):
         mu = schedules.mu_p(step / config.steps, config.mu0, config.alpha, config.beta)
         assert mu == pytest.approx(0.01 * (1 + 0.001 * step) ** -0.75)
@@ -270,7 +272,7 @@ def test_the_modern_recipe_has_batch_norm_in_the_bottleneck_and_in_g_d():
         assert lam == pytest.approx(2 / (1 + np.exp(-step / 1_000)) - 1, abs=1e-4)
     assert (config.steps, config.batch_size, config.nesterov) == (20_000, 64, True)
     assert (config.backbone_factor, config.weight_decay, config.crop) == (0.1, 1e-3, 224)
-    model = configs.make_model(config, 31)
+    model = make_model(config, 31)
     image = jax.ShapeDtypeStruct((2, SIDE, SIDE, 3), jnp.float32)
     state = jax.eval_shape(
         lambda x: training.init_state(
@@ -285,9 +287,9 @@ def test_the_modern_recipe_has_batch_norm_in_the_bottleneck_and_in_g_d():
 
 
 def test_the_frozen_recipe_has_no_backbone_and_statistics_of_each_domain_in_the_bottleneck():
-    config = configs.office31_frozen("amazon", "webcam")
-    assert (config.seen_size, config.crop, config.mirror) == (1, 224, True)
-    model = configs.make_model(config, 31)
+    config = office31.frozen("amazon", "webcam")
+    assert (config.input_size, config.crop, config.mirror) == (1, 224, True)
+    model = make_model(config, 31)
     assert model.feature_extractor.backbone is None
     assert model.feature_extractor.statistics == "per_domain"
     assert config.alpha / config.steps == pytest.approx(0.001)
@@ -307,9 +309,9 @@ def test_batch_norm_sees_the_joint_batch_in_g_d_and_changes_nothing_where_it_is_
 @pytest.mark.parametrize("source, target", DIRECTIONS)
 def test_each_direction_has_a_config_for_each_recipe(source, target):
     for suffix, recipe in (
-        ("", configs.office31),
-        ("_resnet50", configs.office31_batch_norm),
-        ("_frozen", configs.office31_frozen),
+        ("", office31.paper),
+        ("_resnet50", office31.batch_norm),
+        ("_frozen", office31.frozen),
     ):
         config, _ = configs.find_config(f"office31_{source}_{target}{suffix}")
         assert config == recipe(source, target)
@@ -333,18 +335,13 @@ def test_settings_of_backbones_that_do_not_fit_are_refused(config, changes, matc
 
 def test_results_name_the_weights_by_file_name_and_digest(config, weights):
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    settings = study.resolved(config, "dann")
+    settings = plan.resolved(config, METHODS["dann"])
     assert settings["weights"] == {"file": "tiny.npz", "sha256": digest}
     json.dumps(settings)
     write_weights(weights, seed=5)
-    assert study.resolved(config, "dann")["weights"]["sha256"] != digest
-    without = study.resolved(configs.Config(source="a", target="b"), "dann")
+    assert plan.resolved(config, METHODS["dann"])["weights"]["sha256"] != digest
+    without = plan.resolved(Config(source="a", target="b"), METHODS["dann"])
     assert without["weights"] is None
-    older = {name: value for name, value in without.items() if name not in NEW}
-    assert study.completed(older) == without
-
-
-NEW = ("backbone", "weights", "frozen", "nesterov", "backbone_factor", "bias_factor")
 
 
 @pytest.mark.parametrize(
@@ -379,8 +376,9 @@ def test_settings_are_checked_before_devices_are_looked_for(weights):
     program = f"""
 import socket
 import jax
-from experiments import run
-run._check(run._options("office31_amazon_webcam_frozen", ["--weights", {str(weights)!r}], "CONFIG"))
+from experiments import options, plan
+name, words = "office31_amazon_webcam_frozen", ["--weights", {str(weights)!r}]
+plan.make_plan(name, options.parse(name, words, shown=name))
 with socket.create_server(("localhost", 0)) as server:
     port = server.getsockname()[1]
 jax.distributed.initialize(f"localhost:{{port}}", 1, 0)
@@ -393,7 +391,7 @@ def test_weights_of_another_network_are_refused(config, tmp_path):
     np.savez(tmp_path / "other.npz", **{"features.0.weight": np.zeros([4, 3, 3, 3], np.float32)})
     other = dataclasses.replace(config, weights=tmp_path / "other.npz")
     with pytest.raises(ValueError, match="missing: bn.bias, .*; unexpected: features.0.weight"):
-        study.prepare(other, "dann", pair_of(*SETS), jax.local_devices()[:1])
+        train.prepare(other, METHODS["dann"], pair_of(*SETS), jax.local_devices()[:1])
 
 
 def test_frozen_rows_run_from_the_command_line(weights, tmp_path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from test_distributed import free_port
 from test_together import small_config
 
-from experiments import processes, results, run
+from experiments import processes, record, run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -95,7 +95,7 @@ def test_where_one_process_fails_all_do(monkeypatch):
 
 def test_no_process_waits_for_a_first_that_has_failed(tmp_path):
     output = ["--output", str(tmp_path)]
-    with results.alone(tmp_path / "small"):
+    with record.alone(tmp_path / "small"):
         codes, told = call_in_processes(output, output)
     assert codes == [2, 2], "\n".join(told)
     assert "another process is training into" in told[0]

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from dann_jax import __version__
-from experiments import benchmark_tables, paper, report, result_tables, results
-from experiments import config as configs
+from experiments import benchmark_tables, configs, paper, record, report, result_tables
+from experiments.methods import METHODS
 
 STEPS = configs.find_config("mnist_mnist_m")[0].steps
 
@@ -15,16 +15,18 @@ STEPS = configs.find_config("mnist_mnist_m")[0].steps
 def a_result(config="mnist_mnist_m", method="dann", accuracy=(0.75, 0.8), **changes):
     """Returns a result with a key for each accuracy."""
     settings, _ = configs.find_config(config)
-    mean, std = results.mean_and_std(list(accuracy))
-    steps = settings.steps_of(method)
+    mean, std = record.mean_and_std(list(accuracy))
+    steps = METHODS[method].steps(settings)
     common = {
-        "config": config, "method": method, "keys": list(range(len(accuracy))),
+        "format": record.FORMAT, "config": config, "method": method,
+        "keys": list(range(len(accuracy))),
         "target_accuracy": list(accuracy), "mean": mean, "std": std, "selection": "last step",
         "steps": steps, "source_accuracy": [0.9] * len(accuracy), "wall_seconds": 120.0,
         "target": settings.target,
         "data": {"mnist_m/test": {"examples": 9001, "sha256": "ab" * 32}},
         "versions": {"dann_jax": __version__, "jax": "0.10.2"},
-        "device": "cpu", "device_count": 1,
+        "device": "cpu", "device_count": 1, "process_count": 1, "plain_xla": False, "threads": 2,
+        "groups": [{"keys": list(range(len(accuracy))), "devices_per_key": 1}],
         "curves": [
             {
                 "training": {"step": [50.0, float(steps)], "label_loss": [2.0, 1.0]},
@@ -40,9 +42,9 @@ def a_result(config="mnist_mnist_m", method="dann", accuracy=(0.75, 0.8), **chan
 
 def an_alignment(**changes):
     result = a_result(
-        method="sa", accuracy=(0.55, 0.57), selection="a rule without target labels",
+        method="sa", accuracy=(0.55, 0.57), selection=METHODS["sa"].selection,
         components=[10, 12], oracle_accuracy=[0.58, 0.6], oracle_mean=0.59,
-        oracle_std=results.mean_and_std([0.58, 0.6])[1], oracle_components=[20, 24],
+        oracle_std=record.mean_and_std([0.58, 0.6])[1], oracle_components=[20, 24],
     )  # fmt: skip
     del result["curves"], result["source_accuracy"]
     return result | changes
@@ -51,7 +53,7 @@ def an_alignment(**changes):
 def made(folder, *written):
     """Writes results into a folder and returns the tables, as lists of rows."""
     for result in written:
-        results.write_json(folder / result["config"] / f"{result['method']}.json", result)
+        record.write_json(folder / result["config"] / f"{result['method']}.json", result)
     tables = result_tables.tables(result_tables.read(folder))
     return {
         name: [line.strip("| ").replace("|  |", "| |").split(" | ") for line in text.splitlines()]
@@ -152,7 +154,6 @@ def test_what_is_not_usual_is_told(tmp_path):
     part = {"mnist_m/test": whole["data"]["mnist_m/test"] | {"part": "first 5,000"}}
     part["mnist/test"] = part["mnist_m/test"]  # not what the accuracies of the table are of
     settings = whole["resolved_config"] | {"network": "mnist_batch_norm", "steps": 100}
-    del settings["crop"]  # of an older version: its default
     short = a_result(
         data=part, resolved_config=settings, selection="oracle", steps=100,
         versions={"dann_jax": "0.0.1"},
@@ -212,7 +213,7 @@ def test_report_notices_a_figure_that_no_file_backs(tmp_path, capsys):
 def test_a_file_that_is_not_whole_stops_the_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "FOLDER", tmp_path)
     path = tmp_path / "mnist_mnist_m" / "dann.json"
-    results.write_json(path, a_result(mean=0.9))
+    record.write_json(path, a_result(mean=0.9))
     readme = tmp_path / "README.md"
     readme.write_text("<!-- table1: begin -->\n<!-- table1: end -->\n")
     for options in ([], ["--check"]):
@@ -245,13 +246,13 @@ def test_a_benchmark_that_is_none_is_refused(tmp_path, monkeypatch, capsys):
 
 
 def test_files_are_where_their_names_say(tmp_path):
-    results.write_json(tmp_path / "mnist_mnist_m" / "dann-longer.json", a_result())
+    record.write_json(tmp_path / "mnist_mnist_m" / "dann-longer.json", a_result())
     found = result_tables.read(tmp_path)
     assert list(found["mnist_mnist_m"]) == ["dann-longer"]
-    results.write_json(tmp_path / "mnist_mnist_m" / "source-only.json", a_result())
+    record.write_json(tmp_path / "mnist_mnist_m" / "source-only.json", a_result())
     with pytest.raises(ValueError, match="source-only.json: it is of mnist_mnist_m, dann"):
         result_tables.read(tmp_path)
-    results.write_json(tmp_path / "no_such_pair" / "dann.json", a_result())
+    record.write_json(tmp_path / "no_such_pair" / "dann.json", a_result())
     with pytest.raises(ValueError, match="there is no config no_such_pair"):
         result_tables.read(tmp_path)
 
@@ -264,14 +265,14 @@ def test_committed_results_are_whole_and_name_their_settings():
     assert "dann" in found["digits_digits_m"]
     for files in found.values():
         for result in files.values():
-            assert result["selection"] == "last step" or result["method"] == "sa"
+            assert result["selection"] == METHODS[result["method"]].selection
             assert all(set(origin) >= {"examples", "sha256"} for origin in result["data"].values())
 
 
 def test_whole_results_have_no_fault():
-    assert results.faults(a_result()) == []
-    assert results.faults(an_alignment()) == []
-    assert results.faults(a_result(accuracy=[0.5])) == []  # one key has no deviation
+    assert record.faults(a_result()) == []
+    assert record.faults(an_alignment()) == []
+    assert record.faults(a_result(accuracy=[0.5])) == []  # one key has no deviation
 
 
 @pytest.mark.parametrize(
@@ -286,6 +287,7 @@ def test_whole_results_have_no_fault():
         ({"steps": 7}, "curves of key 0 do not end at step 7"),
         ({"svm_accuracy": [0.7]}, "svm_accuracy has 1 entries for 2 keys"),
         ({"svm_accuracy": [0.7, 0.7]}, "svm_mean and svm_std are not those"),
+        ({"format": 1}, "the format is 1, this version reads 2"),
         ({"keys": [3, 3]}, "keys are not distinct"),
         ({"keys": 5}, "not of the kind that a result has (TypeError"),
         ({"target_accuracy": ["x", "y"]}, "not of the kind that a result has (TypeError"),
@@ -294,22 +296,22 @@ def test_whole_results_have_no_fault():
         ({"versions": {}}, "versions is not an object with entries"),
         ({"resolved_config": {"method": "source-only"}}, "resolved_config is of source-only and"),
         ({"data": {"mnist_m/test": 3}}, "data has entries that are not objects"),
-        ({"versions": {"jax": "0.10.2"}}, "versions do not tell that of dann_jax"),
+        ({"versions": {"jax": "0.10.2"}}, "versions lack that of dann_jax"),
         ({"steps": "7"}, "not of the kind that a result has (ValueError"),
     ],
 )
 def test_faults_are_found(changes, fault):
-    assert any(fault in told for told in results.faults(a_result(**changes)))
+    assert any(fault in told for told in record.faults(a_result(**changes)))
 
 
 def test_curves_have_to_be_whole_and_end_at_the_accuracy():
     short, other, missing = (json.loads(json.dumps(a_result())) for _ in range(3))
     short["curves"][1]["training"]["label_loss"].pop()
-    assert results.faults(short) == ["the curves of key 1 have columns of several lengths"]
+    assert record.faults(short) == ["the curves of key 1 have columns of several lengths"]
     other["curves"][1]["evaluations"]["target_accuracy"] = [0.801]
-    assert results.faults(other) == ["target_accuracy of key 1 is not that of its last evaluation"]
+    assert record.faults(other) == ["target_accuracy of key 1 is not that of its last evaluation"]
     del missing["versions"], missing["curves"]
-    assert results.faults(missing) == ["no versions, curves"]
+    assert record.faults(missing) == ["no versions, curves"]
     alignment = an_alignment()
     del alignment["oracle_mean"]
-    assert results.faults(alignment) == ["no oracle_mean"]
+    assert record.faults(alignment) == ["no oracle_mean"]

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import config as configs
-from experiments import heads, results, run, tables
+from experiments import configs, execute, heads, plan, record, run
+from experiments.options import Options
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -42,14 +42,14 @@ def written(folder):
 def test_heads_are_made_once_for_trainings_that_have_none(call, tmp_path, capsys):
     folder = tmp_path / NAME
     path, before = folder / "source-only.json", written(folder)
-    assert "svm" not in results.read(path)
+    assert "svm" not in record.read(path)
     options = NAME, "--methods", "source-only", "--keys", "2"
     assert call(*options) == 0
-    result = results.read(path)
+    result = record.read(path)
     assert len(result["svm_accuracy"]) == 2 and min(result["svm_accuracy"]) >= 0
     assert result["svm_mean"] == pytest.approx(np.mean(result["svm_accuracy"]))
     assert result["svm_std"] == pytest.approx(np.std(result["svm_accuracy"], ddof=1))
-    assert results.faults(result) == []
+    assert record.faults(result) == []
     about = result["svm"]
     assert (about["layer"], about["features"], about["examples"]) == ("y/fc2", 100, 40)
     assert len(about["C"]) == 2 and set(about["C"]) <= set(heads.GRID)
@@ -65,21 +65,21 @@ def test_heads_are_made_once_for_trainings_that_have_none(call, tmp_path, capsys
     for each in folder.glob("*/key_*/svm.json"):
         each.unlink()
     entries = {name: result.pop(name) for name in ("svm_accuracy", "svm_mean", "svm_std", "svm")}
-    results.write_json(path, result)
+    record.write_json(path, result)
     assert call(*options, "--streaming") == 0
-    assert {name: results.read(path)[name] for name in entries} == entries
+    assert {name: record.read(path)[name] for name in entries} == entries
 
 
 def test_alignment_writes_a_choice_without_target_labels_and_the_oracles(call, tmp_path, capsys):
     folder = tmp_path / NAME
     assert call(NAME, "--methods", "sa", "--keys", "2") == 0
     assert "sa, oracle" in capsys.readouterr().out
-    result = results.read(folder / "sa.json")
+    result = record.read(folder / "sa.json")
     assert (result["method"], result["keys"], result["steps"]) == ("sa", [0, 1], 2)
     assert result["mean"] == pytest.approx(np.mean(result["target_accuracy"]))
     assert all(np.less_equal(result["target_accuracy"], result["oracle_accuracy"]))
     assert "no target labels" in result["selection"] and "oracle" in result["oracle_selection"]
-    assert results.faults(result) == []
+    assert record.faults(result) == []
     components = result["by_components"]["components"]
     assert components == list(range(2, 40))  # of 40 examples
     for i, accuracy in enumerate(result["by_components"]["target_accuracy"]):
@@ -88,19 +88,20 @@ def test_alignment_writes_a_choice_without_target_labels_and_the_oracles(call, t
     assert str(tmp_path) not in json.dumps(result)
 
 
-def todo(folder, *options):
-    usual = configs.find_config(NAME)[0]
-    return run._todo(run.Options(config=usual, output=folder.parent, **dict(options)), folder)
+def todo(folder, **options):
+    config = configs.find_config(NAME)[0]
+    jobs = plan.make_plan(NAME, Options(config=config, output=folder.parent, **options)).jobs
+    return [job.method.name for job in jobs if job.trains]
 
 
 def test_alignment_comes_with_the_features_that_it_needs(call, tmp_path, capsys):
-    assert todo(tmp_path / "empty", ("methods", ("sa",))) == (["source-only", "sa"], [])
+    assert todo(tmp_path / "empty", methods=("sa",)) == ["source-only", "sa"]
     order = ["source-only", "sa", "dann", "train-on-target"]
-    assert todo(tmp_path / "empty") == (order, [])
+    assert todo(tmp_path / "empty") == order
     folder = tmp_path / NAME
     (folder / "sa.json").touch()  # of features that are to be replaced
-    again = todo(folder, ("methods", ("source-only",)), ("overwrite", True))
-    assert again == (["source-only", "sa"], [])
+    again = todo(folder, methods=("source-only",), overwrite=True)
+    assert again == ["source-only", "sa"]
     (folder / "sa.json").unlink()
     (folder / "source-only/key_1/state").rename(tmp_path / "state")
     assert call(NAME, "--methods", "sa", "--keys", "2") == 2
@@ -124,28 +125,28 @@ def test_curves_are_drawn_where_a_result_is_newer(call, tmp_path):
 
 
 def test_every_row_is_an_experiment_and_the_papers_tables_are_there():
-    for name in tables.table_names():
-        assert tables.find_rows(name)
-        assert set(tables.find_rows(name)) <= set(configs.config_names())
+    for name in configs.table_names():
+        assert configs.find_rows(name)
+        assert set(configs.find_rows(name)) <= set(configs.config_names())
         assert name not in configs.config_names()
     rows = "mnist_mnist_m", "syn_numbers_svhn", "svhn_mnist", "syn_signs_gtsrb"
-    assert tables.find_rows("table1") == rows
-    assert len(tables.find_rows("office31")) == len(tables.find_rows("office31_others")) == 3
-    assert tables.find_rows(NAME) == tables.find_rows(None) == ()
+    assert configs.find_rows("table1") == rows
+    assert len(configs.find_rows("office31")) == len(configs.find_rows("office31_others")) == 3
+    assert configs.find_rows(NAME) == configs.find_rows(None) == ()
 
 
 def test_a_variant_of_a_table_has_the_variants_that_there_are(monkeypatch):
     there = "mnist_mnist_m", "mnist_mnist_m_batch_norm", "svhn_mnist_batch_norm"
     monkeypatch.setattr(configs, "config_names", lambda: there)
-    assert tables.find_rows("table1_batch_norm") == there[1:]
-    assert "office31_frozen" not in tables.table_names()
+    assert configs.find_rows("table1_batch_norm") == there[1:]
+    assert "office31_frozen" not in configs.table_names()
 
 
 @pytest.fixture
 def small(monkeypatch):
     """The name of a table with one row whose data is not there, and one that can be run."""
-    monkeypatch.setattr(tables, "_ROWS", {"small": ("mnist_mnist_m", NAME)})
-    monkeypatch.setattr(tables, "_VARIANTS", {})
+    monkeypatch.setattr(configs, "_ROWS", {"small": ("mnist_mnist_m", NAME)})
+    monkeypatch.setattr(configs, "_VARIANTS", {})
     return "small"
 
 
@@ -156,7 +157,7 @@ def test_a_row_without_data_is_told_first_and_the_others_are_run(small, call, tm
     assert told.err.startswith("error: mnist_mnist_m: ")
     assert "error: mnist_mnist_m is not complete" in told.err
     assert "small: accuracy" in told.out and "linear SVM" in told.out
-    assert "svm_mean" in results.read(tmp_path / NAME / "source-only.json")
+    assert "svm_mean" in record.read(tmp_path / NAME / "source-only.json")
     before = written(tmp_path / NAME)
     assert call(*options) == 2
     assert "is there already" in capsys.readouterr().out
@@ -166,16 +167,17 @@ def test_a_row_without_data_is_told_first_and_the_others_are_run(small, call, tm
 def test_a_row_that_does_not_fit_into_memory_does_not_stop_the_others(
     monkeypatch, tmp_path, capsys
 ):
-    def full(name, *_):
+    def full(plan, *_):
+        name = plan.jobs[0].name
         if name == NAME:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         print(f"{name} is run")
 
     rows = NAME, "mnist_mnist_m"
-    monkeypatch.setattr(tables, "_ROWS", {"small": rows})
-    monkeypatch.setattr(tables, "_VARIANTS", {})
-    monkeypatch.setattr(run, "_make_ready", lambda *_: None)
-    monkeypatch.setattr(run, "_run", full)
+    monkeypatch.setattr(configs, "_ROWS", {"small": rows})
+    monkeypatch.setattr(configs, "_VARIANTS", {})
+    monkeypatch.setattr(run, "_check_data", lambda *_: None)
+    monkeypatch.setattr(execute, "execute", full)
     assert run.main(["small", "--output", str(tmp_path), "--compilation-cache", "none"]) == 2
     told = capsys.readouterr()
     assert "mnist_mnist_m is run" in told.out

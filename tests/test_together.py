@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -11,9 +12,9 @@ import pytest
 
 from dann_jax import DannModel, checkpoints, datasets
 from dann_jax.networks import FullyConnected
-from experiments import config as configs
-from experiments import domains, results, run, study
-from experiments.study import Group
+from experiments import configs, domains, plan, record, run, settings, train
+from experiments.methods import METHODS
+from experiments.plan import Group
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -42,7 +43,7 @@ def image_set(seed):
     return datasets.ImageSet(images, random.integers(0, 3, 24, np.int32))
 
 
-CONFIG = configs.Config(
+CONFIG = settings.Config(
     source="a", target="b", classes=3, image_size=8, steps=STEPS, batch_size=8, evaluate_every=2
 )
 DATA = {"a/train": {"examples": 24, "sha256": "digest"}}
@@ -53,7 +54,7 @@ PAIR = domains.Pair(*map(image_set, range(4)), ("x", "y", "z"), True, None, DATA
 def small_config(config=CONFIG, pair=PAIR):
     """Makes a small pair the experiment of every name, for ``run.main``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(configs.NETWORKS, "mnist", network)
+        patch.setitem(settings.NETWORKS, "mnist", network)
         patch.setattr(configs, "find_config", lambda name: (config, "A small pair."))
         patch.setattr(domains, "load_pair", lambda *_, **__: pair)
         yield patch
@@ -61,7 +62,7 @@ def small_config(config=CONFIG, pair=PAIR):
 
 def prepared(devices):
     with small_config():
-        return study.prepare(CONFIG, "dann", PAIR, jax.local_devices()[:devices])
+        return train.prepare(CONFIG, METHODS["dann"], PAIR, jax.local_devices()[:devices])
 
 
 @pytest.fixture(scope="module")
@@ -74,31 +75,31 @@ def ready(quick_compilation):
 def alone(ready, tmp_path_factory):
     """The record of each of some keys, trained one by one."""
     keys = [7, 2**32 - 1, 0]
-    return dict(zip(keys, study.train(ready, keys, tmp_path_factory.mktemp("one")), strict=True))
+    return dict(zip(keys, train.train(ready, keys, tmp_path_factory.mktemp("one")), strict=True))
 
 
-def assert_near(record, other):
+def assert_near(one, other):
     for name in ("curves", "evaluations"):
-        for entry, expected in zip(record[name], other[name], strict=True):
+        for entry, expected in zip(one[name], other[name], strict=True):
             assert entry == pytest.approx(expected, abs=1e-4), name
 
 
 def test_keys_trained_together_have_the_numbers_of_each_alone(ready, alone, tmp_path):
-    many = study.train(ready, list(alone), tmp_path, together=None)
-    for (key, one), record in zip(alone.items(), many, strict=True):
-        assert_near(record, one)
-        assert study.group_of(key, record) == Group(tuple(alone), 1)
-        assert study.group_of(key, one) == Group((key,), 1)
-        assert record == results.read(tmp_path / f"key_{key}" / "record.json")
+    many = train.train(ready, list(alone), tmp_path, together=None)
+    for (key, one), each in zip(alone.items(), many, strict=True):
+        assert_near(each, one)
+        assert train.group_of(each) == Group(tuple(alone), 1)
+        assert train.group_of(one) == Group((key,), 1)
+        assert each == record.read(tmp_path / f"key_{key}" / "record.json")
     assert many[0]["curves"] != many[1]["curves"]
 
 
 def test_devices_share_the_batches_of_keys_that_are_too_few(alone, tmp_path, devices):
     keys = [7, 0]
-    records = study.train(prepared(4), keys, tmp_path, together=None)
-    for key, record in zip(keys, records, strict=True):
-        assert study.group_of(key, record) == Group((7, 0), 2)
-        assert_near(record, alone[key])
+    records = train.train(prepared(4), keys, tmp_path, together=None)
+    for key, each in zip(keys, records, strict=True):
+        assert train.group_of(each) == Group((7, 0), 2)
+        assert_near(each, alone[key])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_devices_share_the_batches_of_keys_that_are_too_few(alone, tmp_path, dev
     ],
 )
 def test_keys_are_spread_over_devices_first(keys, devices, together, devices_per_key, expected):
-    groups = study.groups(list(range(keys)), devices, together, devices_per_key)
+    groups = plan.groups(list(range(keys)), devices, together, devices_per_key)
     assert [(len(group.keys), group.devices_per_key) for group in groups] == expected
     assert [key for group in groups for key in group.keys] == list(range(keys))
 
@@ -132,51 +133,51 @@ def cut(told):
 
 def test_a_group_that_was_cut_off_goes_on_with_the_same_bits(ready, tmp_path):
     options = {"together": None, "checkpoint_every": 2}
-    whole = study.train(ready, [0, 1, 2], tmp_path / "whole", **options)
+    whole = train.train(ready, [0, 1, 2], tmp_path / "whole", **options)
     with pytest.raises(CutOff):
-        study.train(ready, [0, 1, 2], tmp_path / "cut", **options, report=cut)
+        train.train(ready, [0, 1, 2], tmp_path / "cut", **options, report=cut)
     with pytest.raises(ValueError, match=r"key 0 .* begun together with other keys \(0, 1, 2\)"):
-        study.train(ready, [0, 1], tmp_path / "cut", **options)
+        train.train(ready, [0, 1], tmp_path / "cut", **options)
     told = []
-    resumed = study.train(ready, [0, 1, 2, 3], tmp_path / "cut", **options, report=told.append)
+    resumed = train.train(ready, [0, 1, 2, 3], tmp_path / "cut", **options, report=told.append)
     assert min(report.step for report in told if report.key < 3) > 4, "from the checkpoint"
-    assert [record["together"] for record in resumed] == [[0, 1, 2]] * 3 + [[3]]
-    for record, expected in zip(resumed, whole, strict=False):
+    assert [each["together"] for each in resumed] == [[0, 1, 2]] * 3 + [[3]]
+    for each, expected in zip(resumed, whole, strict=False):
         for name in ("curves", "evaluations", "target_accuracy", "source_accuracy", "warnings"):
-            assert record[name] == expected[name]
+            assert each[name] == expected[name]
 
 
 def test_a_group_on_many_devices_that_was_cut_off_goes_on(tmp_path, devices):
     spread = prepared(4)
     options = {"together": None, "checkpoint_every": 2}
-    whole = study.train(spread, [0, 1], tmp_path / "whole", **options)
+    whole = train.train(spread, [0, 1], tmp_path / "whole", **options)
     with pytest.raises(CutOff):
-        study.train(spread, [0, 1], tmp_path / "cut", **options, report=cut)
-    resumed = study.train(spread, [0, 1], tmp_path / "cut", **options)
-    assert [record["curves"] for record in resumed] == [record["curves"] for record in whole]
+        train.train(spread, [0, 1], tmp_path / "cut", **options, report=cut)
+    resumed = train.train(spread, [0, 1], tmp_path / "cut", **options)
+    assert [each["curves"] for each in resumed] == [each["curves"] for each in whole]
 
 
 def test_a_group_cut_off_between_its_last_records_stays_together(ready, tmp_path):
-    write = results.write_json
+    write = record.write_json
 
-    def full(path, record, **options):
-        if record["finished"] and path.parent.name == "key_1":
+    def full(path, content, **options):
+        if content["finished"] and path.parent.name == "key_1":
             raise OSError("no space left on device")
-        write(path, record, **options)
+        write(path, content, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "write_json", full)
+        patch.setattr(record, "write_json", full)
         with pytest.raises(OSError):
-            study.train(ready, [0, 1, 2], tmp_path, together=None)
-    records = study.train(ready, [0, 1, 2], tmp_path, together=None)
-    assert [record["together"] for record in records] == [[0, 1, 2]] * 3
-    assert all(record["finished"] for record in records)
+            train.train(ready, [0, 1, 2], tmp_path, together=None)
+    records = train.train(ready, [0, 1, 2], tmp_path, together=None)
+    assert [each["together"] for each in records] == [[0, 1, 2]] * 3
+    assert all(each["finished"] for each in records)
 
 
 def test_a_finished_key_is_not_trained_again(ready, tmp_path):
-    (first,) = study.train(ready, [1], tmp_path)
+    (first,) = train.train(ready, [1], tmp_path)
     told = []
-    records = study.train(ready, [0, 1, 2, 3], tmp_path, together=None, report=told.append)
+    records = train.train(ready, [0, 1, 2, 3], tmp_path, together=None, report=told.append)
     assert {report.key for report in told} == {0, 2, 3}
     assert records[1] == first
     assert records[0]["together"] == [0, 2, 3]
@@ -184,7 +185,7 @@ def test_a_finished_key_is_not_trained_again(ready, tmp_path):
 
 def test_each_key_has_its_predictions(ready, tmp_path):
     ready = dataclasses.replace(ready, target_files=[f"{i}.png" for i in range(24)])
-    study.train(ready, [0, 1, 2], tmp_path, together=None)
+    train.train(ready, [0, 1, 2], tmp_path, together=None)
     texts = [(tmp_path / f"key_{key}" / "predictions.csv").read_text() for key in (0, 1, 2)]
     assert [len(text.splitlines()) for text in texts] == [25] * 3
     assert len(set(texts)) == 3
@@ -203,15 +204,11 @@ def test_batches_that_do_not_split_are_refused_before_anything_is_moved(tmp_path
     assert (tmp_path / "small" / "dann").exists()
 
 
-def test_a_record_from_before_groups_was_trained_alone():
-    assert study.group_of(5, {"origin": {"device_count": 2}}) == Group((5,), 2)
-
-
 def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, capsys):
     def call(*options):
         where = ["--output", str(tmp_path), "--methods", "dann", "--devices", "1"]
         with small_config() as patch:
-            patch.setattr(study, "prepare", lambda *_: ready)
+            patch.setattr(train, "prepare", lambda *_: ready)
             assert run.main(["small", *where, *options]) == 0
         return json.loads((tmp_path / "small" / "dann.json").read_text())
 
@@ -232,6 +229,19 @@ def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, caps
     assert result["command"].endswith("--keys 4 --together 3")
 
 
+def a_job(keys, together):
+    return plan.Job(
+        name="small",
+        config=CONFIG,
+        method=METHODS["dann"],
+        keys=tuple(keys),
+        output=pathlib.Path("runs/small"),
+        trains=True,
+        head=False,
+        together=together,
+    )
+
+
 @pytest.mark.parametrize(
     ("sizes", "devices_per_key", "words"),
     [
@@ -246,14 +256,12 @@ def test_a_command_makes_the_groups_of_its_result(sizes, devices_per_key, words)
     groups = [Group(tuple(next(left) for _ in range(n)), devices_per_key) for n in sizes]
     keys = list(range(sum(sizes)))
     for asked in ("auto", 1) if max(sizes) > 1 else ("auto",):
-        options = run.Options(config=CONFIG, together=asked)
-        assert run._grouping(options, keys, groups, jax.local_devices()[:1]) == words
+        assert plan.grouping(a_job(keys, asked), groups, jax.local_devices()[:1]) == words
 
 
 def test_an_option_that_makes_the_groups_is_kept():
-    options = run.Options(config=CONFIG, together=2, devices_per_key=1)
-    groups = study.groups([0, 1, 2], 1, 2, 1)
-    words = run._grouping(options, [0, 1, 2], groups, jax.local_devices()[:1])
+    job = dataclasses.replace(a_job([0, 1, 2], 2), devices_per_key=1)
+    words = plan.grouping(job, plan.groups([0, 1, 2], 1, 2, 1), jax.local_devices()[:1])
     assert words == " --together 2 --devices-per-key 1"
 
 
@@ -261,7 +269,7 @@ def test_an_overwrite_that_was_cut_off_does_not_bind_the_next(ready, tmp_path):
     def call(*options):
         where = ["--output", str(tmp_path), "--methods", "dann", "--devices", "1"]
         with small_config() as patch:
-            patch.setattr(study, "prepare", lambda *_: ready)
+            patch.setattr(train, "prepare", lambda *_: ready)
             return run.main(["small", *where, *options])
 
     def interrupted(*_):
@@ -272,9 +280,9 @@ def test_an_overwrite_that_was_cut_off_does_not_bind_the_next(ready, tmp_path):
         patch.setattr(checkpoints, "save", interrupted)  # when the records are written
         options = ("--keys", "3", "--together", "3", "--checkpoint-every", "2")
         assert call(*options, "--overwrite") == 130
-    assert results.read(tmp_path / "small" / "dann" / "key_2" / "record.json")
+    assert record.read(tmp_path / "small" / "dann" / "key_2" / "record.json")
     assert call("--keys", "1", "--overwrite") == 0
-    assert results.read(tmp_path / "small" / "dann.json")["keys"] == [0]
+    assert record.read(tmp_path / "small" / "dann.json")["keys"] == [0]
     assert not (tmp_path / "small" / "dann" / "key_2").exists()
 
 

@@ -6,8 +6,9 @@ import math
 import jax
 import pytest
 
-from experiments import config as configs
-from experiments import domains, results, run, study, verify
+from experiments import domains, record, run, train, verify
+from experiments.methods import METHODS
+from experiments.plan import config_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -17,7 +18,7 @@ FEW = ["--steps", "6", "--evaluate-every", "3", "--batch-size", "8", "--network"
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
     """Lets all trainings of equal settings share their compiled programs."""
-    kept, prepare = {}, study.prepare
+    kept, prepare = {}, train.prepare
 
     def once(config, method, pair, devices):
         if (config, method) not in kept:
@@ -25,7 +26,7 @@ def compiled_once():
         return kept[config, method]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "prepare", once)
+        patch.setattr(train, "prepare", once)
         yield
 
 
@@ -36,7 +37,7 @@ def made(data_dir, tmp_path_factory, quick_compilation):
     where = ["--data-dir", str(data_dir), "--output", str(output), "--compilation-cache", "none"]
     how = ["--methods", "dann", "--keys", "2", "--devices", "1", "--together", "2"]
     assert run.main(["digits_digits_m", *FEW, *where, *how]) == 0
-    return results.read(output / "digits_digits_m" / "dann.json")
+    return record.read(output / "digits_digits_m" / "dann.json")
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def check(made, data_dir, tmp_path, capsys):
         result = json.loads(json.dumps(made))
         change(result)
         path = tmp_path / "dann.json"
-        results.write_json(path, result)
+        record.write_json(path, result)
         status = verify.main([str(path), "--data-dir", str(data_dir), *options])
         told = capsys.readouterr()
         return status, told.out + told.err
@@ -58,22 +59,22 @@ def check(made, data_dir, tmp_path, capsys):
 @pytest.fixture
 def one_training(monkeypatch):
     """Trains once for all calls of a test."""
-    kept, train = {}, study.train
+    kept, real = {}, train.train
 
     def once(prepared, keys, *others, **options):
         if keys not in kept:
-            kept[keys] = train(prepared, keys, *others, **options)
+            kept[keys] = real(prepared, keys, *others, **options)
         return kept[keys]
 
-    monkeypatch.setattr(study, "train", once)
+    monkeypatch.setattr(train, "train", once)
 
 
 @pytest.fixture
 def no_training(monkeypatch):
-    def train(*_, **__):
+    def started(*_, **__):
         raise AssertionError("a training was started")
 
-    monkeypatch.setattr(study, "train", train)
+    monkeypatch.setattr(train, "train", started)
 
 
 def leave(result):
@@ -131,7 +132,7 @@ def test_where_nothing_is_changed_little_may_differ(check):
     def lower(result):
         result["curves"][1]["evaluations"]["target_accuracy"][-1] -= 0.004
         result["target_accuracy"][1] -= 0.004
-        result["mean"], result["std"] = results.mean_and_std(result["target_accuracy"])
+        result["mean"], result["std"] = record.mean_and_std(result["target_accuracy"])
 
     def older(result):
         result["versions"]["jax"] = "0.0.1"
@@ -216,18 +217,17 @@ def test_a_file_that_is_not_there_is_told(tmp_path, capsys):
 
 
 def test_a_training_that_stops_early_is_not_finished(made, data_dir, tmp_path):
-    names = made["resolved_config"].keys() - {"method"}
-    config = configs.Config(**{name: made["resolved_config"][name] for name in names})
+    config = config_of(made["resolved_config"], None, version=None)
     pair = domains.load_pair(config, data_dir=data_dir)
-    prepared = study.prepare(config, "dann", pair, jax.local_devices()[:1])
-    (record,) = study.train(prepared, [0], tmp_path, stop=4)
-    assert not record["finished"]
-    assert [entry["step"] for entry in record["curves"]] == [3, 4]
-    assert [entry["step"] for entry in record["evaluations"]] == [3]
+    prepared = train.prepare(config, METHODS["dann"], pair, jax.local_devices()[:1])
+    (one,) = train.train(prepared, [0], tmp_path, stop=4)
+    assert not one["finished"]
+    assert [entry["step"] for entry in one["curves"]] == [3, 4]
+    assert [entry["step"] for entry in one["evaluations"]] == [3]
     assert not list(tmp_path.rglob("state"))
-    (record,) = study.train(prepared, [0], tmp_path, stop=60)
-    assert record["finished"]
-    assert record["curves"][-1]["step"] == 6
+    (one,) = train.train(prepared, [0], tmp_path, stop=60)
+    assert one["finished"]
+    assert one["curves"][-1]["step"] == 6
 
 
 def test_differences_are_shares_of_the_largest_value_of_a_curve():
@@ -252,14 +252,14 @@ def test_differences_are_shares_of_the_largest_value_of_a_curve():
     assert shares["domain_loss", 100] == math.inf
 
 
-def test_older_files_lack_what_was_usual():
+def test_an_environment_differs_in_what_decides_the_last_bits():
     here = {
         "data": {}, "device": "cpu", "device_count": 1, "process_count": 1, "plain_xla": False,
         "threads": 2, "versions": {"jax": "0.10.2", "grain": "0.2.18"},
     }  # fmt: skip
-    there = {"device": "cpu", "device_count": 1, "versions": {"jax": "0.10.2"}}
+    there = here | {"versions": {"jax": "0.10.2"}}
     assert verify.environment(there, here) == {}
     assert verify.environment(there, here | {"plain_xla": True}) == {"plain_xla": (False, True)}
     assert verify.environment(there, here | {"threads": 8}) == {"threads": (2, 8)}
-    elsewhere = verify.environment(there | {"device": "A GPU"}, here)
+    elsewhere = verify.environment(there | {"device": "A GPU", "threads": None}, here)
     assert elsewhere == {"device": ("A GPU", "cpu"), "threads": (None, 2)}
