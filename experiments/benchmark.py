@@ -47,7 +47,7 @@ class Options:
     """What to measure."""
 
     networks: tuple[
-        Literal["mnist", "mnist_batch_norm", "svhn", "svhn_no_dropout", "gtsrb", "office_alexnet"],
+        Literal["mnist", "mnist_batch_norm", "svhn", "gtsrb", "office_alexnet"],
         ...,
     ] = ("mnist", "svhn", "gtsrb")
     """Networks to train; mnist at 28 and at 32 pixels."""

@@ -159,7 +159,7 @@ def _standardise(image, mean, scale):
 def load_pair(
     config: Config, *, data_dir=None, manual_dir=None, progress=False, streaming=False
 ) -> Pair:
-    """Returns the training and test images of both domains.
+    """Returns the training and test images of both domains, with the digest of each part as stored.
 
     Above a frozen backbone its outputs take the place of images: see ``pretraining.features``. A
     folder without a split ``test`` is tested on the images that it is trained on; if it is the
@@ -172,14 +172,9 @@ def load_pair(
       progress: Whether to show a bar where data is prepared.
       streaming: Whether the images stay on disk, to be read through Grain.
 
-    Returns:
-      The pair, with the digest of each part as it was stored.
-
     Raises:
-      ValueError: There is no such data set, images are larger than ``config.image_size``, a
-        label is out of range, a class of the target has not ``config.few_labels`` labels, or a
-        frozen backbone's weights are missing.
-      NotADirectoryError: There is no such folder.
+      ValueError: Data sets, classes, labels, sizes or settings do not fit; the message says how.
+      OSError: A folder, published files or a backbone's weights are missing.
     """
     if config.frozen and streaming:
         raise ValueError("the outputs of a frozen backbone are in memory: no --streaming")
@@ -264,12 +259,7 @@ def _shown(origin):
 
 
 def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> None:
-    """Prepares the data of ``load_pair`` on disk, where it is not yet.
-
-    Raises:
-      ValueError: There is no such data set, or a published file is not as published.
-      OSError: A published file is neither on disk nor to be downloaded.
-    """
+    """Prepares the data of ``load_pair`` on disk, where it is not yet, and raises as that does."""
     for name in (config.source, config.target):
         where = {"data_dir": data_dir, "manual_dir": manual_dir}
         datasets.prepare(_builder(name, config.image_size, None, **where), progress=progress)

@@ -126,13 +126,9 @@ def _cross_validated(examples, c):
 
 
 def svm(study: train.Study, pair: domains.Pair, key: int, folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the accuracies of a linear SVM on the last hidden layer of a finished training.
+    """Returns the accuracies of a linear SVM on the last hidden layer of a training in a folder.
 
-    Args:
-      study: The method.
-      pair: The images of both domains.
-      key: Of the training; it also draws the examples that the SVM is trained on.
-      folder: Of the trainings of the method.
+    The key of the training also draws the examples that the SVM is trained on.
 
     Raises:
       ValueError: As ``train.restored``.
@@ -168,14 +164,9 @@ def svm_entries(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def align(
     study: train.Study, pair: domains.Pair, method: Method, key: int, folder: pathlib.Path
 ) -> dict[str, Any]:
-    """Returns the accuracies of a closed form on the features of a finished training.
+    """Returns the accuracies of a closed form on the features of a training in a folder.
 
-    Args:
-      study: The method that was trained.
-      pair: The images of both domains.
-      method: The closed form.
-      key: Of the training; it also draws the examples.
-      folder: Of the trainings of ``study``.
+    The training is one of ``study``, and its key also draws the examples of both domains.
 
     Raises:
       ValueError: As ``train.restored`` and ``aligned``.
@@ -202,16 +193,11 @@ def aligned(
       source: Labelled examples, in random order.
       target: Features ``[n, D]`` of the target, without labels.
       source_test: To measure the accuracy on.
-      target_test: To measure the accuracy on. Its labels decide nothing but the entries named
-        ``oracle``.
+      target_test: To measure the accuracy on. Its labels decide only the entries named ``oracle``.
 
     Returns:
-      ``components``, chosen without labels of the target, with ``target_accuracy`` and
-      ``source_accuracy``; the same of the oracle's choice; and the target's accuracies
-      ``by_components`` for each number of components.
-
-    Raises:
-      ValueError: From the closed form, of too few features or examples.
+      ``components``, chosen without labels of the target, with its accuracies; those of the
+      oracle's choice; and the target's accuracies ``by_components``.
     """
     form = fit_form(source.x, target)
     most = form.components[-1]

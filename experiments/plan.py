@@ -241,18 +241,16 @@ def resolved(config: Config, method: Method) -> dict[str, Any]:
 def config_of(
     settings: dict[str, Any], weights: pathlib.Path | None, *, version: str | None
 ) -> Config:
-    """Returns the experiment that resolved settings are of.
+    """Returns the experiment that settings from ``resolved`` are of.
 
     Args:
-      settings: From ``resolved``.
+      settings: As a file has them.
       weights: File of the backbone's weights, which may lie elsewhere now; None for the installed
         package that has them.
-      version: Of dann_jax that they were resolved by.
+      version: Of dann_jax that resolved them.
 
     Raises:
-      ValueError: This version has not all of the settings, or more, or they are not valid, or the
-        weights are others.
-      FileNotFoundError: The weights are missing.
+      ValueError: The settings are not those of this version, or not valid, or the weights differ.
     """
     names = {field.name for field in dataclasses.fields(Config)}
     for whose, lacking in (
@@ -277,10 +275,7 @@ def config_of(
 def command(job: Job, trained: list[Group] | None = None, devices: list | None = None) -> str:
     """Returns the command line that makes a result again, without the folders of one machine.
 
-    Args:
-      job: That made it.
-      trained: The groups that its keys were trained in; None where nothing was trained.
-      devices: On these.
+    ``trained`` are the groups that the keys were trained in, on ``devices``; None for no training.
     """
     usual, _ = configs.find_config(job.name)
     words = [PROGRAM, job.name, "--methods", job.method.name, "--keys", str(len(job.keys))]

@@ -65,12 +65,7 @@ def variables(config: Config) -> dict[str, Any] | None:
 
 
 def started(state: TrainState, backbone: dict[str, Any] | None) -> TrainState:
-    """Returns a state before the first update whose backbone has these variables.
-
-    Args:
-      state: From ``init_state``, of a network with ``OfficeFeatures``.
-      backbone: Variables by their collections, from ``variables``; None for no change.
-    """
+    """Returns a state before the first update whose backbone has these variables, if any."""
     if backbone is None:
         return state
     collections = dict(backbone)

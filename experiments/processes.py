@@ -16,14 +16,14 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     Args:
       coordinator: ``HOST:PORT`` of the first process. None, as the others, where JAX finds it out
         by itself: Slurm, Open MPI, Kubernetes, TPU pods.
-      count: How many processes there are.
+      count: Number of processes.
       index: Which of them this is, from 0.
 
     Raises:
       ValueError: Some are given, but not all, or are not right, or JAX cannot find them out.
     """
-    given = [value is not None for value in (coordinator, count, index)]
-    if any(given) and not all(given):
+    known = [value is not None for value in (coordinator, count, index)]
+    if any(known) and not all(known):
         raise ValueError(
             "expected --coordinator, --processes and --process-id, or none of them, got "
             f"{coordinator}, {count} and {index}"
@@ -47,23 +47,18 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
 
 
 def is_first() -> bool:
-    """Returns whether this is the process that writes files and tells how it goes."""
+    """Returns whether this is the process that writes files and prints."""
     return jax.process_index() == 0
 
 
-def check_agreement(found: int, what: str) -> None:
-    """Waits for all processes, and raises in each where they have not found the same.
+def check_agreement(number: int, what: str) -> None:
+    """Waits for all processes, and raises a ValueError in each where their numbers differ.
 
-    Args:
-      found: A number below 2^32.
-      what: What it tells of.
-
-    Raises:
-      ValueError: The processes do not see the same files.
+    The number, below 2^32, stands for what a process has read from the files that all share.
     """
     if jax.process_count() == 1:
         return
-    if len(set(_gathered(found))) > 1:
+    if len(set(_gathered(number))) > 1:
         raise ValueError(
             f"the processes have not found the same {what}: make --output a folder that all of "
             "them share"
@@ -84,7 +79,7 @@ def all_or_none() -> Iterator[None]:
             _gathered(1)
         raise
     if jax.process_count() > 1 and any(_gathered(0)):
-        raise ValueError("another process has failed: see what it tells")
+        raise ValueError("another process has failed: see its message")
 
 
 def _gathered(number):

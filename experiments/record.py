@@ -190,10 +190,7 @@ def training_entries(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "wall_seconds": round(sum(record["wall_seconds"] for record in records), 1),
         "warnings": [record["warnings"] for record in records],
         "curves": [
-            {
-                "training": columns(record["curves"]),
-                "evaluations": columns(record["evaluations"]),
-            }
+            {"training": columns(record["curves"]), "evaluations": columns(record["evaluations"])}
             for record in records
         ],
     }

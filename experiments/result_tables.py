@@ -27,14 +27,12 @@ Results = dict[str, dict[str, dict[str, Any]]]  # config -> name of the file -> 
 
 
 def read(folder: pathlib.Path) -> Results:
-    """Returns the contents of all result files, by config and name.
+    """Returns the contents of all result files CONFIG/METHOD.json, by config and name.
 
-    Args:
-      folder: Where they lie, as CONFIG/METHOD.json, or CONFIG/METHOD-VARIANT.json for those that
-        are in no table.
+    CONFIG/METHOD-VARIANT.json is in no table but that of the commands.
 
     Raises:
-      ValueError: Some are not whole, or not what their names say; all that is wrong is told.
+      ValueError: Some are not whole, or not of what their names say; the message lists all.
     """
     every, wrong = {}, []
     for path in sorted(folder.glob("*/*.json")):

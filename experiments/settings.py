@@ -26,7 +26,6 @@ NETWORKS = {
     "mnist_batch_norm": networks.mnist_batch_norm,
     "svhn": networks.svhn,
     "svhn_batch_norm": networks.svhn_batch_norm,
-    "svhn_no_dropout": networks.svhn_no_dropout,
     "gtsrb": networks.gtsrb,
     "office_alexnet": _office_alexnet,
     "office": networks.office,

@@ -65,10 +65,10 @@ DOMAINS = {"source": Points("#0b4fa0", "o"), "target": Points("#e8503a", "x")}
 
 def method_names(methods: list[str]) -> dict[str, str]:
     """Returns what a legend calls methods: as the paper does, where few labels are among them."""
-    names = {"dann": "DANN"}
-    if any("few-labels" in method for method in methods):
-        names |= paper.SEMI_SUPERVISED
-    return {method: names.get(method, method) for method in methods}
+    names = {name: METHODS[name].label.strip("*") for name in methods}
+    if any(METHODS[name].few_labels for name in methods):
+        names |= {name: paper.SEMI_SUPERVISED.get(name, names[name]) for name in methods}
+    return names
 
 
 def check_format(path: pathlib.Path) -> None:

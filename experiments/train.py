@@ -257,7 +257,7 @@ def train(
     stop: int | None = None,
     report: Callable[[Report], None] = lambda report: None,
 ) -> list[dict[str, Any]]:
-    """Trains with each of the keys and returns the records of it.
+    """Trains with each of the keys and returns their records: accuracies, curves, warnings, times.
 
     Records and checkpoints lie in ``folder/key_KEY``. A training that was cut off goes on from its
     last checkpoint, together with the keys it was begun with, and gives the same numbers as if it
@@ -267,16 +267,11 @@ def train(
       study: The method, from ``prepare``.
       keys: Numbers of the PRNG keys.
       folder: Of this method alone.
-      together: How many keys, at most, are trained as one program; None for as many as there are.
-      devices_per_key: How many devices share the batches of a key. None for as few as keep all
-        devices busy.
+      together: How many keys, at most, are trained as one program; None for all.
+      devices_per_key: How many devices share a key's batches; None for as few as keep all busy.
       checkpoint_every: Steps between two checkpoints.
-      stop: Step to stop at, with the schedules of the full length; an unfinished training is not
-        recorded as finished. None for the last.
+      stop: Step to stop at, unfinished, with the schedules of the full length; None for the last.
       report: Called while the trainings go on.
-
-    Returns:
-      The record of each key: accuracies at the last evaluation, the curves, warnings and times.
 
     Raises:
       ValueError: The folder holds trainings with other settings, data, versions or devices, or
@@ -481,15 +476,10 @@ class _Clock:
 
 
 def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
-    """Returns the state at the end of a training, on one device.
+    """Returns the state at the end of the training with a key in ``folder``, on one device.
 
     Other versions or devices may have made it, so that what follows from it may differ by rounding
     from their own.
-
-    Args:
-      study: The method that was trained.
-      key: The key that it was trained with.
-      folder: The folder of ``train``.
 
     Raises:
       ValueError: The training is not finished, or was made with other settings or other data.

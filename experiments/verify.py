@@ -46,9 +46,7 @@ class Difference(NamedTuple):
 def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple]:
     """Returns the entries that decide the last bits and differ, as name -> (in the file, here).
 
-    Args:
-      result: Content of a result file.
-      here: ``Study.origin`` of the training that it is compared with.
+    ``here`` is ``Study.origin`` of the training that the result is compared with.
     """
     names = [name for name in here if name not in ("data", "versions")]
     pairs = {name: (result[name], here[name]) for name in names}
@@ -58,12 +56,10 @@ def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple
 
 
 def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
-    """Returns all numbers that two trainings both have, in the order of their steps.
+    """Returns all numbers that two trainings of a key both have, in the order of their steps.
 
-    Args:
-      key: Number of the key.
-      expected: Columns ``training`` and ``evaluations``, as ``curves`` of a result has them.
-      actual: The same of another training, which may be shorter.
+    Both have columns ``training`` and ``evaluations``, as ``curves`` of a result; the second may
+    be shorter.
     """
     every = []
     for kind in expected:

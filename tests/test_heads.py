@@ -61,9 +61,8 @@ def test_a_solver_that_has_to_stop_is_told_of(monkeypatch):
 def test_labels_of_the_target_decide_only_what_is_named_oracle():
     source, test = blobs(200, noise=1.5, width=12), blobs(100, seed=2, noise=1.5, width=12)
     shifted = heads.Examples(test.x + 1, test.y)
-    found = heads.aligned(
-        FORM, source, blobs(150, seed=1, noise=1.5, width=12).x + 1, test, shifted
-    )
+    target = blobs(150, seed=1, noise=1.5, width=12).x + 1
+    found = heads.aligned(FORM, source, target, test, shifted)
     assert found["by_components"]["components"] == list(range(2, 12))
     accuracy = found["by_components"]["target_accuracy"]
     assert found["oracle_accuracy"] == max(accuracy) > 0.6  # a shift is undone by the z-scores

@@ -1,0 +1,87 @@
+"""What a module of the experiments may know, and how long its functions may be."""
+
+import ast
+import pathlib
+
+import pytest
+
+import experiments
+from experiments.methods import METHODS
+
+ROOT = pathlib.Path(experiments.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+POSITIONAL, LINES = 5, 60  # the most of a function
+
+# The table itself, the paper's figures by method, and an experiment that consists of some.
+NAMES_METHODS = {"methods.py", "paper.py", "configs/syn_signs_gtsrb_semi.py"}
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+def functions_of(path):
+    kinds = ast.FunctionDef, ast.AsyncFunctionDef
+    return [node for node in ast.walk(tree_of(path)) if isinstance(node, kinds)]
+
+
+def imports_of(path):
+    names = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_function_has_many_positional_parameters_or_is_long(path):
+    for function in functions_of(path):
+        where = f"{name_of(path)}:{function.lineno} {function.name}"
+        parameters = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+        parameters = [name for name in parameters if name not in ("self", "cls")]
+        assert len(parameters) <= POSITIONAL, where
+        assert function.end_lineno - function.lineno + 1 <= LINES, where
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_the_table_of_methods_knows_a_method_by_its_name(path):
+    constants = {
+        node.value
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert (name_of(path) in NAMES_METHODS) == bool(constants & METHODS.keys())
+
+
+def test_only_the_records_know_json():
+    knowing = {name_of(path) for path in FILES if "json" in imports_of(path)}
+    assert knowing == {"record.py"}
+
+
+def test_data_does_not_climb_back():
+    """What is higher up in a run is not imported from below."""
+    down = ["run", "execute", "train", "plan", "options", "configs", "methods", "settings"]
+    for i, name in enumerate(down):
+        path = ROOT / name / "__init__.py" if name == "configs" else ROOT / f"{name}.py"
+        above = {f"experiments.{each}" for each in down[:i]}
+        assert not imports_of(path) & above, name
+
+
+def test_every_method_trains_or_aligns():
+    for name, method in METHODS.items():
+        assert name == method.name
+        assert bool(method.trains_on and method.objective) != bool(method.aligns and method.fit)
+        assert method.aligns is None or METHODS[method.aligns].trains_on
+    assert sorted(m.bound for m in METHODS.values() if m.bound) == ["lower", "upper"]
+
+
+def test_no_two_modules_have_names_that_differ_by_a_letter():
+    names = sorted({path.stem for path in FILES if path.stem != "__init__"} | {"configs"})
+    for name in names:
+        assert f"{name}s" not in names
