@@ -9,12 +9,22 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from experiments import curves, display, domains, heads, processes, record, runtime, train
+from experiments import (
+    curves,
+    display,
+    domains,
+    heads,
+    pretraining,
+    processes,
+    record,
+    runtime,
+    train,
+)
 from experiments.methods import METHODS
 from experiments.options import Options
 from experiments.plan import Plan, command, resolved
 
-__all__ = ["execute", "where"]
+__all__ = ["check_data", "execute", "start"]
 
 
 class _Setting(NamedTuple):
@@ -23,6 +33,42 @@ class _Setting(NamedTuple):
     pair: domains.Pair
     devices: list[jax.Device]
     console: Console
+
+
+def check_data(options: Options, prepares: bool, console: Console) -> None:
+    """Reads the backbone's weights, and prepares the data on disk if ``prepares``."""
+    with processes.all_or_none():
+        pretraining.check(options.config)
+        if prepares and processes.is_first():
+            domains.prepare_pair(options.config, **_where(options, console))
+
+
+def start(options: Options, console: Console) -> list[jax.Device]:
+    """Returns the devices, of all processes where there are several, and keeps programs."""
+    if options.distributed:
+        processes.start(options.coordinator, options.processes, options.process_id)
+        console.quiet = not processes.is_first()
+    devices, each = jax.devices(), options.devices_per_key
+    if options.devices is not None and not 1 <= options.devices <= len(devices):
+        raise ValueError(f"--devices {options.devices}: this process has {len(devices)}")
+    devices = devices[: options.devices]
+    if each is not None and (each < 1 or len(devices) % each):
+        raise ValueError(
+            f"--devices-per-key {each}: expected a divisor of the number of devices, {len(devices)}"
+        )
+    _keep_programs(options.compilation_cache, console)
+    return devices
+
+
+def _keep_programs(folder, console):
+    try:
+        runtime.keep_programs(None if folder == pathlib.Path("none") else folder)
+    except OSError as error:
+        console.print(
+            f"[yellow]warning: compiled programs are not kept ({error}): choose another "
+            "--compilation-cache, or none[/yellow]",
+            soft_wrap=True,
+        )
 
 
 def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Console) -> None:
@@ -41,7 +87,7 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
         console.print("written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
 
 
-def where(options: Options, console: Console) -> dict[str, Any]:
+def _where(options: Options, console: Console) -> dict[str, Any]:
     """Returns the options of ``domains.load_pair`` and ``domains.prepare_pair``."""
     return {
         "data_dir": options.data_dir,
@@ -63,7 +109,7 @@ def _load(options, console):
     """Returns the images; the first process prepares them for all."""
 
     def load():
-        places = where(options, console)
+        places = _where(options, console)
         return domains.load_pair(options.config, **places, streaming=options.streaming)
 
     with processes.all_or_none():
@@ -184,10 +230,7 @@ def _measure_head(job, setting):
         every = []
         for key in job.keys:
             path = job.folder / f"key_{key}" / "svm.json"
-            head = record.read(path)
-            if head is None:
-                head = heads.svm(study, setting.pair, key, job.folder)
-                record.write_json(path, head)
+            head = _once(path, lambda key=key: heads.svm(study, setting.pair, key, job.folder))
             every.append(head)
             setting.console.print(
                 f"{job.method.name} key {key}: linear SVM on {head['layer']}, C {head['C']:g}: "
@@ -201,25 +244,33 @@ def _align(job, setting):
     with processes.all_or_none():
         if not processes.is_first():
             return
-        method = METHODS[job.method.aligns]
-        study = train.prepare(job.config, method, setting.pair, setting.devices)
+        pair, name = setting.pair, job.method.name
+        study = train.prepare(job.config, METHODS[job.method.aligns], pair, setting.devices)
         every = []
         for key in job.keys:
-            path = job.folder / f"key_{key}" / f"{job.method.name}.json"
-            form = None if job.overwrite else record.read(path)
-            if form is None:
-                form = heads.align(study, setting.pair, job.method, key, job.folder)
-                record.write_json(path, form)
+
+            def measure(key=key):
+                return heads.align(study, pair, job.method, key, job.folder)
+
+            form = _once(job.folder / f"key_{key}" / f"{name}.json", measure, anew=job.overwrite)
             every.append(form)
+            accuracies = [display.accuracy(form[f"{of}_accuracy"]) for of in ("target", "oracle")]
             setting.console.print(
-                f"{job.method.name} key {key}: target {display.accuracy(form['target_accuracy'])}, "
-                f"{form['components']} components; oracle "
-                f"{display.accuracy(form['oracle_accuracy'])}, {form['oracle_components']} "
-                "components"
+                f"{name} key {key}: target {accuracies[0]}, {form['components']} components; "
+                f"oracle {accuracies[1]}, {form['oracle_components']} components"
             )
         origin = record.read(job.folder / f"key_{job.keys[0]}" / "record.json")["origin"]
         entries = heads.aligned_entries(job.method, every) | origin  # the same for all keys
         _write(job, entries, command(job))
+
+
+def _once(path, measure, anew=False):
+    """Returns the content of a file, which is measured where it is not there."""
+    content = None if anew else record.read(path)
+    if content is None:
+        content = measure()
+        record.write_json(path, content)
+    return content
 
 
 def _draw(folder):

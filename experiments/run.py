@@ -8,7 +8,6 @@ also be a table, such as table1 or office31: all its experiments are run, with t
 --list shows all of them.
 """
 
-import pathlib
 import sys
 
 import jax
@@ -17,12 +16,9 @@ from rich.console import Console
 from experiments import (
     configs,
     display,
-    domains,
     execute,
     options,
     plan,
-    pretraining,
-    processes,
     record,
     runtime,
 )
@@ -99,7 +95,8 @@ def _parse(name, arguments):
         row: options.parse(row, arguments, shown=name or "CONFIG", about=about)
         for row in rows or (name or DEFAULT,)
     }
-    options.check_shared(every) if rows else None
+    if rows:
+        options.check_shared(every)
     return every
 
 
@@ -117,10 +114,10 @@ def _run(name, every, console):
     plans = {row: attempt(row, plan.make_plan, row, each) for row, each in every.items()}
     first = next(iter(every.values()))
     if len(failures) < len(every):
-        devices = _start(first, console)
+        devices = execute.start(first, console)
     for row, each in every.items():  # missing weights and data are reported before training starts
         if row not in failures and plans[row].jobs:
-            attempt(row, _check_data, each, len(every) > 1, console)
+            attempt(row, execute.check_data, each, len(every) > 1, console)
     if len(failures) == len(every):
         return 2
     for row, each in every.items():
@@ -135,41 +132,6 @@ def _run(name, every, console):
     for row, error in failures.items():
         print(f"error: {row} is not complete: {error}", file=sys.stderr)
     return 2 if failures else 0
-
-
-def _check_data(options, prepares, console):
-    with processes.all_or_none():
-        pretraining.check(options.config)
-        if prepares and processes.is_first():
-            domains.prepare_pair(options.config, **execute.where(options, console))
-
-
-def _start(options, console):
-    """Returns the devices, of all processes where there are several."""
-    if options.distributed:
-        processes.start(options.coordinator, options.processes, options.process_id)
-        console.quiet = not processes.is_first()
-    devices, each = jax.devices(), options.devices_per_key
-    if options.devices is not None and not 1 <= options.devices <= len(devices):
-        raise ValueError(f"--devices {options.devices}: this process has {len(devices)}")
-    devices = devices[: options.devices]
-    if each is not None and (each < 1 or len(devices) % each):
-        raise ValueError(
-            f"--devices-per-key {each}: expected a divisor of the number of devices, {len(devices)}"
-        )
-    _keep_programs(options.compilation_cache, console)
-    return devices
-
-
-def _keep_programs(folder, console):
-    try:
-        runtime.keep_programs(None if folder == pathlib.Path("none") else folder)
-    except OSError as error:
-        console.print(
-            f"[yellow]warning: compiled programs are not kept ({error}): choose another "
-            "--compilation-cache, or none[/yellow]",
-            soft_wrap=True,
-        )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from experiments import run, runtime
+from experiments import execute, runtime
 from experiments.options import Options
 
 
@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_written_is_warned_of(cache, capsys):
     cache.write_text("not a folder")
     with pytest.raises(OSError):
         runtime.keep_programs(cache)
-    run._keep_programs(cache, Console())
+    execute._keep_programs(cache, Console())
     told = " ".join(capsys.readouterr().out.split())
     assert "warning: compiled programs are not kept" in told
     assert compute()[1].from_cache == 0

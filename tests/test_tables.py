@@ -176,7 +176,7 @@ def test_a_row_that_does_not_fit_into_memory_does_not_stop_the_others(
     rows = NAME, "mnist_mnist_m"
     monkeypatch.setattr(configs, "_ROWS", {"small": rows})
     monkeypatch.setattr(configs, "_VARIANTS", {})
-    monkeypatch.setattr(run, "_check_data", lambda *_: None)
+    monkeypatch.setattr(execute, "check_data", lambda *_: None)
     monkeypatch.setattr(execute, "execute", full)
     assert run.main(["small", "--output", str(tmp_path), "--compilation-cache", "none"]) == 2
     told = capsys.readouterr()
