@@ -276,7 +276,7 @@ def _once(path, measure, anew=False):
 def _draw(folder):
     """Draws the curves where a result is newer than the picture of them; returns its path then."""
     picture: pathlib.Path = folder / "curves.png"
-    results = {m: r for m, r in record.read_results(folder).items() if "curves" in r}
+    results = {m: r for m, r in record.read_results(folder).items() if METHODS[m].line}
     newest = max(((folder / f"{m}.json").stat().st_mtime_ns for m in results), default=0)
     if not results or (picture.exists() and picture.stat().st_mtime_ns >= newest):
         return []

@@ -180,7 +180,7 @@ def align(
 
 
 def aligned(
-    fit_form: Callable[[np.ndarray, np.ndarray], Alignment],
+    fit_form: Callable[[np.ndarray, np.ndarray, np.ndarray], Alignment],
     source: Examples,
     target: np.ndarray,
     source_test: Examples,
@@ -189,7 +189,7 @@ def aligned(
     """Returns accuracies of linear SVMs trained on the source after alignment by a closed form.
 
     Args:
-      fit_form: The closed form, of features of the source and the target.
+      fit_form: As ``Method.fit``.
       source: Labelled examples, in random order.
       target: Features ``[n, D]`` of the target, without labels.
       source_test: To measure the accuracy on.
@@ -199,7 +199,7 @@ def aligned(
       ``components``, chosen without labels of the target, with its accuracies; those of the
       oracle's choice; and the target's accuracies ``by_components``.
     """
-    form = fit_form(source.x, target)
+    form = fit_form(source.x, source.y, target)
     most = form.components[-1]
     of_source, of_target = form.source(source.x, most), form.target(target_test.x, most)
     c, _ = choose(Examples(of_source(form.eligible[-1]), source.y))

@@ -45,7 +45,7 @@ class Line(NamedTuple):
 class Alignment(NamedTuple):
     """A closed form, fitted to features of both domains."""
 
-    components: list[int]  # the numbers of components to try, smallest first
+    components: list[int]  # the numbers of components to try, smallest first; one if it has none
     eligible: list[int]  # those of them that the choice without target labels is made among
     source: Callable[[np.ndarray, int], Callable[[int], np.ndarray]]  # (x, largest d) -> d -> x'
     target: Callable[[np.ndarray, int], Callable[[int], np.ndarray]]
@@ -73,7 +73,8 @@ class Method:
 
     # A closed form.
     aligns: str | None = None  # the method whose features it takes
-    fit: Callable[[np.ndarray, np.ndarray], Alignment] | None = None  # features of both -> form
+    fit: Callable[[np.ndarray, np.ndarray, np.ndarray], Alignment] | None = None
+    """Features and labels of the source, and features of the target, to the closed form."""
     selection: str = "last step"  # how its result was chosen
 
     @property
@@ -126,8 +127,9 @@ def _reversed(config):
     )
 
 
-def _subspace_alignment(source, target):
+def _subspace_alignment(source, labels, target):
     """Returns subspace alignment (SA), fitted to features ``[n, D]`` of both domains."""
+    del labels
     bases = alignment.principal_subspace(source), alignment.principal_subspace(target)
     count = min(*source.shape, len(target))
     components = [d for d in COMPONENTS if d < count]

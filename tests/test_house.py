@@ -3,10 +3,18 @@
 import ast
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import pytest
+from rich.console import Console
+from test_together import CONFIG, small_config
 
 import experiments
-from experiments.methods import METHODS
+from dann_jax.objective import label_objective
+from experiments import display, execute, record
+from experiments.methods import METHODS, Alignment, Method
+from experiments.options import Options
+from experiments.plan import make_plan
 
 ROOT = pathlib.Path(experiments.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -85,3 +93,55 @@ def test_no_two_modules_have_names_that_differ_by_a_letter():
     names = sorted({path.stem for path in FILES if path.stem != "__init__"} | {"configs"})
     for name in names:
         assert f"{name}s" not in names
+
+
+def entropy_objective(config):
+    """L_y, and as much of the entropy of the target's labels as the weight of L_d says."""
+
+    def objective(theta, batch, lam, apply, *, axis_name=None):
+        value, terms = label_objective(theta, batch, lam, apply, axis_name=axis_name)
+        features = apply.feature_extractor(theta["f"], batch.target_image)
+        logits = jax.nn.log_softmax(apply.label_predictor(theta["y"], features))
+        entropy = -jnp.mean(jnp.sum(jnp.exp(logits) * logits, -1))
+        return value + config.domain_weight * entropy, terms
+
+    return objective
+
+
+def centred(source, labels, target):
+    """Subtracts the mean of each domain."""
+    del labels
+    means = source.mean(0), target.mean(0)
+    of_source, of_target = ((lambda x, most, mean=m: lambda d: x - mean) for m in means)
+    return Alignment([source.shape[1]], [source.shape[1]], of_source, of_target, {})
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_new_method_is_one_entry(tmp_path):
+    added = [
+        Method(
+            name="entropy",
+            label="entropy",
+            trains_on=("source", "target"),
+            objective=entropy_objective,
+            svm_head=True,
+        ),
+        Method(name="centred", label="centred", aligns="entropy", fit=centred, selection="one"),
+    ]
+    with small_config() as patch:
+        for method in added:
+            patch.setitem(METHODS, method.name, method)
+        names = tuple(method.name for method in added)
+        options = Options(config=CONFIG, methods=names, output=tmp_path)
+        todo = make_plan("small", options)
+        assert [(job.method.name, job.head) for job in todo.jobs] == [
+            ("entropy", True),
+            ("centred", False),
+        ]
+        execute.execute(todo, options, jax.local_devices()[:1], Console(quiet=True))
+        results = record.read_results(tmp_path / "small")
+        assert list(results) == list(names)
+        assert [record.faults(result) for result in results.values()] == [[], []]
+        assert "svm_accuracy" in results["entropy"] and results["centred"]["selection"] == "one"
+        assert display.table("small", {"small": results}).row_count == 3
+        assert make_plan("small", options).jobs == []
