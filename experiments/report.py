@@ -1,7 +1,7 @@
 """Turns result files into the tables of the documents: python -m experiments.report [--check].
 
-A table stands between two markers, in README.md or docs/speed.md. Every figure of ours comes from
-a file in experiments/results, which has to be whole; a cell without a file is a dash. --check
+A table stands between two markers, in README.md or a document in docs. Every figure of ours comes
+from a file in experiments/results, which has to be whole; a cell without a file is a dash. --check
 changes nothing and fails when a document and the files disagree.
 """
 
@@ -34,6 +34,12 @@ def _benchmarks():
     return {name: result_tables.markdown(*lines) for name, lines in tables.items()}
 
 
+def _documents():
+    """Returns the documents of the project that have the markers of a table."""
+    every = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [path for path in every if ": begin -->" in path.read_text()]
+
+
 def _filled(text: str, tables: dict[str, str], path: pathlib.Path) -> str:
     """Returns a document with the tables that it has markers for.
 
@@ -49,6 +55,8 @@ def _filled(text: str, tables: dict[str, str], path: pathlib.Path) -> str:
             raise ValueError(f"{path} must have {begin} and {end} once, in this order")
         head, rest = text.split(begin)
         _, tail = rest.split(end)
+        if path.parent == ROOT / "docs":
+            content = content.replace("](experiments/", "](../experiments/")
         text = f"{head}{begin}\n{content}{end}{tail}"
         filled += 1
     if not filled:
@@ -68,13 +76,12 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
-    parser.add_argument("--readme", type=pathlib.Path, default=ROOT / "README.md")
-    parser.add_argument("--speed", type=pathlib.Path, default=ROOT / "docs" / "speed.md")
+    parser.add_argument("documents", nargs="*", type=pathlib.Path, help="all with markers if none")
     options = parser.parse_args(arguments)
     status = 0
     try:
         tables = result_tables.tables(result_tables.read(FOLDER)) | _benchmarks()
-        documents = {path: path.read_text() for path in (options.readme, options.speed)}
+        documents = {path: path.read_text() for path in options.documents or _documents()}
         filled = {path: _filled(text, tables, path) for path, text in documents.items()}
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -83,9 +83,7 @@ def test_the_readme_agrees_with_the_result_files():
 
 
 def test_the_documents_have_all_tables():
-    text = "".join(
-        path.read_text() for path in (report.ROOT / "README.md", report.ROOT / "docs" / "speed.md")
-    )
+    text = "".join(path.read_text() for path in report._documents())
     for name in (*result_tables.tables({}), *benchmark_tables.tables({})):
         assert text.count(f"<!-- {name}: begin -->") == text.count(f"<!-- {name}: end -->") == 1
 
@@ -203,11 +201,25 @@ def test_the_semi_supervised_table_has_errors(tmp_path):
 def test_report_notices_a_figure_that_no_file_backs(tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- table1: begin -->\n| .9999 |\n<!-- table1: end -->\n")
-    assert report.main(["--check", "--readme", str(readme)]) == 1
+    assert report.main(["--check", str(readme)]) == 1
     assert ".9999" in readme.read_text()
-    assert report.main(["--readme", str(readme)]) == 0
+    assert report.main([str(readme)]) == 0
     assert ".9999" not in readme.read_text()
-    assert report.main(["--check", "--readme", str(readme)]) == 0
+    assert report.main(["--check", str(readme)]) == 0
+
+
+def test_links_lead_from_the_document_to_the_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    texts = {}
+    for path in (tmp_path / "README.md", tmp_path / "docs" / "results.md"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("<!-- commands: begin -->\n<!-- commands: end -->\n")
+    (tmp_path / "docs" / "other.md").write_text("Without a table.\n")
+    assert report.main([]) == 0
+    for path in (tmp_path / "README.md", tmp_path / "docs" / "results.md"):
+        texts[path.name] = path.read_text()
+    assert "](experiments/results/" in texts["README.md"]
+    assert texts["results.md"] == texts["README.md"].replace("](exp", "](../exp")
 
 
 def test_a_file_that_is_not_whole_stops_the_report(tmp_path, monkeypatch, capsys):
@@ -217,10 +229,10 @@ def test_a_file_that_is_not_whole_stops_the_report(tmp_path, monkeypatch, capsys
     readme = tmp_path / "README.md"
     readme.write_text("<!-- table1: begin -->\n<!-- table1: end -->\n")
     for options in ([], ["--check"]):
-        assert report.main([*options, "--readme", str(readme)]) == 2
+        assert report.main([*options, str(readme)]) == 2
         assert "mnist_mnist_m/dann.json: mean and std" in capsys.readouterr().err
     path.write_text("{")
-    assert report.main(["--readme", str(readme)]) == 2
+    assert report.main([str(readme)]) == 2
     assert "not valid JSON" in capsys.readouterr().err
     assert "published" not in readme.read_text()
 
