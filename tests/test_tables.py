@@ -88,9 +88,9 @@ def test_alignment_writes_a_choice_without_target_labels_and_the_oracles(call, t
     assert str(tmp_path) not in json.dumps(result)
 
 
-def todo(folder, **options):
+def todo(output, **options):
     config = configs.find_config(NAME)[0]
-    jobs = plan.make_plan(NAME, Options(config=config, output=folder.parent, **options)).jobs
+    jobs = plan.make_plan(NAME, Options(config=config, output=output, **options)).jobs
     return [job.method.name for job in jobs if job.trains]
 
 
@@ -100,7 +100,7 @@ def test_alignment_comes_with_the_features_that_it_needs(call, tmp_path, capsys)
     assert todo(tmp_path / "empty") == order
     folder = tmp_path / NAME
     (folder / "sa.json").touch()  # of features that are to be replaced
-    again = todo(folder, methods=("source-only",), overwrite=True)
+    again = todo(tmp_path, methods=("source-only",), overwrite=True)
     assert again == ["source-only", "sa"]
     (folder / "sa.json").unlink()
     (folder / "source-only/key_1/state").rename(tmp_path / "state")
