@@ -1,5 +1,7 @@
 """Checkpoints of training states with orbax: the last few, whole or not at all, with digests."""
 
+import asyncio
+import contextlib
 import json
 import pathlib
 import shutil
@@ -25,8 +27,8 @@ class Checkpoints:
 
     A checkpoint appears under its step only when it is complete, so an interruption at any moment
     leaves the ones before it. What an interrupted save has left behind is removed by the next one.
-    Each array has a CRC-32, which is compared when it is read. Processes do not wait for each
-    other: any one of them may save, and each restores by itself.
+    Each array has a CRC-32, which is compared when it is read. Of several processes the first
+    saves, and each restores by itself: they do not wait for each other.
 
     Args:
       folder: Where the checkpoints lie; the first save creates it.
@@ -48,9 +50,17 @@ class Checkpoints:
         Args:
           step: Number of updates done, 0 or more.
           tree: Pytree of arrays, which may include typed PRNG keys.
+
+        Raises:
+          RuntimeError: This is not the first of several processes.
         """
-        entries = _entries(tree)
-        arrays = {path: [_kind(leaf), _digest(leaf)] for path, leaf in entries.items()}
+        if jax.process_index():
+            raise RuntimeError(
+                f"expected process 0, which alone can write with orbax, got {jax.process_index()}: "
+                "save in process 0, and restore in every process"
+            )
+        tree = jax.tree.map(_as_array, tree)
+        arrays = {path: [_kind(leaf), _digest(leaf)] for path, leaf in _entries(tree).items()}
         items = ocp.args.Composite(
             **{
                 _STATE: ocp.args.StandardSave(tree),
@@ -83,7 +93,7 @@ class Checkpoints:
         if step is not None:
             if step not in steps:
                 raise ValueError(
-                    f"expected the step of a checkpoint in {self.folder} ({steps}), got {step}"
+                    f"expected the step of a checkpoint in {self.folder}, {steps}, got {step}"
                 )
             steps = [step]
         if not steps:
@@ -120,18 +130,26 @@ class Checkpoints:
         with self._manager() as manager:
             return sorted(manager.all_steps())
 
+    @contextlib.contextmanager
     def _manager(self, **options):
-        """Returns a manager that does not wait for other processes, which hold the same."""
-        return ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=self.keep,
-                create=False,
-                enable_async_checkpointing=False,
-                multiprocessing_options=_alone(),
-                **options,
-            ),
+        """Opens a manager that does not wait for other processes, which hold the same."""
+        handlers = {
+            _STATE: ocp.StandardCheckpointHandler(multiprocessing_options=_alone()),
+            _DIGESTS: ocp.JsonCheckpointHandler(multiprocessing_options=_alone()),
+        }
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self.keep,
+            create=False,
+            lightweight_initialize=True,  # or it reads what another process may be deleting
+            enable_async_checkpointing=False,
+            multiprocessing_options=_alone(),
+            **options,
         )
+        with (
+            _patient_loops(),
+            ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options) as manager,
+        ):
+            yield manager
 
     def _read(self, step, like):
         """Returns the tree of one step; raises ``_DamagedError`` if it is not the one saved."""
@@ -182,9 +200,10 @@ def _restore_single(folder, like):
     """Returns the tree of a folder of version 0.2, None if it is none."""
     if not (folder / _SINGLE).exists():
         return None
-    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+    checkpointer = ocp.StandardCheckpointer(multiprocessing_options=_alone())
+    with _patient_loops(), checkpointer:
         try:
-            stored = _readable(lambda: checkpointer.metadata(folder)).item_metadata.tree
+            stored = _readable(lambda: checkpointer.metadata(folder).item_metadata.tree)
             kinds = {path: _kind(leaf) for path, leaf in _entries(stored).items()}
             _check_like(folder, kinds, jax.tree.map(_as_stored, like), _OF_OLD_VERSION)
             return _readable(lambda: checkpointer.restore(folder, _abstract(like)))
@@ -201,6 +220,30 @@ def _alone():
     return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
     )
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """An event loop that is closed when all its tasks have ended.
+
+    Where one array cannot be read or written, orbax closes its loop while tensorstore still works
+    on the others; each of these would print a traceback.
+    """
+
+    def close(self):
+        tasks = set() if self.is_closed() else asyncio.all_tasks(self)
+        if tasks:
+            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        super().close()
+
+
+@contextlib.contextmanager
+def _patient_loops():
+    """Makes new event loops patient ones meanwhile."""
+    usual, asyncio.new_event_loop = asyncio.new_event_loop, _PatientLoop
+    try:
+        yield
+    finally:
+        asyncio.new_event_loop = usual
 
 
 def _readable(read):
@@ -224,16 +267,28 @@ def _digests(manager, step):
     return arrays
 
 
+def _is_key(leaf):
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _as_stored(leaf):
     """Returns the array by which orbax stores a leaf: that of a typed key, or of a number."""
     if not hasattr(leaf, "dtype"):
         return np.asarray(leaf)
-    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
+    return jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+
+
+def _as_array(leaf):
+    """Returns a leaf that orbax can store.
+
+    It knows no scalars of NumPy, and of several processes none that are on one device alone.
+    """
+    alone = isinstance(leaf, jax.Array) and not _is_key(leaf) and jax.process_count() > 1
+    return np.asarray(leaf) if alone or isinstance(leaf, np.generic) else leaf
 
 
 def _abstract(like):
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    return jax.tree.map(lambda leaf: ocp.utils.to_shape_dtype_struct(_as_array(leaf)), like)
 
 
 def _entries(tree):
@@ -256,7 +311,7 @@ def _digest(leaf):
     """Returns the CRC-32 of the bytes of an array: an accident is noticed, not a forgery."""
     if _kind(leaf) == "empty":
         return 0
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and _is_key(leaf):
         leaf = jax.random.key_data(leaf)
     return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
 

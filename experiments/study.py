@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import functools
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -475,11 +474,11 @@ def _train(study, group, records, folder, checkpoint_every, stop, report):
     steps = config.steps_of(study.method)
     stop = steps if stop is None else min(stop, steps)
     folders = [folder / f"key_{key}" for key in group.keys]
-    checkpoint = folders[0] / "checkpoint"  # of the whole group
+    group_checkpoints = checkpoints.Checkpoints(folders[0] / "checkpoint")
     program = study.program(group)
     home = next(d for d in study.devices if d.process_index == jax.process_index())
     states, keys = study.start(group)
-    saved = checkpoints.restore(checkpoint, states) if all(records) else None
+    saved = group_checkpoints.restore(states) if all(records) else None
     if saved is None:
         records = [_new_record(study, group) for _ in group.keys]
     else:
@@ -538,7 +537,7 @@ def _train(study, group, records, folder, checkpoint_every, stop, report):
             if due and processes.is_first():
                 for each, record in zip(folders, records, strict=True):
                     results.write_json(each / "record.json", record)
-                checkpoints.save(checkpoint, jax.device_get(states))
+                group_checkpoints.save(done, jax.device_get(states))
                 clock.lap()
     read()  # where no evaluation follows
     if done < steps:
@@ -550,7 +549,7 @@ def _train(study, group, records, folder, checkpoint_every, stop, report):
         for finished in (False, True):  # all of the group are there before one of it is finished
             for each, record in zip(folders, records, strict=True):
                 results.write_json(each / "record.json", record | {"finished": finished})
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        group_checkpoints.delete()
     return [record | {"finished": True} for record in records]
 
 
