@@ -21,8 +21,8 @@ from dann_jax.datasets import (
     handwriting,
     image_builder,
     photographs,
-    published,
     records,
+    source_files,
 )
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
@@ -263,10 +263,10 @@ def test_official_mnist_is_what_is_expected_by_default():
 
 @pytest.mark.parametrize("folder", ["", "mnist"])
 def test_files_are_found_in_manual_dir_and_its_named_folder(tmp_path, folder):
-    file = published.PublishedFile("a.gz", "mnist", ("https://example.org/a.gz",))
+    file = source_files.PublishedFile("a.gz", "mnist", ("https://example.org/a.gz",))
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / folder / "a.gz").touch()
-    found = published.find(file, manual_dir=tmp_path, download_dir=tmp_path / "none")
+    found = source_files.find(file, manual_dir=tmp_path, download_dir=tmp_path / "none")
     assert found == tmp_path / folder / "a.gz"
 
 
@@ -280,10 +280,10 @@ def test_second_address_is_tried_and_the_download_kept(tmp_path, monkeypatch):
         path.parent.mkdir()
         path.write_bytes(b"content")
 
-    monkeypatch.setattr(published, "fetch", fetch)
-    file = published.PublishedFile("a", "f", ("https://first.org/a", "https://second.org/a"))
+    monkeypatch.setattr(source_files, "fetch", fetch)
+    file = source_files.PublishedFile("a", "f", ("https://first.org/a", "https://second.org/a"))
     for _ in range(2):
-        path = published.find(file, manual_dir=None, download_dir=tmp_path)
+        path = source_files.find(file, manual_dir=None, download_dir=tmp_path)
         assert path == tmp_path / "f" / "a" and path.read_bytes() == b"content"
     assert asked == list(file.urls)
 
@@ -294,13 +294,13 @@ class Answer(io.BytesIO):
         self.headers = {"Content-Length": str(length)}
 
 
-FETCH = published.fetch
+FETCH = source_files.fetch
 
 
 @pytest.mark.parametrize("length, complete", [(7, True), (8, False)])
 def test_download_appears_only_when_complete(tmp_path, monkeypatch, length, complete):
     answer = Answer(b"content", length)
-    monkeypatch.setattr(published.urllib.request, "urlopen", lambda url, timeout: answer)
+    monkeypatch.setattr(source_files.urllib.request, "urlopen", lambda url, timeout: answer)
     path = tmp_path / "folder" / "a"
     with contextlib.nullcontext() if complete else pytest.raises(OSError, match="expected 8"):
         FETCH("https://example.org/a", path)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dann_jax.datasets import published
+from dann_jax.datasets import source_files
 
 __all__ = ["rgb", "tar_members", "zip_members"]
 
@@ -23,7 +23,7 @@ _PIXELS = 1 << 22
 
 
 def tar_members(
-    file: published.PublishedFile, path: Path, wanted: re.Pattern[str]
+    file: source_files.PublishedFile, path: Path, wanted: re.Pattern[str]
 ) -> Iterator[tuple[re.Match[str], bytes]]:
     """Yields the wanted members of a gzipped tar archive, in one pass over it.
 
@@ -51,7 +51,7 @@ def tar_members(
 
 
 def zip_members(
-    file: published.PublishedFile, path: Path, wanted: re.Pattern[str]
+    file: source_files.PublishedFile, path: Path, wanted: re.Pattern[str]
 ) -> Iterator[tuple[re.Match[str], bytes]]:
     """Yields the wanted members of a zip archive; the same contract as ``tar_members``."""
     try:
@@ -77,7 +77,7 @@ def zip_members(
 
 
 def rgb(
-    file: published.PublishedFile,
+    file: source_files.PublishedFile,
     path: Path,
     name: str,
     content: bytes,
@@ -112,17 +112,17 @@ def rgb(
             image = image.convert("RGB")
             return np.asarray(image if size is None else image.resize(size, Image.BILINEAR))
     except Exception as error:  # a decoder raises whatever a damaged byte leads it to
-        raise published.mismatch(
+        raise source_files.mismatch(
             file,
             path,
             expected=f"{format} pictures of at most {_PIXELS:,} pixels that can be decoded",
-            got=f"{name} ({published.reason(error)})",
+            got=f"{name} ({source_files.reason(error)})",
         ) from error
 
 
-def _check_size(file: published.PublishedFile, path: Path, name: str, size: int) -> None:
+def _check_size(file: source_files.PublishedFile, path: Path, name: str, size: int) -> None:
     if size > _MEMBER_BYTES:
-        raise published.mismatch(
+        raise source_files.mismatch(
             file,
             path,
             expected=f"members of at most {_MEMBER_BYTES:,} bytes",
@@ -131,11 +131,11 @@ def _check_size(file: published.PublishedFile, path: Path, name: str, size: int)
 
 
 def _damaged(
-    file: published.PublishedFile, path: Path, kind: str, error: BaseException
+    file: source_files.PublishedFile, path: Path, kind: str, error: BaseException
 ) -> ValueError:
-    return published.mismatch(
+    return source_files.mismatch(
         file,
         path,
         expected=f"a complete {kind} archive",
-        got=f"a damaged or truncated file ({published.reason(error)})",
+        got=f"a damaged or truncated file ({source_files.reason(error)})",
     )

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, writer
 from tqdm import tqdm
 
-from dann_jax.datasets import image_sets, published
+from dann_jax.datasets import image_sets, source_files
 
 __all__ = ["PAPER", "Find", "ImageBuilder", "pixels", "png"]
 
@@ -30,7 +30,7 @@ PAPER = """\
 }"""
 """BibTeX of the paper, which describes the synthetic domains."""
 
-Find = Callable[[published.PublishedFile], Path]
+Find = Callable[[source_files.PublishedFile], Path]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SHARD_BYTES = 1 << 28  # of images that go into one file
@@ -123,7 +123,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         # TFDS's own downloads retry for minutes without a network, and warn at each try.
         find = functools.partial(
-            published.find, manual_dir=self.manual_dir, download_dir=dl_manager.download_dir
+            source_files.find, manual_dir=self.manual_dir, download_dir=dl_manager.download_dir
         )
         return self._image_sets(find)
 

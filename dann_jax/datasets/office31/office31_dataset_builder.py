@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dann_jax.datasets import archives, image_builder, image_sets, published
+from dann_jax.datasets import archives, image_builder, image_sets, source_files
 
 __all__ = ["ARCHIVE", "Builder", "read"]
 
-ARCHIVE = published.PublishedFile(
+ARCHIVE = source_files.PublishedFile(
     "domain_adaptation_images.tar.gz",
     "office31",
     (
@@ -179,7 +179,7 @@ def read(
         pictures[match["class_name"]][match["name"]] = content
     for name, count in zip(class_names, counts, strict=True):
         if len(pictures[name]) != count:
-            raise published.mismatch(
+            raise source_files.mismatch(
                 ARCHIVE,
                 path,
                 expected=f"{count} pictures {domain}/images/{name}/frame_*.jpg",

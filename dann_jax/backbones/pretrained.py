@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from dann_jax.backbones import alexnet, efficientnet_lite, resnet
-from dann_jax.backbones.files import read_arrays
+from dann_jax.backbones.weight_files import read_arrays
 from dann_jax.backbones.weights import Layer, variables
 
 __all__ = ["BACKBONES", "Backbone", "load_weights", "weights_file"]
