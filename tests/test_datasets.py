@@ -84,7 +84,7 @@ def write_archive(path, files, extra=()):
 
 @pytest.fixture
 def manual_dir(tmp_path, monkeypatch):
-    """A folder with a tiny MNIST and a tiny BSDS500, which the builders are told to expect."""
+    """A folder with a tiny MNIST and a tiny BSDS500, which the builders are set to expect."""
     folder = tmp_path / "files"
     (folder / "mnist").mkdir(parents=True)
     files = {}
@@ -156,8 +156,8 @@ def test_data_dir_is_the_environment_variable_or_the_cache_folder(monkeypatch, t
 def test_importing_the_package_imports_neither_tfds_nor_sklearn_nor_tensorflow():
     heavy = "{'tensorflow_datasets', 'sklearn', 'tensorflow', 'PIL'} & set(sys.modules)"
     script = f"import sys, dann_jax.datasets; print(sorted({heavy}))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert done.stdout.strip() == b"[]"
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert process.stdout.strip() == b"[]"
 
 
 def test_builders_stay_out_of_the_tfds_registry():
@@ -266,8 +266,8 @@ def test_files_are_found_in_manual_dir_and_its_named_folder(tmp_path, folder):
     file = source_files.PublishedFile("a.gz", "mnist", ("https://example.org/a.gz",))
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / folder / "a.gz").touch()
-    found = source_files.find(file, manual_dir=tmp_path, download_dir=tmp_path / "none")
-    assert found == tmp_path / folder / "a.gz"
+    path = source_files.find(file, manual_dir=tmp_path, download_dir=tmp_path / "none")
+    assert path == tmp_path / folder / "a.gz"
 
 
 def test_second_address_is_tried_and_the_download_kept(tmp_path, monkeypatch):
@@ -625,11 +625,11 @@ def test_tfds_reads_what_was_prepared_with_and_without_our_builder(small_digits,
     loaded = datasets.load("digits_m", "test", data_dir=tmp_path)
     own = built.as_data_source("test")
     foreign = tfds.data_source("digits_m:1.0.0", split="test", data_dir=tmp_path)
-    for found in (own, foreign):
-        assert len(found) == 10
+    for examples in (own, foreign):
+        assert len(examples) == 10
         for i in (9, 0):
-            np.testing.assert_array_equal(found[i]["image"], loaded.image[i])
-            assert found[i]["label"] == loaded.label[i]
+            np.testing.assert_array_equal(examples[i]["image"], loaded.image[i])
+            assert examples[i]["label"] == loaded.label[i]
     for text in (built.info.description, built.info.citation, built.info.homepage):
         assert text
     assert built.info.redistribution_info.license
@@ -832,10 +832,10 @@ def test_too_few_or_too_many_images_are_noticed(small_digits, tmp_path, monkeypa
     for cut in (slice(None, -1), slice(None)):
 
         def wrong(self, find, cut=cut):
-            found = sets(self, find)
-            image, label = found["test"]
+            splits = sets(self, find)
+            image, label = splits["test"]
             extra = image[:1] if cut == slice(None) else image[:0]
-            return found | {"test": (np.concatenate([image[cut], extra]), label)}
+            return splits | {"test": (np.concatenate([image[cut], extra]), label)}
 
         monkeypatch.setattr(digits_dataset_builder.Builder, "_image_sets", wrong)
         with pytest.raises(ValueError, match="argument"):
@@ -845,5 +845,5 @@ def test_too_few_or_too_many_images_are_noticed(small_digits, tmp_path, monkeypa
 
 def test_a_progress_bar_says_how_far_a_preparation_is(small_digits, tmp_path, capfd):
     datasets.prepare("digits", data_dir=tmp_path, progress=True)
-    told = capfd.readouterr().err
-    assert "digits/train: 100%" in told and "20/20" in told
+    output = capfd.readouterr().err
+    assert "digits/train: 100%" in output and "20/20" in output

@@ -118,11 +118,11 @@ TWO = state_dict(conv__weight=contiguous("0", W), conv__bias=contiguous("1", B))
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_gives_the_same_arrays(form, tmp_path):
-    found = read_arrays(FORMATS[form](tmp_path / "weights.npz"))
-    assert set(found) == {"conv.weight", "conv.bias"}
-    np.testing.assert_array_equal(found["conv.weight"], W)
-    np.testing.assert_array_equal(found["conv.bias"], B)
-    assert all(array.flags.c_contiguous and array.dtype == np.float32 for array in found.values())
+    weights = read_arrays(FORMATS[form](tmp_path / "weights.npz"))
+    assert set(weights) == {"conv.weight", "conv.bias"}
+    np.testing.assert_array_equal(weights["conv.weight"], W)
+    np.testing.assert_array_equal(weights["conv.bias"], B)
+    assert all(array.flags.c_contiguous and array.dtype == np.float32 for array in weights.values())
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
@@ -130,18 +130,18 @@ def test_every_format_gives_the_same_arrays(form, tmp_path):
 def test_types_and_byte_orders_of_pth(kind, order, tmp_path):
     array = np.array([1.0, -2.5, 300.0, 0.0]).astype(STORAGES[kind])
     value = state_dict(w=contiguous("0", array, kind))
-    found = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": array}, order))["w"]
-    assert found.dtype == array.dtype and found.dtype.isnative
-    np.testing.assert_array_equal(found, array)
+    weights = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": array}, order))["w"]
+    assert weights.dtype == array.dtype and weights.dtype.isnative
+    np.testing.assert_array_equal(weights, array)
 
 
 def test_arrays_of_npz_are_native_contiguous_and_of_their_shape(tmp_path):
     arrays = {"big": W.astype(">f4"), "scalar": np.array(7), "turned": np.asfortranarray(W)}
-    found = read_arrays(as_npz(tmp_path / "w.npz", arrays))
+    weights = read_arrays(as_npz(tmp_path / "w.npz", arrays))
     for key, array in arrays.items():
-        np.testing.assert_array_equal(found[key], array, strict=key != "big")
-        assert found[key].dtype.isnative and found[key].flags.c_contiguous
-    assert found["big"].dtype == np.float32
+        np.testing.assert_array_equal(weights[key], array, strict=key != "big")
+        assert weights[key].dtype.isnative and weights[key].flags.c_contiguous
+    assert weights["big"].dtype == np.float32
 
 
 @pytest.mark.parametrize("dtype", ["U1", "u1", "c8", "?"])
@@ -168,10 +168,10 @@ def test_strides_offsets_and_shared_storages(tmp_path):
         scalar=tensor(one, (), (), offset=5),
         none=tensor(one, (0, 3), (3, 1), offset=12),
     )
-    found = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": numbers}))
-    np.testing.assert_array_equal(found["transposed"], numbers.reshape(3, 4).T)
-    np.testing.assert_array_equal(found["row"], [8, 9, 10, 11])
-    assert found["scalar"] == 5 and found["none"].shape == (0, 3)
+    weights = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": numbers}))
+    np.testing.assert_array_equal(weights["transposed"], numbers.reshape(3, 4).T)
+    np.testing.assert_array_equal(weights["row"], [8, 9, 10, 11])
+    assert weights["scalar"] == 5 and weights["none"].shape == (0, 3)
 
 
 def test_parameters_of_the_first_versions_are_tensors(tmp_path):
@@ -184,8 +184,8 @@ def test_parameters_of_the_first_versions_are_tensors(tmp_path):
 
 def test_the_state_dict_of_a_checkpoint_is_found(tmp_path):
     value = b"}(" + text("epoch") + whole(3) + text("state_dict") + TWO + b"u"
-    found = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": W, "1": B}))
-    np.testing.assert_array_equal(found["conv.weight"], W)
+    weights = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": W, "1": B}))
+    np.testing.assert_array_equal(weights["conv.weight"], W)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -196,9 +196,9 @@ def test_files_of_pytorch_are_read_as_pytorch_reads_them(zipped, tmp_path):
     state["view"] = torch.arange(20.0, dtype=torch.float64).reshape(4, 5).T[1:, ::2]
     state["b"] = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
     torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    found = read_arrays(tmp_path / "w.pth")
-    assert list(found) == list(state)
-    for key, array in found.items():
+    weights = read_arrays(tmp_path / "w.pth")
+    assert list(weights) == list(state)
+    for key, array in weights.items():
         theirs = state[key].detach()
         assert str(theirs.dtype) == f"torch.{array.dtype}"
         np.testing.assert_array_equal(array.astype(np.float64), theirs.double().numpy())
@@ -218,10 +218,10 @@ class Malice:
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("form", ["zip", "chain"])
 def test_nothing_in_a_pickle_is_run(form, protocol, tmp_path):
-    made = tmp_path / "made"
-    evil = pickle.dumps({"w": Malice(made)}, protocol)
+    evidence = tmp_path / "evidence"
+    evil = pickle.dumps({"w": Malice(evidence)}, protocol)
     pickle.loads(evil)  # it would
-    made.rmdir()
+    evidence.rmdir()
     if form == "zip":
         with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
             archive.writestr("archive/data.pkl", evil)
@@ -230,7 +230,7 @@ def test_nothing_in_a_pickle_is_run(form, protocol, tmp_path):
         (tmp_path / "w.pth").write_bytes(b"".join(head) + evil)
     with pytest.raises(ValueError, match=r"(posix|nt)\.mkdir does not belong to a state dict"):
         read_arrays(tmp_path / "w.pth")
-    assert not made.exists()
+    assert not evidence.exists()
 
 
 @pytest.mark.parametrize(
@@ -401,10 +401,10 @@ def test_zip_files_of_none_or_two_pickles_are_refused(folders, tmp_path):
 
 
 def test_objects_in_npz_are_refused(tmp_path):
-    np.savez(tmp_path / "w.npz", w=np.array([Malice(tmp_path / "made")], object))
+    np.savez(tmp_path / "w.npz", w=np.array([Malice(tmp_path / "evidence")], object))
     with pytest.raises(ValueError, match="allow_pickle"):
         read_arrays(tmp_path / "w.npz")
-    assert not (tmp_path / "made").exists()
+    assert not (tmp_path / "evidence").exists()
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_damaged_files_are_refused_or_read_never_worse(form, tmp_path):
             damaged[at] = draw.integers(256)
         cut.write_bytes(damaged)
         try:
-            found = read_arrays(cut)
+            weights = read_arrays(cut)
         except ValueError:
             continue
-        assert all(isinstance(array, np.ndarray) for array in found.values())
+        assert all(isinstance(array, np.ndarray) for array in weights.values())

@@ -1,4 +1,4 @@
-"""Archives of pictures, read as a stream: only what is wanted, and nothing unpacked to disk."""
+"""Archives of pictures, read as streams: the wanted members only, none unpacked to disk."""
 
 import io
 import lzma
@@ -16,7 +16,7 @@ from dann_jax.datasets import source_files
 
 __all__ = ["rgb", "tar_members", "zip_members"]
 
-# The largest picture of any data set here has a tenth of either; a crafted file shall not fill
+# The largest picture of any data set here has a tenth of either; a crafted file must not fill
 # the memory.
 _MEMBER_BYTES = 4 << 20
 _PIXELS = 1 << 22
@@ -29,7 +29,7 @@ def tar_members(
 
     Args:
         file: which published file it is.
-        path: where it lies.
+        path: its path.
         wanted: what the whole name of a member must match. Members of other names, and those
             that are not regular files, are passed over.
 
@@ -89,7 +89,7 @@ def rgb(
 
     Args:
         file: which published file it comes from.
-        path: where that lies.
+        path: the path of that file.
         name: of the picture, for the error.
         content: the encoded picture.
         format: its format, as Pillow calls it; no other is tried.

@@ -39,6 +39,6 @@ class DrawnBuilder(image_builder.ImageBuilder):
     def _image_sets(self, find):
         del find  # nothing to fetch
         return {
-            split: (blocks.made(self.IMAGES, self.SEED, split, size), self.LABELS(0, size))
+            split: (blocks.generate(self.IMAGES, self.SEED, split, size), self.LABELS(0, size))
             for split, size in self.SIZES.items()
         }

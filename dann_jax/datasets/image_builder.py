@@ -53,7 +53,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         DESCRIPTION: one paragraph.
         CITATION: BibTeX.
         HOMEPAGE: an address.
-        LICENCE: the publisher's terms.
+        LICENSE: the publisher's terms.
         manual_dir: folder with published files already on disk, or None.
         progress: whether preparation shows a bar for each split.
     """
@@ -66,7 +66,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
     DESCRIPTION: str
     CITATION: str
     HOMEPAGE: str
-    LICENCE: str
+    LICENSE: str
 
     def __init_subclass__(cls, **kwargs):
         """Keeps the builder out of TFDS's global registry.
@@ -95,7 +95,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         """Returns the images (uint8, of IMAGE_SHAPE) and labels of each split.
 
         Files are read and checked here, so that a bad one is refused before anything is
-        written. Labels have a length; images may be made one at a time.
+        written. Labels have a length; images may come one at a time.
 
         Args:
             find: returns the path of a published file or raises.
@@ -117,7 +117,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
             homepage=self.HOMEPAGE,
             citation=self.CITATION,
-            license=self.LICENCE,
+            license=self.LICENSE,
         )
 
     def _split_generators(self, dl_manager):

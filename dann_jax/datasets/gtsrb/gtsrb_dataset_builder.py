@@ -134,7 +134,7 @@ class Builder(image_builder.ImageBuilder):
   year = {2011}
 }"""
     HOMEPAGE = "https://benchmark.ini.rub.de/gtsrb_news.html"
-    LICENCE = (
+    LICENSE = (
         "Published for research by the Institut fuer Neuroinformatik, Ruhr-Universitaet Bochum. "
         "No licence is known to this project."
     )

@@ -120,7 +120,7 @@ class Builder(image_builder.ImageBuilder):
   year = {2010}
 }"""
     HOMEPAGE = "https://faculty.cc.gatech.edu/~judy/domainadapt/"
-    LICENCE = "Published for research by its authors. No licence is known to this project."
+    LICENSE = "Published for research by its authors. No licence is known to this project."
 
     @property
     def CLASS_COUNTS(self) -> Mapping[str, Sequence[int]]:

@@ -56,7 +56,7 @@ class Builder(image_builder.ImageBuilder):
   year = {2011}
 }"""
     HOMEPAGE = _HOMEPAGE
-    LICENCE = "Free for non-commercial use only."
+    LICENSE = "Free for non-commercial use only."
 
     def _image_sets(self, find):
         whole = type(self).CLASS_COUNTS
@@ -83,7 +83,7 @@ def read(
 
     Args:
         file: which published file it is.
-        path: where it lies.
+        path: its path.
         accepted: for each part of the data that the file may hold, how many images of each digit
             0 to 9 that has.
 
@@ -97,11 +97,11 @@ def read(
 
     sizes = [sum(counts) for counts in accepted.values()]
     try:
-        # What the file says of itself comes first: a crafted one shall not fill the memory.
-        found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-        n = found["y"][0][0]
-        if n not in sizes or found["X"] != ((32, 32, 3, n), "uint8") or found["y"][0] != (n, 1):
-            raise ValueError(f"it holds {found}")
+        # Sizes are checked first: a crafted file must not fill the memory.
+        listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
+        n = listed["y"][0][0]
+        if n not in sizes or listed["X"] != ((32, 32, 3, n), "uint8") or listed["y"][0] != (n, 1):
+            raise ValueError(f"it holds {listed}")
         content = scipy.io.loadmat(path, variable_names=("X", "y"))
         images, labels = content["X"].transpose(3, 0, 1, 2), content["y"][:, 0]
         if not np.isin(labels, range(1, 11)).all():
