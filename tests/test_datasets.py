@@ -493,8 +493,8 @@ def test_oversized_photograph_is_refused_before_decoding(tmp_path):
 
 def test_train_and_test_share_no_original():
     train, test = handwriting.originals("train"), handwriting.originals("test")
-    assert not set(train.index) & set(test.index)
-    assert set(train.index) | set(test.index) == set(range(1797))
+    assert not set(train.position) & set(test.position)
+    assert set(train.position) | set(test.position) == set(range(1797))
     share = np.bincount(test.label) / (np.bincount(test.label) + np.bincount(train.label))
     assert np.all(np.abs(share - 0.25) < 0.005)
 

@@ -30,10 +30,8 @@ class Backbone(NamedTuple):
 
 
 # Mean and standard deviation over ImageNet, on which the weights were trained.
-_IMAGENET = {
-    "mean": (123.675, 116.28, 103.53),
-    "scale": (58.395, 57.12, 57.375),
-}
+_IMAGENET_MEAN = 123.675, 116.28, 103.53
+_IMAGENET_SCALE = 58.395, 57.12, 57.375
 
 
 def _lite(number, stages, image_size):
@@ -59,7 +57,8 @@ BACKBONES: dict[str, Backbone] = {
         layers=alexnet.layers,
         classifier="classifier.6",
         source="torchvision's alexnet-owt-7be5be79.pth",
-        **_IMAGENET,
+        mean=_IMAGENET_MEAN,
+        scale=_IMAGENET_SCALE,
     ),
     "efficientnet_lite0": _lite(0, efficientnet_lite.LITE0, 224),
     "efficientnet_lite1": _lite(1, efficientnet_lite.LITE1, 240),
@@ -71,7 +70,8 @@ BACKBONES: dict[str, Backbone] = {
         layers=resnet.layers,
         classifier="fc",
         source="torchvision's resnet50-0676ba61.pth",
-        **_IMAGENET,
+        mean=_IMAGENET_MEAN,
+        scale=_IMAGENET_SCALE,
     ),
 }
 

@@ -172,8 +172,8 @@ def prepare(
         NotADirectoryError: ``manual_dir`` is not a folder.
     """
     built = name
-    if isinstance(name, str):
-        built = builder(name, data_dir=data_dir, manual_dir=manual_dir)
+    if isinstance(built, str):
+        built = builder(built, data_dir=data_dir, manual_dir=manual_dir)
     if built.is_prepared():
         return built
     built.progress = progress

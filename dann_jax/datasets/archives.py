@@ -43,9 +43,9 @@ def tar_members(
         with tarfile.open(path, "r|gz") as archive:
             for member in archive:
                 match = wanted.fullmatch(member.name.removeprefix("./"))
-                if match and member.isreg():
+                if match and member.isreg() and (stream := archive.extractfile(member)):
                     _check_size(file, path, member.name, member.size)
-                    yield match, archive.extractfile(member).read()
+                    yield match, stream.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise _damaged(file, path, "gzipped tar", error) from error
 
@@ -109,8 +109,10 @@ def rgb(
         with Image.open(io.BytesIO(content), formats=[format]) as image:
             if image.width * image.height > _PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels")
-            image = image.convert("RGB")
-            return np.asarray(image if size is None else image.resize(size, Image.BILINEAR))
+            colour = image.convert("RGB")
+            if size is not None:
+                colour = colour.resize(size, Image.Resampling.BILINEAR)
+            return np.asarray(colour)
     except Exception as error:  # a decoder raises whatever a damaged byte leads it to
         raise source_files.mismatch(
             file,

@@ -123,12 +123,12 @@ class Builder(image_builder.ImageBuilder):
     LICENSE = "Published for research by its authors. No licence is known to this project."
 
     @property
-    def CLASS_COUNTS(self) -> Mapping[str, Sequence[int]]:
+    def CLASS_COUNTS(self) -> Mapping[str, Sequence[int]]:  # type: ignore[override]
         """For each split, how many examples each label must have."""
         return {"train": self.DOMAIN_COUNTS[self.builder_config.name]}
 
     @property
-    def SUBSETS(self) -> Mapping[str, image_sets.Subset]:
+    def SUBSETS(self) -> Mapping[str, image_sets.Subset]:  # type: ignore[override]
         """The source pictures of the protocol's five random splits."""
         per_class = self.SOURCE_PER_CLASS[self.builder_config.name]
         return {
