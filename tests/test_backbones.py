@@ -285,7 +285,8 @@ def test_every_backbone_has_the_shape_it_says(name):
     module = backbone.make(dtype=jnp.bfloat16)
     x = jax.ShapeDtypeStruct((2, backbone.image_size, backbone.image_size, 3), jnp.float32)
     y, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
-    assert y.shape == (2, backbone.features) and y.dtype == jnp.bfloat16
+    assert y.shape == (2, backbone.features)
+    assert y.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     assert len(backbone.mean) == len(backbone.scale) == 3
 

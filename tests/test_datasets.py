@@ -133,7 +133,7 @@ def test_names_are_those_of_the_builders():
         assert built.name + config == name
 
 
-@pytest.mark.parametrize("wrong, near", [("mnst", "mnist"), ("digits-m", "digits_m")])
+@pytest.mark.parametrize(("wrong", "near"), [("mnst", "mnist"), ("digits-m", "digits_m")])
 def test_unknown_name_is_answered_with_the_nearest(wrong, near):
     with pytest.raises(ValueError, match=rf"got '{wrong}': did you mean {near}"):
         datasets.builder(wrong)
@@ -174,7 +174,8 @@ def test_draws_of_an_index_do_not_depend_on_the_range(count):
     table = draws.uniform(7, "train", 0, 50, count=count)
     alone = [draws.uniform(7, "train", i, i + 1, count=count)[0] for i in reversed(range(50))]
     np.testing.assert_array_equal(table, alone[::-1])
-    assert table.min() >= 0 and table.max() < 1
+    assert table.min() >= 0
+    assert table.max() < 1
     assert len(np.unique(table)) == 50 * count
 
 
@@ -247,7 +248,8 @@ def test_patches_reach_every_photograph_and_every_corner():
 def test_mnist_is_prepared_in_the_order_of_the_files(tmp_path, manual_dir):
     for split, labels in LABELS.items():
         loaded = datasets.load("mnist", split, data_dir=tmp_path, manual_dir=manual_dir)
-        assert loaded.image.dtype == np.uint8 and loaded.label.dtype == np.int32
+        assert loaded.image.dtype == np.uint8
+        assert loaded.label.dtype == np.int32
         np.testing.assert_array_equal(loaded.image[..., 0], digit_images(split))
         np.testing.assert_array_equal(loaded.label, labels)
 
@@ -258,7 +260,8 @@ def test_official_mnist_is_what_is_expected_by_default():
     for split, size in (("train", 60000), ("test", 10000)):
         assert sum(counts[split]) == size
         images, labels = idx.OFFICIAL[split]
-        assert images.shape == (size, 28, 28) and labels.shape == (size,)
+        assert images.shape == (size, 28, 28)
+        assert labels.shape == (size,)
 
 
 @pytest.mark.parametrize("folder", ["", "mnist"])
@@ -284,7 +287,8 @@ def test_second_address_is_tried_and_the_download_kept(tmp_path, monkeypatch):
     file = source_files.PublishedFile("a", "f", ("https://first.org/a", "https://second.org/a"))
     for _ in range(2):
         path = source_files.find(file, manual_dir=None, download_dir=tmp_path)
-        assert path == tmp_path / "f" / "a" and path.read_bytes() == b"content"
+        assert path == tmp_path / "f" / "a"
+        assert path.read_bytes() == b"content"
     assert asked == list(file.urls)
 
 
@@ -297,7 +301,7 @@ class Answer(io.BytesIO):
 FETCH = source_files.fetch
 
 
-@pytest.mark.parametrize("length, complete", [(7, True), (8, False)])
+@pytest.mark.parametrize(("length", "complete"), [(7, True), (8, False)])
 def test_download_appears_only_when_complete(tmp_path, monkeypatch, length, complete):
     answer = Answer(b"content", length)
     monkeypatch.setattr(source_files.urllib.request, "urlopen", lambda url, timeout: answer)
@@ -339,7 +343,7 @@ def damage_shorter(content):
 
 
 @pytest.mark.parametrize(
-    "damage, got",
+    ("damage", "got"),
     [
         (damage_truncate, "damaged or truncated"),
         (damage_not_gzip, "damaged or truncated"),
@@ -356,8 +360,10 @@ def test_wrong_file_gives_one_sentence_with_the_cure(tmp_path, manual_dir, damag
     with pytest.raises(ValueError, match=got) as raised:
         datasets.prepare("mnist", data_dir=tmp_path, manual_dir=manual_dir)
     message = str(raised.value)
-    assert message.startswith(f"{path}: expected ") and "\n" not in message
-    assert "https://" in message and "--manual-dir" in message
+    assert message.startswith(f"{path}: expected ")
+    assert "\n" not in message
+    assert "https://" in message
+    assert "--manual-dir" in message
     assert not finished_versions(tmp_path, "mnist")
 
 
@@ -367,8 +373,11 @@ def test_missing_file_gives_one_sentence_with_the_cure(tmp_path, manual_dir):
     with pytest.raises(FileNotFoundError, match="no network in tests") as raised:
         datasets.prepare("mnist", data_dir=tmp_path, manual_dir=manual_dir)
     message = str(raised.value)
-    assert message.startswith(path.name) and str(path) in message and "\n" not in message
-    assert "https://" in message and "--manual-dir" in message
+    assert message.startswith(path.name)
+    assert str(path) in message
+    assert "\n" not in message
+    assert "https://" in message
+    assert "--manual-dir" in message
 
 
 def test_manual_dir_that_is_no_folder_is_refused(tmp_path):
@@ -378,7 +387,7 @@ def test_manual_dir_that_is_no_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\0\0", b"\0\0\x08\x03\0\0\0\x01", b"\0\0\x0d\x01"])
 def test_idx_refuses_what_is_not_whole_or_not_bytes(content):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="starts with the bytes|cut off at"):
         idx.parse(content)
 
 
@@ -477,7 +486,9 @@ def test_wrong_archive_gives_one_sentence_with_the_cure(tmp_path, case):
     with pytest.raises(ValueError, match=got) as raised:
         photographs.bsds500(lambda file: path, counts=PARTS, sha256=sha256)
     message = str(raised.value)
-    assert str(path) in message and "\n" not in message and "--manual-dir" in message
+    assert str(path) in message
+    assert "\n" not in message
+    assert "--manual-dir" in message
 
 
 def test_oversized_photograph_is_refused_before_decoding(tmp_path):
@@ -602,7 +613,7 @@ def test_digits_and_digits_m_use_different_copies():
 
 
 @pytest.mark.parametrize(
-    "name, split, golden",
+    ("name", "split", "golden"),
     [
         ("digits", "train", "7e800fc1bfaaf0e8"),
         ("digits", "test", "3aa0c1372305ece3"),
@@ -696,7 +707,8 @@ def test_cache_gives_back_the_same_arrays_without_the_records(small_digits, tmp_
     monkeypatch.setattr(image_builder.ImageBuilder, "read", None)
     second = datasets.load("digits", "train", data_dir=tmp_path)
     assert datasets.digest(first) == datasets.digest(second)
-    assert second.image.dtype == np.uint8 and second.label.dtype == np.int32
+    assert second.image.dtype == np.uint8
+    assert second.label.dtype == np.int32
 
 
 def damage_cache(path, damage):
@@ -846,4 +858,5 @@ def test_too_few_or_too_many_images_are_noticed(small_digits, tmp_path, monkeypa
 def test_a_progress_bar_says_how_far_a_preparation_is(small_digits, tmp_path, capfd):
     datasets.prepare("digits", data_dir=tmp_path, progress=True)
     output = capfd.readouterr().err
-    assert "digits/train: 100%" in output and "20/20" in output
+    assert "digits/train: 100%" in output
+    assert "20/20" in output

@@ -40,8 +40,7 @@ def together(*items):
 
 
 def storage(key, size, kind="Float"):
-    items = text("storage"), name("torch", f"{kind}Storage"), text(key), text("cpu"), whole(size)
-    return items
+    return text("storage"), name("torch", f"{kind}Storage"), text(key), text("cpu"), whole(size)
 
 
 def tensor(storage, shape, strides, offset=0):
@@ -131,7 +130,8 @@ def test_types_and_byte_orders_of_pth(kind, order, tmp_path):
     array = np.array([1.0, -2.5, 300.0, 0.0]).astype(STORAGES[kind])
     value = state_dict(w=contiguous("0", array, kind))
     weights = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": array}, order))["w"]
-    assert weights.dtype == array.dtype and weights.dtype.isnative
+    assert weights.dtype == array.dtype
+    assert weights.dtype.isnative
     np.testing.assert_array_equal(weights, array)
 
 
@@ -140,7 +140,8 @@ def test_arrays_of_npz_are_native_contiguous_and_of_their_shape(tmp_path):
     weights = read_arrays(as_npz(tmp_path / "w.npz", arrays))
     for key, array in arrays.items():
         np.testing.assert_array_equal(weights[key], array, strict=key != "big")
-        assert weights[key].dtype.isnative and weights[key].flags.c_contiguous
+        assert weights[key].dtype.isnative
+        assert weights[key].flags.c_contiguous
     assert weights["big"].dtype == np.float32
 
 
@@ -171,7 +172,8 @@ def test_strides_offsets_and_shared_storages(tmp_path):
     weights = read_arrays(as_zip(tmp_path / "w.pth", value, {"0": numbers}))
     np.testing.assert_array_equal(weights["transposed"], numbers.reshape(3, 4).T)
     np.testing.assert_array_equal(weights["row"], [8, 9, 10, 11])
-    assert weights["scalar"] == 5 and weights["none"].shape == (0, 3)
+    assert weights["scalar"] == 5
+    assert weights["none"].shape == (0, 3)
 
 
 def test_parameters_of_the_first_versions_are_tensors(tmp_path):

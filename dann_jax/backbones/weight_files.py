@@ -238,11 +238,42 @@ _NAMES: dict[str, Any] = {
     "torch.nn.parameter.Parameter": lambda tensor, grad=True: tensor,
 }
 _OPERATIONS = (
-    "APPEND APPENDS BINFLOAT BINGET BININT BININT1 BININT2 BINPERSID BINPUT BINUNICODE BUILD "
-    "EMPTY_DICT EMPTY_LIST EMPTY_TUPLE FRAME GLOBAL LONG1 LONG_BINGET LONG_BINPUT MARK MEMOIZE "
-    "NEWFALSE NEWTRUE NONE PROTO REDUCE SETITEM SETITEMS SHORT_BINUNICODE STACK_GLOBAL STOP TUPLE "
-    "TUPLE1 TUPLE2 TUPLE3"
-).split()
+    pickle.APPEND,
+    pickle.APPENDS,
+    pickle.BINFLOAT,
+    pickle.BINGET,
+    pickle.BININT,
+    pickle.BININT1,
+    pickle.BININT2,
+    pickle.BINPERSID,
+    pickle.BINPUT,
+    pickle.BINUNICODE,
+    pickle.BUILD,
+    pickle.EMPTY_DICT,
+    pickle.EMPTY_LIST,
+    pickle.EMPTY_TUPLE,
+    pickle.FRAME,
+    pickle.GLOBAL,
+    pickle.LONG1,
+    pickle.LONG_BINGET,
+    pickle.LONG_BINPUT,
+    pickle.MARK,
+    pickle.MEMOIZE,
+    pickle.NEWFALSE,
+    pickle.NEWTRUE,
+    pickle.NONE,
+    pickle.PROTO,
+    pickle.REDUCE,
+    pickle.SETITEM,
+    pickle.SETITEMS,
+    pickle.SHORT_BINUNICODE,
+    pickle.STACK_GLOBAL,
+    pickle.STOP,
+    pickle.TUPLE,
+    pickle.TUPLE1,
+    pickle.TUPLE2,
+    pickle.TUPLE3,
+)
 
 
 class _Dispatch(dict):
@@ -317,12 +348,7 @@ class _Unpickler(pickle._Unpickler):
         """Leaves out attributes of a state dict, such as the versions of its modules."""
         self.stack.pop()
 
-    dispatch = _Dispatch(
-        {
-            code: pickle._Unpickler.dispatch[code]
-            for code in (getattr(pickle, name)[0] for name in _OPERATIONS)
-        }
-    )
+    dispatch = _Dispatch({code: pickle._Unpickler.dispatch[code] for (code,) in _OPERATIONS})
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.BUILD[0]] = load_build
