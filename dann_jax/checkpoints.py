@@ -30,6 +30,14 @@ class Checkpoints:
     Each array has a CRC-32, which is compared when it is read. Of several processes the first
     saves, and each restores by itself: they do not wait for each other.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoints = Checkpoints(folder)
+    ...     checkpoints.save(100, {"w": np.array([0.5, 2.0])})
+    ...     restored = checkpoints.restore({"w": np.zeros(2)})
+    >>> restored["w"].tolist()
+    [0.5, 2.0]
+
     Args:
       folder: Where the checkpoints lie; the first save creates it.
       keep: How many to keep, the latest ones. With two, a damaged one costs some steps only.
