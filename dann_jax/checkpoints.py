@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import pathlib
 import shutil
 import warnings
@@ -17,6 +18,8 @@ __all__ = ["Checkpoints", "restore", "save"]
 
 _STATE, _DIGESTS = "state", "digests"  # the two items of a checkpoint
 _SINGLE = "_METADATA"  # in the folder itself: one tree, as version 0.2 wrote it
+_OF_SYSTEM = "os_error_code"  # in tensorstore's errors that come from the operating system
+_LETTERS = 600  # of another error, in an error
 _SHOWN = 5  # differences in an error
 _REMEDY = "restore it with the network and optimizer that it was saved with"
 _OF_OLD_VERSION = "restore it with dann_jax 0.2, which wrote it, or train again"
@@ -60,6 +63,7 @@ class Checkpoints:
           tree: Pytree of arrays, which may include typed PRNG keys.
 
         Raises:
+          OSError: It cannot be written; the checkpoints before it stay.
           RuntimeError: This is not the first of several processes.
         """
         if jax.process_index():
@@ -75,12 +79,20 @@ class Checkpoints:
                 _DIGESTS: ocp.args.JsonSave({"arrays": arrays, "crc32": _crc32_of(arrays)}),
             }
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._manager(cleanup_tmp_directories=True) as manager:
-            for later in sorted(manager.all_steps(), reverse=True):
-                if later >= step:
-                    manager.delete(later)
-            manager.save(step, args=items)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._manager(cleanup_tmp_directories=True) as manager:
+                for later in sorted(manager.all_steps(), reverse=True):
+                    if later >= step:
+                        manager.delete(later)
+                manager.save(step, args=items)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and _OF_SYSTEM not in str(error):
+                raise
+            raise OSError(
+                f"expected to write the checkpoint {self.folder / str(step)}, got "
+                f"{_first_line(error)}: free some space or choose another folder"
+            ) from error
 
     def restore(self, like: Any, step: int | None = None) -> Any:
         """Returns a tree that ``save`` wrote: by default the latest that is not damaged.
@@ -154,7 +166,7 @@ class Checkpoints:
             **options,
         )
         with (
-            _patient_loops(),
+            _quiet(),
             ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options) as manager,
         ):
             yield manager
@@ -209,7 +221,7 @@ def _restore_single(folder, like):
     if not (folder / _SINGLE).exists():
         return None
     checkpointer = ocp.StandardCheckpointer(multiprocessing_options=_alone())
-    with _patient_loops(), checkpointer:
+    with _quiet(), checkpointer:
         try:
             stored = _readable(lambda: checkpointer.metadata(folder).item_metadata.tree)
             kinds = {path: _kind(leaf) for path, leaf in _entries(stored).items()}
@@ -245,13 +257,17 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 
 @contextlib.contextmanager
-def _patient_loops():
-    """Makes new event loops patient ones meanwhile."""
-    usual, asyncio.new_event_loop = asyncio.new_event_loop, _PatientLoop
+def _quiet():
+    """Keeps orbax from printing the tracebacks of errors that it raises as well."""
+    logger = logging.getLogger("absl")
+    level, new_event_loop = logger.level, asyncio.new_event_loop
+    logger.setLevel(logging.CRITICAL)
+    asyncio.new_event_loop = _PatientLoop
     try:
         yield
     finally:
-        asyncio.new_event_loop = usual
+        asyncio.new_event_loop = new_event_loop
+        logger.setLevel(level)
 
 
 def _readable(read):
@@ -261,8 +277,13 @@ def _readable(read):
     except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
-        lines = str(error).splitlines() or [""]
-        raise _DamagedError(f"{type(error).__name__}: {lines[0][:200]}") from error
+        raise _DamagedError(_first_line(error)) from error
+
+
+def _first_line(error):
+    """Returns the type of an error and the beginning of what it says."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:_LETTERS]}"
 
 
 def _digests(manager, step):

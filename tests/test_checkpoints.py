@@ -363,6 +363,42 @@ def test_a_killed_process_leaves_whole_checkpoints(tmp_path):
         np.testing.assert_array_equal(restored["w"], np.full([300, 300], restored["step"]))
 
 
+ON_A_FULL_DISK = """
+import resource
+import sys
+import numpy as np
+from dann_jax.checkpoints import Checkpoints
+run, random = Checkpoints(sys.argv[1]), np.random.default_rng(0)
+small, large = ({"w": random.random(size, np.float32)} for size in (1_000, 1_000_000))
+run.save(1, small)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+try:
+    run.save(2, large)
+except OSError as error:
+    print(error)
+assert (run.restore(small)["w"] == small["w"]).all()
+run.save(2, small)
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", ON_A_FULL_DISK, str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    assert re.fullmatch(
+        r"expected to write the checkpoint \S+/run/2, got .*File too large.*: free some space .*\n",
+        process.stdout,
+    )
+    assert names(tmp_path / "run") == ["1", "2"]
+
+
 # --- several processes ---------------------------------------------------------------------
 
 IN_PROCESSES = """
