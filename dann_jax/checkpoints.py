@@ -17,12 +17,12 @@ import orbax.checkpoint as ocp
 __all__ = ["Checkpoints", "restore", "save"]
 
 _STATE, _DIGESTS = "state", "digests"  # the two items of a checkpoint
-_SINGLE = "_METADATA"  # in the folder itself: one tree, as version 0.2 wrote it
+_SINGLE = "_METADATA"  # in the folder itself: one tree of a StandardCheckpointer
 _OF_SYSTEM = "os_error_code"  # in tensorstore's errors that come from the operating system
 _LETTERS = 600  # of another error, in an error
 _SHOWN = 5  # differences in an error
 _REMEDY = "restore it with the network and optimizer that it was saved with"
-_OF_OLD_VERSION = "restore it with dann_jax 0.2, which wrote it, or train again"
+_SINGLE_REMEDY = "restore it with the version of dann_jax that wrote it, or train again"
 
 
 class Checkpoints:
@@ -200,7 +200,8 @@ def restore(folder: str | pathlib.Path, like: Any) -> Any:
     """Returns the pytree that ``save`` wrote.
 
     Args:
-      folder: Where it was written; folders of version 0.2, which have no digests, can be read too.
+      folder: Where it was written, here or by orbax's ``StandardCheckpointer``, which earlier
+        versions used and which stores no digests.
       like: Pytree of the same structure, shapes and dtypes (arrays or their shapes).
 
     Returns:
@@ -217,7 +218,7 @@ class _DamagedError(Exception):
 
 
 def _restore_single(folder, like):
-    """Returns the tree of a folder of version 0.2, None if it is none."""
+    """Returns the tree that a ``StandardCheckpointer`` wrote, None if there is none."""
     if not (folder / _SINGLE).exists():
         return None
     checkpointer = ocp.StandardCheckpointer(multiprocessing_options=_alone())
@@ -225,7 +226,7 @@ def _restore_single(folder, like):
         try:
             stored = _readable(lambda: checkpointer.metadata(folder).item_metadata.tree)
             kinds = {path: _kind(leaf) for path, leaf in _entries(stored).items()}
-            _check_like(folder, kinds, jax.tree.map(_as_stored, like), _OF_OLD_VERSION)
+            _check_like(folder, kinds, jax.tree.map(_as_stored, like), _SINGLE_REMEDY)
             return _readable(lambda: checkpointer.restore(folder, _abstract(like)))
         except _DamagedError as error:
             raise ValueError(

@@ -451,7 +451,7 @@ def test_of_several_processes_one_saves_and_each_restores_by_itself(tmp_path):
     assert [process.returncode for process in processes] == [0, 0], "\n".join(output)
 
 
-# --- folders of version 0.2 ----------------------------------------------------------------
+# --- folders of orbax's StandardCheckpointer, as earlier versions wrote them ----------------
 
 
 def old_folder(path, content):
@@ -459,7 +459,7 @@ def old_folder(path, content):
         checkpointer.save(path, content)
 
 
-def test_folders_of_version_0_2_can_be_restored(tmp_path):
+def test_folders_of_earlier_versions_can_be_restored(tmp_path):
     state = tree(0.1) | {"key": jax.random.key(3), "next_index": 6}
     old_folder(tmp_path / "state", state)
     restored = checkpoints.restore(tmp_path / "state", state)
@@ -470,13 +470,13 @@ def test_folders_of_version_0_2_can_be_restored(tmp_path):
     equal(checkpoints.restore(tmp_path / "state", tree()), tree(0.2))
 
 
-def test_folders_of_version_0_2_are_refused_for_another_state(tmp_path):
+def test_folders_of_earlier_versions_are_refused_for_another_state(tmp_path):
     old_folder(tmp_path / "state", tree())
-    with pytest.raises(ValueError, match=r"step: expected float32 .*, got int32 .* dann_jax 0.2"):
+    with pytest.raises(ValueError, match=r"step: expected float32 .*, got int32 .* that wrote it"):
         checkpoints.restore(tmp_path / "state", tree() | {"step": jnp.float32(0)})
 
 
-def test_damaged_folders_of_version_0_2_are_named(tmp_path):
+def test_damaged_folders_of_earlier_versions_are_named(tmp_path):
     old_folder(tmp_path / "state", tree())
     (tmp_path / "state" / "_METADATA").write_text("{")
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'state'} is damaged")):
