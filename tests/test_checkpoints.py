@@ -290,6 +290,7 @@ def interrupted(disk, allowed, save, *arguments):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [1, 2])
 def test_an_interruption_between_any_two_changes_keeps_a_whole_checkpoint(tmp_path, disk, keep):
     run = Checkpoints(tmp_path / "run", keep=keep)

@@ -302,8 +302,8 @@ def pixels(content: bytes) -> np.ndarray:
     plain = (depth, *rest) == (8, 0, 0, 0) and colour in (0, 2) and len(body) == length + 24
     if plain and body[4:8] == b"IDAT":  # as ``png`` writes it: Pillow takes six times as long
         channels = {0: 1, 2: 3}[colour]
-        rows = np.frombuffer(zlib.decompress(body[8 : 8 + length]), np.uint8)
-        rows = rows.reshape(height, 1 + width * channels)
+        filtered = zlib.decompress(body[8 : 8 + length])
+        rows = np.frombuffer(filtered, np.uint8).reshape(height, 1 + width * channels)
         if not rows[:, 0].any():
             return rows[:, 1:].reshape((height, width, 3) if colour else (height, width))
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
