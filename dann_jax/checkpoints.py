@@ -244,10 +244,10 @@ def _alone():
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):
-    """An event loop that is closed when all its tasks have ended.
+    """An event loop that is closed when all its tasks have ended, and is silent about late ones.
 
-    Where one array cannot be read or written, orbax closes its loop while tensorstore still works
-    on the others; each of these would print a traceback.
+    Where one array cannot be read or written, orbax raises that error and closes its loop, while
+    tensorstore still works on the others: each of these would print a traceback.
     """
 
     def close(self):
@@ -255,6 +255,17 @@ class _PatientLoop(asyncio.SelectorEventLoop):
         if tasks:
             self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         super().close()
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if self.is_closed():
+                return None
+            raise
+
+    def call_exception_handler(self, context):
+        pass
 
 
 @contextlib.contextmanager
