@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import functools
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -305,7 +304,7 @@ class _Run:
 
     def __init__(self, study, group, folders, report):
         self.study, self.group, self.folders, self.report = study, group, folders, report
-        self.checkpoint = folders[0] / "checkpoint"  # of the whole group
+        self.checkpoints = checkpoints.Checkpoints(folders[0] / "checkpoint")  # of the whole group
         self.pending = None  # metrics are read one call late: reading never holds the device up
 
     def train(self, records, checkpoint_every, stop):
@@ -332,7 +331,7 @@ class _Run:
                 due = done < steps and done % checkpoint_every < config.evaluate_every
                 if due and processes.is_first():
                     self._write()
-                    checkpoints.save(self.checkpoint, jax.device_get(states))
+                    self.checkpoints.save(done, jax.device_get(states))
                     clock.lap()
         self._read()  # where no evaluation follows
         if done < steps:
@@ -343,7 +342,7 @@ class _Run:
     def _restore(self, records):
         """Returns states, keys and the number of steps done; the records are as of that step."""
         states, keys = self.study.start(self.group)
-        saved = checkpoints.restore(self.checkpoint, states) if all(records) else None
+        saved = self.checkpoints.restore(states) if all(records) else None
         if saved is None:
             records = [_new_record(self.study, self.group) for _ in self.group.keys]
         else:
@@ -411,7 +410,7 @@ class _Run:
             checkpoints.save(folder / "state", self._of_one(states, i))
         for finished in (False, True):  # all of the group are there before one of it is finished
             self._write(finished=finished)
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        self.checkpoints.delete()
 
 
 def _new_record(study, group):

@@ -48,9 +48,9 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Lets no test download anything."""
-    from dann_jax.datasets import published
+    from dann_jax.datasets import source_files
 
     def fetch(url, path):
         raise OSError("no network in tests")
 
-    monkeypatch.setattr(published, "fetch", fetch)
+    monkeypatch.setattr(source_files, "fetch", fetch)

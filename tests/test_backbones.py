@@ -77,7 +77,7 @@ def efficientnet_lite(width, depth, o, x):
         total = max((out - 1) * stride + side - x.shape[2], 0)
         pads = total // 2, total - total // 2
         x = o.convolve(x, conv, features, side, stride, pads, groups=groups)
-        return o.normalise(x, norm, 1e-3)
+        return o.normalize(x, norm, 1e-3)
 
     x = o.clip(layer(x, "_conv_stem", "_bn0", 32, 3, 2), 6)
     number = 0
@@ -98,7 +98,7 @@ def efficientnet_lite(width, depth, o, x):
 def resnet50(o, x):
     def layer(x, conv, norm, features, side, stride=1):
         x = o.convolve(x, conv, features, side, stride, (side // 2, side // 2))
-        return o.normalise(x, norm, 1e-5)
+        return o.normalize(x, norm, 1e-5)
 
     x = o.max_pool(o.clip(layer(x, "conv1", "bn1", 64, 7, 2)), 1)
     for stage, (blocks, inner) in enumerate(RESNET, start=1):
@@ -152,7 +152,7 @@ class Numpy:
         w = self.kernel(f"{name}.weight", features, x.shape[1])
         return x @ w.T + self.array(f"{name}.bias", [features], 0.2)
 
-    def normalise(self, x, name, epsilon):
+    def normalize(self, x, name, epsilon):
         mean, variance, scale, bias = (
             self.array(f"{name}.{kind}", [x.shape[1]], 0.5, centre).reshape(1, -1, 1, 1)
             for kind, centre in (
@@ -189,7 +189,7 @@ class PyTorch:
     def linear(self, x, name, features):
         return self.functional.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
 
-    def normalise(self, x, name, epsilon):
+    def normalize(self, x, name, epsilon):
         kinds = "running_mean", "running_var", "weight", "bias"
         arrays = (self.state[f"{name}.{kind}"] for kind in kinds)
         return self.functional.batch_norm(x, *arrays, False, 0.0, epsilon)
@@ -217,24 +217,24 @@ def forward(name):
 
 
 def check(name, variables, x, expected):
-    found = forward(name)(variables, x)
-    assert found.shape == expected.shape == (len(x), BACKBONES[name].features)
+    activations = forward(name)(variables, x)
+    assert activations.shape == expected.shape == (len(x), BACKBONES[name].features)
     assert np.abs(expected).max() > 0.01
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(activations, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.fixture(scope="module")
 def oracles():
     """Returns a function from a name to the state dict, images, and their activations."""
-    found = {}
+    cache = {}
 
     def oracle(name):
-        if name not in found:
-            found.clear()  # one network at a time
+        if name not in cache:
+            cache.clear()  # one network at a time
             operations, x = Numpy(), image(name)
             y = NETWORKS[name](operations, x.transpose(0, 3, 1, 2))
-            found[name] = operations.arrays, x, y
-        return found[name]
+            cache[name] = operations.arrays, x, y
+        return cache[name]
 
     return oracle
 
@@ -274,8 +274,8 @@ def test_the_weights_of_the_packages_equal_those_in_pytorch(name):
 @pytest.mark.parametrize("name", LITES)
 def test_the_published_weights_give_the_activations_that_they_give_in_pytorch(name):
     pytest.importorskip(BACKBONES[name].package)
-    found = np.asarray(forward(name)(load_weights(name), wave(SIDES[name])))
-    sums = found.reshape(8, 160) @ np.cos(np.arange(160))  # each activation has its own share
+    activations = np.asarray(forward(name)(load_weights(name), wave(SIDES[name])))
+    sums = activations.reshape(8, 160) @ np.cos(np.arange(160))  # each activation has its own share
     np.testing.assert_allclose(sums, PUBLISHED[name], rtol=0, atol=1e-4 * np.abs(sums).max())
 
 
@@ -285,7 +285,8 @@ def test_every_backbone_has_the_shape_it_says(name):
     module = backbone.make(dtype=jnp.bfloat16)
     x = jax.ShapeDtypeStruct((2, backbone.image_size, backbone.image_size, 3), jnp.float32)
     y, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
-    assert y.shape == (2, backbone.features) and y.dtype == jnp.bfloat16
+    assert y.shape == (2, backbone.features)
+    assert y.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     assert len(backbone.mean) == len(backbone.scale) == 3
 

@@ -310,7 +310,7 @@ def as_pytorch(theta):
 
 def without_dropout(name):
     if name == "office_alexnet":
-        model = networks.office(AlexNet(keep=1.0))
+        model = networks.office(AlexNet(dropout_rate=0.0))
         return dataclasses.replace(model, domain_classifier=model.domain_classifier.clone(keep=1.0))
     if name == "svhn":  # a bound that some units exceed
         return dataclasses.replace(networks.svhn_no_dropout(), max_norm=1.4)

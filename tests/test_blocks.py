@@ -30,7 +30,7 @@ def talkative(seed, stream, start, stop):
 def test_bytes_and_order_are_the_same_for_any_number_of_processes():
     whole = images(3, "train", 0, SIZE)
     for processes in (None, 1, 2, 3):
-        made = list(blocks.made(images, 3, "train", SIZE, processes=processes))
+        made = list(blocks.generate(images, 3, "train", SIZE, processes=processes))
         np.testing.assert_array_equal(made, whole)
 
 
@@ -40,18 +40,18 @@ def loud(seed, stream, start, stop):
 
 
 def test_what_a_library_prints_does_not_end_up_among_the_pixels():
-    made = list(blocks.made(loud, 0, "train", SIZE, processes=2))
+    made = list(blocks.generate(loud, 0, "train", SIZE, processes=2))
     np.testing.assert_array_equal(made, images(0, "train", 0, SIZE))
 
 
 def test_what_a_renderer_prints_does_not_end_up_among_the_pixels():
-    made = list(blocks.made(talkative, 0, "train", SIZE, processes=2))
+    made = list(blocks.generate(talkative, 0, "train", SIZE, processes=2))
     np.testing.assert_array_equal(made, images(0, "train", 0, SIZE))
 
 
 def test_a_failing_process_is_reported_with_what_it_said():
     with pytest.raises(RuntimeError, match=r"status 1 and said: ValueError: no image \d+"):
-        list(blocks.made(broken, 0, "train", SIZE, processes=2))
+        list(blocks.generate(broken, 0, "train", SIZE, processes=2))
 
 
 def test_stopping_early_ends_the_processes(monkeypatch):
@@ -60,7 +60,7 @@ def test_stopping_early_ends_the_processes(monkeypatch):
     monkeypatch.setattr(
         blocks.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
     )
-    some = blocks.made(images, 0, "train", SIZE, processes=2)
+    some = blocks.generate(images, 0, "train", SIZE, processes=2)
     next(some)
     some.close()
     assert len(started) == 2
@@ -69,4 +69,4 @@ def test_stopping_early_ends_the_processes(monkeypatch):
 
 def test_no_process_at_all_is_refused():
     with pytest.raises(ValueError, match="at least 1 process, got 0"):
-        next(blocks.made(images, 0, "train", 5, processes=0))
+        next(blocks.generate(images, 0, "train", 5, processes=0))

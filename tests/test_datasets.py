@@ -21,8 +21,8 @@ from dann_jax.datasets import (
     handwriting,
     image_builder,
     photographs,
-    published,
     records,
+    source_files,
 )
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
@@ -84,7 +84,7 @@ def write_archive(path, files, extra=()):
 
 @pytest.fixture
 def manual_dir(tmp_path, monkeypatch):
-    """A folder with a tiny MNIST and a tiny BSDS500, which the builders are told to expect."""
+    """A folder with a tiny MNIST and a tiny BSDS500, which the builders are set to expect."""
     folder = tmp_path / "files"
     (folder / "mnist").mkdir(parents=True)
     files = {}
@@ -133,7 +133,7 @@ def test_names_are_those_of_the_builders():
         assert built.name + config == name
 
 
-@pytest.mark.parametrize("wrong, near", [("mnst", "mnist"), ("digits-m", "digits_m")])
+@pytest.mark.parametrize(("wrong", "near"), [("mnst", "mnist"), ("digits-m", "digits_m")])
 def test_unknown_name_is_answered_with_the_nearest(wrong, near):
     with pytest.raises(ValueError, match=rf"got '{wrong}': did you mean {near}"):
         datasets.builder(wrong)
@@ -156,8 +156,8 @@ def test_data_dir_is_the_environment_variable_or_the_cache_folder(monkeypatch, t
 def test_importing_the_package_imports_neither_tfds_nor_sklearn_nor_tensorflow():
     heavy = "{'tensorflow_datasets', 'sklearn', 'tensorflow', 'PIL'} & set(sys.modules)"
     script = f"import sys, dann_jax.datasets; print(sorted({heavy}))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert done.stdout.strip() == b"[]"
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert process.stdout.strip() == b"[]"
 
 
 def test_builders_stay_out_of_the_tfds_registry():
@@ -174,7 +174,8 @@ def test_draws_of_an_index_do_not_depend_on_the_range(count):
     table = draws.uniform(7, "train", 0, 50, count=count)
     alone = [draws.uniform(7, "train", i, i + 1, count=count)[0] for i in reversed(range(50))]
     np.testing.assert_array_equal(table, alone[::-1])
-    assert table.min() >= 0 and table.max() < 1
+    assert table.min() >= 0
+    assert table.max() < 1
     assert len(np.unique(table)) == 50 * count
 
 
@@ -247,7 +248,8 @@ def test_patches_reach_every_photograph_and_every_corner():
 def test_mnist_is_prepared_in_the_order_of_the_files(tmp_path, manual_dir):
     for split, labels in LABELS.items():
         loaded = datasets.load("mnist", split, data_dir=tmp_path, manual_dir=manual_dir)
-        assert loaded.image.dtype == np.uint8 and loaded.label.dtype == np.int32
+        assert loaded.image.dtype == np.uint8
+        assert loaded.label.dtype == np.int32
         np.testing.assert_array_equal(loaded.image[..., 0], digit_images(split))
         np.testing.assert_array_equal(loaded.label, labels)
 
@@ -258,16 +260,17 @@ def test_official_mnist_is_what_is_expected_by_default():
     for split, size in (("train", 60000), ("test", 10000)):
         assert sum(counts[split]) == size
         images, labels = idx.OFFICIAL[split]
-        assert images.shape == (size, 28, 28) and labels.shape == (size,)
+        assert images.shape == (size, 28, 28)
+        assert labels.shape == (size,)
 
 
 @pytest.mark.parametrize("folder", ["", "mnist"])
 def test_files_are_found_in_manual_dir_and_its_named_folder(tmp_path, folder):
-    file = published.PublishedFile("a.gz", "mnist", ("https://example.org/a.gz",))
+    file = source_files.PublishedFile("a.gz", "mnist", ("https://example.org/a.gz",))
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / folder / "a.gz").touch()
-    found = published.find(file, manual_dir=tmp_path, download_dir=tmp_path / "none")
-    assert found == tmp_path / folder / "a.gz"
+    path = source_files.find(file, manual_dir=tmp_path, download_dir=tmp_path / "none")
+    assert path == tmp_path / folder / "a.gz"
 
 
 def test_second_address_is_tried_and_the_download_kept(tmp_path, monkeypatch):
@@ -280,11 +283,12 @@ def test_second_address_is_tried_and_the_download_kept(tmp_path, monkeypatch):
         path.parent.mkdir()
         path.write_bytes(b"content")
 
-    monkeypatch.setattr(published, "fetch", fetch)
-    file = published.PublishedFile("a", "f", ("https://first.org/a", "https://second.org/a"))
+    monkeypatch.setattr(source_files, "fetch", fetch)
+    file = source_files.PublishedFile("a", "f", ("https://first.org/a", "https://second.org/a"))
     for _ in range(2):
-        path = published.find(file, manual_dir=None, download_dir=tmp_path)
-        assert path == tmp_path / "f" / "a" and path.read_bytes() == b"content"
+        path = source_files.find(file, manual_dir=None, download_dir=tmp_path)
+        assert path == tmp_path / "f" / "a"
+        assert path.read_bytes() == b"content"
     assert asked == list(file.urls)
 
 
@@ -294,13 +298,13 @@ class Answer(io.BytesIO):
         self.headers = {"Content-Length": str(length)}
 
 
-FETCH = published.fetch
+FETCH = source_files.fetch
 
 
-@pytest.mark.parametrize("length, complete", [(7, True), (8, False)])
+@pytest.mark.parametrize(("length", "complete"), [(7, True), (8, False)])
 def test_download_appears_only_when_complete(tmp_path, monkeypatch, length, complete):
     answer = Answer(b"content", length)
-    monkeypatch.setattr(published.urllib.request, "urlopen", lambda url, timeout: answer)
+    monkeypatch.setattr(source_files.urllib.request, "urlopen", lambda url, timeout: answer)
     path = tmp_path / "folder" / "a"
     with contextlib.nullcontext() if complete else pytest.raises(OSError, match="expected 8"):
         FETCH("https://example.org/a", path)
@@ -339,7 +343,7 @@ def damage_shorter(content):
 
 
 @pytest.mark.parametrize(
-    "damage, got",
+    ("damage", "got"),
     [
         (damage_truncate, "damaged or truncated"),
         (damage_not_gzip, "damaged or truncated"),
@@ -356,8 +360,10 @@ def test_wrong_file_gives_one_sentence_with_the_cure(tmp_path, manual_dir, damag
     with pytest.raises(ValueError, match=got) as raised:
         datasets.prepare("mnist", data_dir=tmp_path, manual_dir=manual_dir)
     message = str(raised.value)
-    assert message.startswith(f"{path}: expected ") and "\n" not in message
-    assert "https://" in message and "--manual-dir" in message
+    assert message.startswith(f"{path}: expected ")
+    assert "\n" not in message
+    assert "https://" in message
+    assert "--manual-dir" in message
     assert not finished_versions(tmp_path, "mnist")
 
 
@@ -367,8 +373,11 @@ def test_missing_file_gives_one_sentence_with_the_cure(tmp_path, manual_dir):
     with pytest.raises(FileNotFoundError, match="no network in tests") as raised:
         datasets.prepare("mnist", data_dir=tmp_path, manual_dir=manual_dir)
     message = str(raised.value)
-    assert message.startswith(path.name) and str(path) in message and "\n" not in message
-    assert "https://" in message and "--manual-dir" in message
+    assert message.startswith(path.name)
+    assert str(path) in message
+    assert "\n" not in message
+    assert "https://" in message
+    assert "--manual-dir" in message
 
 
 def test_manual_dir_that_is_no_folder_is_refused(tmp_path):
@@ -378,7 +387,7 @@ def test_manual_dir_that_is_no_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\0\0", b"\0\0\x08\x03\0\0\0\x01", b"\0\0\x0d\x01"])
 def test_idx_refuses_what_is_not_whole_or_not_bytes(content):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="starts with the bytes|cut off at"):
         idx.parse(content)
 
 
@@ -477,7 +486,9 @@ def test_wrong_archive_gives_one_sentence_with_the_cure(tmp_path, case):
     with pytest.raises(ValueError, match=got) as raised:
         photographs.bsds500(lambda file: path, counts=PARTS, sha256=sha256)
     message = str(raised.value)
-    assert str(path) in message and "\n" not in message and "--manual-dir" in message
+    assert str(path) in message
+    assert "\n" not in message
+    assert "--manual-dir" in message
 
 
 def test_oversized_photograph_is_refused_before_decoding(tmp_path):
@@ -493,8 +504,8 @@ def test_oversized_photograph_is_refused_before_decoding(tmp_path):
 
 def test_train_and_test_share_no_original():
     train, test = handwriting.originals("train"), handwriting.originals("test")
-    assert not set(train.index) & set(test.index)
-    assert set(train.index) | set(test.index) == set(range(1797))
+    assert not set(train.position) & set(test.position)
+    assert set(train.position) | set(test.position) == set(range(1797))
     share = np.bincount(test.label) / (np.bincount(test.label) + np.bincount(train.label))
     assert np.all(np.abs(share - 0.25) < 0.005)
 
@@ -602,7 +613,7 @@ def test_digits_and_digits_m_use_different_copies():
 
 
 @pytest.mark.parametrize(
-    "name, split, golden",
+    ("name", "split", "golden"),
     [
         ("digits", "train", "7e800fc1bfaaf0e8"),
         ("digits", "test", "3aa0c1372305ece3"),
@@ -625,11 +636,11 @@ def test_tfds_reads_what_was_prepared_with_and_without_our_builder(small_digits,
     loaded = datasets.load("digits_m", "test", data_dir=tmp_path)
     own = built.as_data_source("test")
     foreign = tfds.data_source("digits_m:1.0.0", split="test", data_dir=tmp_path)
-    for found in (own, foreign):
-        assert len(found) == 10
+    for examples in (own, foreign):
+        assert len(examples) == 10
         for i in (9, 0):
-            np.testing.assert_array_equal(found[i]["image"], loaded.image[i])
-            assert found[i]["label"] == loaded.label[i]
+            np.testing.assert_array_equal(examples[i]["image"], loaded.image[i])
+            assert examples[i]["label"] == loaded.label[i]
     for text in (built.info.description, built.info.citation, built.info.homepage):
         assert text
     assert built.info.redistribution_info.license
@@ -696,7 +707,8 @@ def test_cache_gives_back_the_same_arrays_without_the_records(small_digits, tmp_
     monkeypatch.setattr(image_builder.ImageBuilder, "read", None)
     second = datasets.load("digits", "train", data_dir=tmp_path)
     assert datasets.digest(first) == datasets.digest(second)
-    assert second.image.dtype == np.uint8 and second.label.dtype == np.int32
+    assert second.image.dtype == np.uint8
+    assert second.label.dtype == np.int32
 
 
 def damage_cache(path, damage):
@@ -832,10 +844,10 @@ def test_too_few_or_too_many_images_are_noticed(small_digits, tmp_path, monkeypa
     for cut in (slice(None, -1), slice(None)):
 
         def wrong(self, find, cut=cut):
-            found = sets(self, find)
-            image, label = found["test"]
+            splits = sets(self, find)
+            image, label = splits["test"]
             extra = image[:1] if cut == slice(None) else image[:0]
-            return found | {"test": (np.concatenate([image[cut], extra]), label)}
+            return splits | {"test": (np.concatenate([image[cut], extra]), label)}
 
         monkeypatch.setattr(digits_dataset_builder.Builder, "_image_sets", wrong)
         with pytest.raises(ValueError, match="argument"):
@@ -845,5 +857,6 @@ def test_too_few_or_too_many_images_are_noticed(small_digits, tmp_path, monkeypa
 
 def test_a_progress_bar_says_how_far_a_preparation_is(small_digits, tmp_path, capfd):
     datasets.prepare("digits", data_dir=tmp_path, progress=True)
-    told = capfd.readouterr().err
-    assert "digits/train: 100%" in told and "20/20" in told
+    output = capfd.readouterr().err
+    assert "digits/train: 100%" in output
+    assert "20/20" in output

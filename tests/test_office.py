@@ -14,7 +14,7 @@ import pytest
 
 from dann_jax import datasets, evaluation, networks, schedules, training
 from dann_jax.backbones import BACKBONES, load_weights
-from dann_jax.backbones.layers import NormalizedConvolution
+from dann_jax.backbones.normalized_convolution import NormalizedConvolution
 from dann_jax.backbones.weights import Layer
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from dann_jax.datasets import published
+from dann_jax.datasets import source_files
 from dann_jax.datasets.svhn import svhn_dataset_builder as svhn
 
 # As published: 10 is the digit 0.
@@ -138,28 +138,28 @@ def test_official_svhn_is_what_is_expected_by_default():
 def delivered(monkeypatch):
     """What each address delivers; a download writes it."""
     contents = {}
-    monkeypatch.setattr(published, "fetch", lambda url, path: path.write_bytes(contents[url]))
+    monkeypatch.setattr(source_files, "fetch", lambda url, path: path.write_bytes(contents[url]))
     return contents
 
 
 MD5 = hashlib.md5(b"content").hexdigest()
-FILE = published.PublishedFile("a", "", ("https://1.org/a", "https://2.org/a"), MD5, ("b",))
+FILE = source_files.PublishedFile("a", "", ("https://1.org/a", "https://2.org/a"), MD5, ("b",))
 
 
 def test_a_download_with_another_md5_is_not_used(tmp_path, delivered):
     delivered.update({"https://1.org/a": b"<html>", "https://2.org/a": b"content"})
-    path = published.find(FILE, manual_dir=None, download_dir=tmp_path)
+    path = source_files.find(FILE, manual_dir=None, download_dir=tmp_path)
     assert path.read_bytes() == b"content"
     delivered["https://2.org/a"] = b"other"
     path.write_bytes(b"damaged later")
     with pytest.raises(FileNotFoundError, match=f"2.org/a .it delivers .* MD5 is not {MD5}"):
-        published.find(FILE, manual_dir=None, download_dir=tmp_path)
+        source_files.find(FILE, manual_dir=None, download_dir=tmp_path)
 
 
 def test_the_users_own_copy_may_have_another_name_and_encoding(tmp_path):
     (tmp_path / "b").write_bytes(b"encoded anew")
-    found = published.find(FILE, manual_dir=tmp_path, download_dir=tmp_path / "none")
+    found = source_files.find(FILE, manual_dir=tmp_path, download_dir=tmp_path / "none")
     assert found == tmp_path / "b"
     (tmp_path / "a").touch()
-    found = published.find(FILE, manual_dir=tmp_path, download_dir=tmp_path / "none")
+    found = source_files.find(FILE, manual_dir=tmp_path, download_dir=tmp_path / "none")
     assert found == tmp_path / "a"

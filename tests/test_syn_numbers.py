@@ -78,7 +78,7 @@ def test_images_do_not_depend_on_the_range_in_which_they_are_made():
 def test_images_do_not_depend_on_the_number_of_processes():
     size = 600  # three blocks, the last one short
     alone, shared = (
-        np.array(list(blocks.made(rendering.images, 0, "train", size, processes=processes)))
+        np.array(list(blocks.generate(rendering.images, 0, "train", size, processes=processes)))
         for processes in (1, 2)
     )
     np.testing.assert_array_equal(shared, alone)

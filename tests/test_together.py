@@ -277,7 +277,7 @@ def test_an_overwrite_that_was_cut_off_does_not_bind_the_next(ready, tmp_path):
 
     assert call("--keys", "1") == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "save", interrupted)  # when the records are written
+        patch.setattr(checkpoints.Checkpoints, "save", interrupted)  # when the records are written
         options = ("--keys", "3", "--together", "3", "--checkpoint-every", "2")
         assert call(*options, "--overwrite") == 130
     assert record.read(tmp_path / "small" / "dann" / "key_2" / "record.json")

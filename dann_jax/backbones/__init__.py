@@ -2,9 +2,9 @@
 
 from dann_jax.backbones.alexnet import AlexNet
 from dann_jax.backbones.efficientnet_lite import EfficientNetLite
-from dann_jax.backbones.files import read_arrays
-from dann_jax.backbones.published import BACKBONES, Backbone, load_weights, weights_file
+from dann_jax.backbones.pretrained import BACKBONES, Backbone, load_weights, weights_file
 from dann_jax.backbones.resnet import ResNet50
+from dann_jax.backbones.weight_files import read_arrays
 
 __all__ = [
     "BACKBONES",

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from dann_jax.backbones.layers import NormalizedConvolution
+from dann_jax.backbones.normalized_convolution import NormalizedConvolution
 from dann_jax.backbones.weights import Layer
 from dann_jax.networks import Initializer
 

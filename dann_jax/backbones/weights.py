@@ -1,4 +1,4 @@
-"""Variables of a Linen module out of the state dict of the same network in PyTorch."""
+"""Variables of a Linen module from the state dict of the same network in PyTorch."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ def variables(
       image_size: Side of images that it takes, in pixels.
       layers: All layers with weights.
       arrays: The state dict.
-      optional: Names before '.weight' and '.bias' of layers that may be there and are not used.
+      optional: Names before '.weight' and '.bias' of layers that may be in it and are not used.
 
     Returns:
       ``params`` and, where there is batch norm, ``batch_stats``; float32 arrays of NumPy.
@@ -53,14 +53,14 @@ def variables(
     expected = jax.eval_shape(module.init, jax.random.key(0), image)
     places = {name: place for layer in layers for name, place in _places(layer, expected)}
     unused = {f"{layer}.{kind}" for layer in optional for kind in ("weight", "bias")}
-    found = {n for n in arrays if n not in unused and n.rpartition(".")[2] != _COUNTER}
+    present = {n for n in arrays if n not in unused and n.rpartition(".")[2] != _COUNTER}
     problems = [
-        *_named("missing", places.keys() - found),
-        *_named("unexpected", found - places.keys()),
+        *_named("missing", places.keys() - present),
+        *_named("unexpected", present - places.keys()),
     ]
     wrong = []
     result: dict[str, Any] = {}
-    for name in sorted(found & places.keys()):
+    for name in sorted(present & places.keys()):
         (collection, *path), shape, convert = places[name]
         array = arrays[name]
         if array.shape != shape:

@@ -1,18 +1,18 @@
 """Labelled images of the paper's domains, as arrays and as TFDS builders without TensorFlow.
 
 ``digits`` and ``digits_m`` come with scikit-learn, ``syn_numbers`` and ``syn_signs`` are drawn
-here: they need no download. The others are made from published files, taken from ``manual_dir``
-or else downloaded.
+here: they need no download. The others come from published files, which are read from
+``manual_dir`` or else downloaded.
 
     source = load("syn_signs", "train")
     target = load("gtsrb", "train")
     labelled = load("gtsrb", "train", per_class=10, key=0)  # 430 images; also split "labelled"
 
-Images of one's own lie in a folder with a sub-folder for each class:
+Your own images go into a folder with a sub-folder for each class:
 
     source = arrays(from_folder("photographs", image_size=32), "train")
 
-Whoever prefers records to arrays uses the TFDS builder itself, whose record i is image i:
+The TFDS builder gives records instead of arrays; record i is image i:
 
     records = prepare("mnist").as_data_source("train")
     records[0]["image"], records[0]["label"]
@@ -72,7 +72,7 @@ def names() -> tuple[str, ...]:
 
 
 def default_data_dir() -> Path:
-    """Returns where prepared data lie: ``$DANN_JAX_DATA``, or else ``~/.cache/dann_jax``."""
+    """Returns the folder of prepared data: ``$DANN_JAX_DATA``, or else ``~/.cache/dann_jax``."""
     return Path(os.environ.get(_DATA_DIR_VARIABLE) or "~/.cache/dann_jax").expanduser()
 
 
@@ -86,7 +86,7 @@ def builder(
 
     Args:
         name: one of ``names()``.
-        data_dir: where prepared data lie; None for ``default_data_dir()``.
+        data_dir: folder of prepared data; None for ``default_data_dir()``.
         manual_dir: folder with published files already on disk; None to download them.
 
     Returns:
@@ -126,7 +126,7 @@ def from_folder(
         image_size: height and width to which they are resized, pixels.
         class_names: which classes there may be, in the order of their labels; None for the
             sub-folders in alphabetical order.
-        data_dir: where prepared data lie; None for ``default_data_dir()``.
+        data_dir: folder of prepared data; None for ``default_data_dir()``.
 
     Returns:
         A ``tfds.core.GeneratorBasedBuilder``.
@@ -153,13 +153,13 @@ def prepare(
 ) -> "ImageBuilder":
     """Returns the TFDS builder of a data set, prepared on disk if it was not yet.
 
-    TFDS writes to a temporary folder and renames it when all is written and counted, so that an
+    TFDS writes to a temporary folder and renames it when all is written and counted. So an
     interrupted preparation is never mistaken for a finished one, and several processes may
     prepare the same data set at once.
 
     Args:
         name: one of ``names()``, or a builder, which knows its folders.
-        data_dir: where prepared data lie; None for ``default_data_dir()``.
+        data_dir: folder of prepared data; None for ``default_data_dir()``.
         manual_dir: folder with published files already on disk; None to download them.
         progress: whether to show progress bars.
 
@@ -172,8 +172,8 @@ def prepare(
         NotADirectoryError: ``manual_dir`` is not a folder.
     """
     built = name
-    if isinstance(name, str):
-        built = builder(name, data_dir=data_dir, manual_dir=manual_dir)
+    if isinstance(built, str):
+        built = builder(built, data_dir=data_dir, manual_dir=manual_dir)
     if built.is_prepared():
         return built
     built.progress = progress
@@ -206,7 +206,7 @@ def load(
         split: see ``arrays``.
         per_class: see ``arrays``.
         key: see ``arrays``.
-        data_dir: where prepared data lie; None for ``default_data_dir()``.
+        data_dir: folder of prepared data; None for ``default_data_dir()``.
         manual_dir: folder with published files already on disk; None to download them.
         progress: whether to show progress bars.
 
@@ -259,26 +259,26 @@ def arrays(
         raise ValueError(f"expected a split of {built.name} ({', '.join(known)}), got {split!r}")
     if split in built.SUBSETS:
         named = built.SUBSETS[split]
-        found = arrays(built, named.split, progress=progress)
-        chosen = subset(found.label, named.per_class, named.key, at_most=named.at_most)
-        found = ImageSet(found.image[chosen], found.label[chosen])
+        image_set = arrays(built, named.split, progress=progress)
+        chosen = subset(image_set.label, named.per_class, named.key, at_most=named.at_most)
+        image_set = ImageSet(image_set.image[chosen], image_set.label[chosen])
     else:
         built = prepare(built, progress=progress)
         shape = (built.info.splits[split].num_examples, *built.IMAGE_SHAPE)
         folder = Path(built.data_dir) / "arrays"
-        found = cached(folder, split, shape, lambda: ImageSet(*built.read(split)))
+        image_set = cached(folder, split, shape, lambda: ImageSet(*built.read(split)))
     if per_class is None:
-        return found
-    chosen = subset(found.label, per_class, key)
-    return ImageSet(found.image[chosen], found.label[chosen])
+        return image_set
+    chosen = subset(image_set.label, per_class, key)
+    return ImageSet(image_set.image[chosen], image_set.label[chosen])
 
 
 @contextlib.contextmanager
 def _without_tfds_bars():
-    """Leaves one bar to be seen, that of ``ImageBuilder``, which knows how long it will take."""
+    """Hides the bars of TFDS: that of ``ImageBuilder`` knows how long preparation will take."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
-    before = tqdm_utils._active  # TFDS has a switch but no way to ask how it stands
+    before = tqdm_utils._active  # TFDS has a switch but no function that reads it
     tqdm_utils.disable_progress_bar()
     try:
         yield

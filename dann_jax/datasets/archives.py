@@ -1,4 +1,4 @@
-"""Archives of pictures, read as a stream: only what is wanted, and nothing unpacked to disk."""
+"""Archives of pictures, read as streams: the wanted members only, none unpacked to disk."""
 
 import io
 import lzma
@@ -12,24 +12,24 @@ from pathlib import Path
 
 import numpy as np
 
-from dann_jax.datasets import published
+from dann_jax.datasets import source_files
 
 __all__ = ["rgb", "tar_members", "zip_members"]
 
-# The largest picture of any data set here has a tenth of either; a crafted file shall not fill
+# The largest picture of any data set here has a tenth of either; a crafted file must not fill
 # the memory.
 _MEMBER_BYTES = 4 << 20
 _PIXELS = 1 << 22
 
 
 def tar_members(
-    file: published.PublishedFile, path: Path, wanted: re.Pattern[str]
+    file: source_files.PublishedFile, path: Path, wanted: re.Pattern[str]
 ) -> Iterator[tuple[re.Match[str], bytes]]:
     """Yields the wanted members of a gzipped tar archive, in one pass over it.
 
     Args:
         file: which published file it is.
-        path: where it lies.
+        path: its path.
         wanted: what the whole name of a member must match. Members of other names, and those
             that are not regular files, are passed over.
 
@@ -43,15 +43,15 @@ def tar_members(
         with tarfile.open(path, "r|gz") as archive:
             for member in archive:
                 match = wanted.fullmatch(member.name.removeprefix("./"))
-                if match and member.isreg():
+                if match and member.isreg() and (stream := archive.extractfile(member)):
                     _check_size(file, path, member.name, member.size)
-                    yield match, archive.extractfile(member).read()
+                    yield match, stream.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise _damaged(file, path, "gzipped tar", error) from error
 
 
 def zip_members(
-    file: published.PublishedFile, path: Path, wanted: re.Pattern[str]
+    file: source_files.PublishedFile, path: Path, wanted: re.Pattern[str]
 ) -> Iterator[tuple[re.Match[str], bytes]]:
     """Yields the wanted members of a zip archive; the same contract as ``tar_members``."""
     try:
@@ -77,7 +77,7 @@ def zip_members(
 
 
 def rgb(
-    file: published.PublishedFile,
+    file: source_files.PublishedFile,
     path: Path,
     name: str,
     content: bytes,
@@ -89,7 +89,7 @@ def rgb(
 
     Args:
         file: which published file it comes from.
-        path: where that lies.
+        path: the path of that file.
         name: of the picture, for the error.
         content: the encoded picture.
         format: its format, as Pillow calls it; no other is tried.
@@ -109,20 +109,22 @@ def rgb(
         with Image.open(io.BytesIO(content), formats=[format]) as image:
             if image.width * image.height > _PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels")
-            image = image.convert("RGB")
-            return np.asarray(image if size is None else image.resize(size, Image.BILINEAR))
+            colour = image.convert("RGB")
+            if size is not None:
+                colour = colour.resize(size, Image.Resampling.BILINEAR)
+            return np.asarray(colour)
     except Exception as error:  # a decoder raises whatever a damaged byte leads it to
-        raise published.mismatch(
+        raise source_files.mismatch(
             file,
             path,
             expected=f"{format} pictures of at most {_PIXELS:,} pixels that can be decoded",
-            got=f"{name} ({published.reason(error)})",
+            got=f"{name} ({source_files.reason(error)})",
         ) from error
 
 
-def _check_size(file: published.PublishedFile, path: Path, name: str, size: int) -> None:
+def _check_size(file: source_files.PublishedFile, path: Path, name: str, size: int) -> None:
     if size > _MEMBER_BYTES:
-        raise published.mismatch(
+        raise source_files.mismatch(
             file,
             path,
             expected=f"members of at most {_MEMBER_BYTES:,} bytes",
@@ -131,11 +133,11 @@ def _check_size(file: published.PublishedFile, path: Path, name: str, size: int)
 
 
 def _damaged(
-    file: published.PublishedFile, path: Path, kind: str, error: BaseException
+    file: source_files.PublishedFile, path: Path, kind: str, error: BaseException
 ) -> ValueError:
-    return published.mismatch(
+    return source_files.mismatch(
         file,
         path,
         expected=f"a complete {kind} archive",
-        got=f"a damaged or truncated file ({published.reason(error)})",
+        got=f"a damaged or truncated file ({source_files.reason(error)})",
     )

@@ -1,8 +1,8 @@
-"""Images made block by block in several processes, in order and with the same bytes.
+"""Images generated block by block in several processes, in order and with the same bytes.
 
-An image is a function of (seed, stream, index), so that who makes it does not matter. The
-workers are this module run as a program: unlike ``multiprocessing`` that neither forks a process
-in which JAX has threads nor imports the user's script a second time.
+An image is a function of (seed, stream, index), so any process may generate it. Each worker runs
+this module as a program: unlike ``multiprocessing`` that neither forks a process in which JAX has
+threads nor imports the user's script a second time.
 
     python -m dann_jax.datasets.blocks MODULE FUNCTION SEED STREAM SIZE FIRST STEP
 """
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-__all__ = ["Images", "made"]
+__all__ = ["Images", "generate"]
 
 Images = Callable[[int, str, int, int], np.ndarray]
 """(seed, stream, start, stop) -> uint8 ``[stop - start, height, width, channel]``."""
@@ -29,25 +29,25 @@ _PATIENCE = 5.0  # seconds for a process that failed to end by itself
 _WORTH = 8  # blocks that a process must have to be worth its start, some 2 seconds
 
 
-def made(
+def generate(
     images: Images, seed: int, stream: str, size: int, *, processes: int | None = None
 ) -> Iterator[np.ndarray]:
     """Yields images ``0 .. size - 1`` of a stream, one at a time and in order.
 
     Args:
-        images: makes a range of images; a function that can be imported by its name.
+        images: generates a range of images; a function that can be imported by its name.
         seed: passed on.
         stream: passed on.
         size: how many images.
-        processes: how many to use; None for one for each core, or fewer if there is little to
-            make. The bytes do not depend on it.
+        processes: how many to use; None for one for each core, or fewer if there are few
+            images. The bytes do not depend on it.
 
     Yields:
         uint8 ``[height, width, channel]``.
 
     Raises:
         ValueError: ``processes`` is not positive.
-        RuntimeError: a process failed; the message has the last line of what it said.
+        RuntimeError: a process failed; the message has the last line of its errors.
     """
     if processes is None:
         processes = max(1, min(_cores(), size // (_BLOCK * _WORTH)))
@@ -77,24 +77,24 @@ def _cores() -> int:
 def _worker(images, seed, stream, size, first, step):
     """Starts a process that writes every ``step``-th block, from block ``first`` on."""
     arguments = [images.__module__, images.__name__, seed, stream, size, first, step]
-    with tempfile.TemporaryFile() as told:
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=told,
+            stderr=errors,
             # The package must be the one that runs here; each process keeps to its core.
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         )
         try:
-            yield process, told
+            yield process, errors
         finally:
             process.kill()
             process.stdout.close()
             process.wait()
 
 
-def _read(process, told):
+def _read(process, errors):
     # NumPy reads what it takes for a file by its position in it, which a pipe does not have.
     pipe = types.SimpleNamespace(read=process.stdout.read)
     try:
@@ -104,8 +104,8 @@ def _read(process, told):
             process.wait(timeout=_PATIENCE)
         process.kill()  # it may wait for somebody to read what is not an array
         status = process.wait()
-        told.seek(0)
-        lines = told.read().decode(errors="replace").strip().splitlines() or ["nothing"]
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").strip().splitlines() or ["nothing"]
         raise RuntimeError(
             f"a process that makes images ended with status {status} and said: {lines[-1]}"
         ) from error

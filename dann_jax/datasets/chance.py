@@ -11,7 +11,7 @@ class Chance:
     """Deals out the columns of a table of uniform draws, in order.
 
     What an image gets depends on its own row alone, so that images do not depend on the block
-    in which they are made. Bounds and probabilities are numbers or arrays ``[n]``.
+    in which they are drawn. Bounds and probabilities are numbers or arrays ``[n]``.
     """
 
     def __init__(self, table: np.ndarray):

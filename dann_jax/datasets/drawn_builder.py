@@ -1,6 +1,6 @@
 """What the builders of synthetic domains share: images drawn here, in several processes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class DrawnBuilder(image_builder.ImageBuilder):
     HOMEPAGE = "http://yaroslav.ganin.net/"
 
     @property
-    def CLASS_COUNTS(self) -> Mapping[str, tuple[int, ...]]:
+    def CLASS_COUNTS(self) -> Mapping[str, Sequence[int]]:  # type: ignore[override]
         """For each split, how many examples each label has: as equal as the size allows."""
         classes = len(self.CLASS_NAMES)
         return {
@@ -39,6 +39,6 @@ class DrawnBuilder(image_builder.ImageBuilder):
     def _image_sets(self, find):
         del find  # nothing to fetch
         return {
-            split: (blocks.made(self.IMAGES, self.SEED, split, size), self.LABELS(0, size))
+            split: (blocks.generate(self.IMAGES, self.SEED, split, size), self.LABELS(0, size))
             for split, size in self.SIZES.items()
         }

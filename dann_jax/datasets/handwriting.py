@@ -36,7 +36,7 @@ class Originals(NamedTuple):
 
     image: np.ndarray  # float64 [n, 8, 8], grey levels 0 .. 16
     label: np.ndarray  # int64 [n]
-    index: np.ndarray  # int64 [n], position in scikit-learn's data set
+    position: np.ndarray  # int64 [n], in scikit-learn's data set
 
 
 def originals(split: str) -> Originals:
@@ -63,8 +63,8 @@ def originals(split: str) -> Originals:
     for label in range(_CLASSES):
         members = np.flatnonzero(bundled.target == label)
         test[members[np.argsort(rank[members])][: len(members) // _TEST_PARTS]] = True
-    index = np.flatnonzero(test if split == "test" else ~test)
-    return Originals(bundled.images[index], bundled.target[index], index)
+    position = np.flatnonzero(test if split == "test" else ~test)
+    return Originals(bundled.images[position], bundled.target[position], position)
 
 
 def draw_labels(*, seed: int, split: str, start: int, stop: int) -> np.ndarray:

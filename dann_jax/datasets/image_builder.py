@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, writer
 from tqdm import tqdm
 
-from dann_jax.datasets import image_sets, published
+from dann_jax.datasets import image_sets, source_files
 
 __all__ = ["PAPER", "Find", "ImageBuilder", "pixels", "png"]
 
@@ -30,7 +30,7 @@ PAPER = """\
 }"""
 """BibTeX of the paper, which describes the synthetic domains."""
 
-Find = Callable[[published.PublishedFile], Path]
+Find = Callable[[source_files.PublishedFile], Path]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SHARD_BYTES = 1 << 28  # of images that go into one file
@@ -53,7 +53,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         DESCRIPTION: one paragraph.
         CITATION: BibTeX.
         HOMEPAGE: an address.
-        LICENCE: the publisher's terms.
+        LICENSE: the publisher's terms.
         manual_dir: folder with published files already on disk, or None.
         progress: whether preparation shows a bar for each split.
     """
@@ -66,7 +66,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
     DESCRIPTION: str
     CITATION: str
     HOMEPAGE: str
-    LICENCE: str
+    LICENSE: str
 
     def __init_subclass__(cls, **kwargs):
         """Keeps the builder out of TFDS's global registry.
@@ -95,7 +95,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         """Returns the images (uint8, of IMAGE_SHAPE) and labels of each split.
 
         Files are read and checked here, so that a bad one is refused before anything is
-        written. Labels have a length; images may be made one at a time.
+        written. Labels have a length; images may come one at a time.
 
         Args:
             find: returns the path of a published file or raises.
@@ -117,13 +117,13 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
             homepage=self.HOMEPAGE,
             citation=self.CITATION,
-            license=self.LICENCE,
+            license=self.LICENSE,
         )
 
     def _split_generators(self, dl_manager):
         # TFDS's own downloads retry for minutes without a network, and warn at each try.
         find = functools.partial(
-            published.find, manual_dir=self.manual_dir, download_dir=dl_manager.download_dir
+            source_files.find, manual_dir=self.manual_dir, download_dir=dl_manager.download_dir
         )
         return self._image_sets(find)
 
@@ -302,8 +302,8 @@ def pixels(content: bytes) -> np.ndarray:
     plain = (depth, *rest) == (8, 0, 0, 0) and colour in (0, 2) and len(body) == length + 24
     if plain and body[4:8] == b"IDAT":  # as ``png`` writes it: Pillow takes six times as long
         channels = {0: 1, 2: 3}[colour]
-        rows = np.frombuffer(zlib.decompress(body[8 : 8 + length]), np.uint8)
-        rows = rows.reshape(height, 1 + width * channels)
+        filtered = zlib.decompress(body[8 : 8 + length])
+        rows = np.frombuffer(filtered, np.uint8).reshape(height, 1 + width * channels)
         if not rows[:, 0].any():
             return rows[:, 1:].reshape((height, width, 3) if colour else (height, width))
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:

@@ -86,16 +86,16 @@ def digest(image_set: ImageSet) -> str:
 
 
 def digest_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """Returns what stands for type and shape of an array in ``digest``, before its bytes."""
+    """Returns type and shape of an array as bytes, which ``digest`` puts before the numbers."""
     return f"{dtype.newbyteorder('<').str}{tuple(shape)}".encode()
 
 
 def cached(
     folder: Path, split: str, shape: tuple[int, ...], read: Callable[[], ImageSet]
 ) -> ImageSet:
-    """Returns a split from ``.npy`` files, which are written at the first call.
+    """Returns a split from ``.npy`` files, which the first call writes.
 
-    Files that are not whole are made anew.
+    Incomplete files are written again.
 
     Args:
         folder: where the files lie; its parent exists.
@@ -103,14 +103,14 @@ def cached(
         shape: that of the images.
         read: makes the images and labels, uint8 and int32.
     """
-    found = _read(folder, split, shape)
-    if found is None:
-        found = read()
+    image_set = _read(folder, split, shape)
+    if image_set is None:
+        image_set = read()
         # A folder that may only be read (shared data, a container) costs the next start some
         # seconds; it is no reason to fail.
         with contextlib.suppress(OSError):
-            _write(folder, split, found)
-    return found
+            _write(folder, split, image_set)
+    return image_set
 
 
 def _paths(folder: Path, split: str) -> tuple[Path, Path]:
@@ -120,11 +120,11 @@ def _paths(folder: Path, split: str) -> tuple[Path, Path]:
 def _read(folder: Path, split: str, shape: tuple[int, ...]) -> ImageSet | None:
     """Returns the cached arrays, or None if they are absent or not what they should be."""
     try:
-        found = ImageSet(*(np.load(path, allow_pickle=False) for path in _paths(folder, split)))
+        image_set = ImageSet(*(np.load(path, allow_pickle=False) for path in _paths(folder, split)))
     except (OSError, ValueError, EOFError):
         return None
     expected = [(shape, np.uint8), (shape[:1], np.int32)]
-    return found if [(array.shape, array.dtype) for array in found] == expected else None
+    return image_set if [(array.shape, array.dtype) for array in image_set] == expected else None
 
 
 def _write(folder: Path, split: str, image_set: ImageSet) -> None:

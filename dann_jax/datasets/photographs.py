@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dann_jax.datasets import archives, published
+from dann_jax.datasets import archives, source_files
 
 __all__ = ["BSDS500", "BSDS500_COUNTS", "BSDS500_SHA256", "bsds500", "bundled"]
 
-BSDS500 = published.PublishedFile(
+BSDS500 = source_files.PublishedFile(
     "BSR_bsds500.tgz",
     "bsds500",
     (
@@ -33,7 +33,7 @@ _TEST_BAND = 2  # the middle one of five, which crosses pagoda, lake, trees, lea
 
 
 def bsds500(
-    find: Callable[[published.PublishedFile], Path],
+    find: Callable[[source_files.PublishedFile], Path],
     *,
     counts: Mapping[str, int] = BSDS500_COUNTS,
     sha256: str = BSDS500_SHA256,
@@ -63,7 +63,7 @@ def bsds500(
     for part, count in counts.items():
         got = sum(member_part == part for member_part, _ in members)
         if got != count:
-            raise published.mismatch(
+            raise source_files.mismatch(
                 BSDS500,
                 path,
                 expected=f"{count} photographs BSR/BSDS500/data/images/{part}/*.jpg",
@@ -74,7 +74,7 @@ def bsds500(
         digest.update(f"{part}/{name}\n".encode())
         digest.update(hashlib.sha256(members[part, name]).digest())
     if digest.hexdigest() != sha256:
-        raise published.mismatch(
+        raise source_files.mismatch(
             BSDS500,
             path,
             expected=f"photographs with SHA-256 {sha256}",

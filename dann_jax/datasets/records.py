@@ -39,7 +39,7 @@ class ImageRecords(Sequence):
         """Returns the number of records."""
         return len(self._stored)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override] # no slices
         """Returns ``{"image": uint8 [height, width, channel], "label": int}``.
 
         Raises:
@@ -64,10 +64,10 @@ class ImageRecords(Sequence):
         shape = (len(self), *self.builder.IMAGE_SHAPE)
         sha256.update(image_sets.digest_header(np.dtype(np.uint8), shape))
         for i, record in enumerate(self):
-            sha256.update(np.ascontiguousarray(record["image"]))
+            sha256.update(np.ascontiguousarray(record["image"]).data)
             label[i] = record["label"]
         sha256.update(image_sets.digest_header(label.dtype, label.shape))
-        sha256.update(label.astype("<i4"))
+        sha256.update(label.astype("<i4").data)
         return sha256.hexdigest()
 
     def _decoded(self, index, record):

@@ -40,7 +40,7 @@ class Builder(image_builder.ImageBuilder):
     )
     CITATION = CITATION
     HOMEPAGE = "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"
-    LICENCE = "Creative Commons Attribution 4.0 International (CC BY 4.0)"
+    LICENSE = "Creative Commons Attribution 4.0 International (CC BY 4.0)"
 
     def _image_sets(self, find):
         del find  # nothing to fetch

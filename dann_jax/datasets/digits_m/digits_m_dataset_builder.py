@@ -39,7 +39,7 @@ class Builder(image_builder.ImageBuilder):
     )
     CITATION = digits_dataset_builder.CITATION
     HOMEPAGE = "https://scikit-learn.org/stable/datasets.html"
-    LICENCE = (
+    LICENSE = (
         "Digits: Creative Commons Attribution 4.0 International (CC BY 4.0). Photographs: "
         "Creative Commons Attribution 2.0 (CC BY 2.0), by the Flickr users danielbuechele "
         "(china.jpg) and vultilion (flower.jpg)."

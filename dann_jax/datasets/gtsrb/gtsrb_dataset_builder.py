@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dann_jax.datasets import archives, draws, image_builder, image_sets, published
+from dann_jax.datasets import archives, draws, image_builder, image_sets, source_files
 
 __all__ = ["ARCHIVE", "Builder", "permutation", "read"]
 
-ARCHIVE = published.PublishedFile(
+ARCHIVE = source_files.PublishedFile(
     "GTSRB_Final_Training_Images.zip",
     "gtsrb",
     (
@@ -134,7 +134,7 @@ class Builder(image_builder.ImageBuilder):
   year = {2011}
 }"""
     HOMEPAGE = "https://benchmark.ini.rub.de/gtsrb_news.html"
-    LICENCE = (
+    LICENSE = (
         "Published for research by the Institut fuer Neuroinformatik, Ruhr-Universitaet Bochum. "
         "No licence is known to this project."
     )
@@ -188,7 +188,7 @@ def read(
     for label, count in enumerate(counts):
         names = images[label].keys()
         if len(names) != count or names - listed[label]:
-            raise published.mismatch(
+            raise source_files.mismatch(
                 ARCHIVE,
                 path,
                 expected=f"{count} pictures in the folder 000{label:02}, all in its table",

@@ -44,7 +44,7 @@ class Builder(image_builder.ImageBuilder):
     DESCRIPTION = "Images of a folder of the user's own, resized to squares of one size."
     CITATION = ""
     HOMEPAGE = ""
-    LICENCE = "That of the images."
+    LICENSE = "That of the images."
 
     def __init__(
         self, *, folder, image_size: int, class_names: Sequence[str] | None = None, **kwargs
@@ -67,9 +67,9 @@ class Builder(image_builder.ImageBuilder):
             raise ValueError(f"expected image_size of at least 1 pixel, got {image_size}")
         self._pictures = _splits(self.folder)
         everything = [picture for some in self._pictures.values() for picture in some]
-        found = sorted({p.class_name for p in everything if p.class_name is not None})
-        self.CLASS_NAMES = tuple(class_names) if class_names is not None else tuple(found)
-        self._check_classes(found)
+        folders = sorted({p.class_name for p in everything if p.class_name is not None})
+        self.CLASS_NAMES = tuple(class_names) if class_names is not None else tuple(folders)
+        self._check_classes(folders)
         self.IMAGE_SHAPE = (image_size, image_size, 3)
         self._labels = {split: self._labels_of(some) for split, some in self._pictures.items()}
         self.CLASS_COUNTS = {
@@ -92,8 +92,8 @@ class Builder(image_builder.ImageBuilder):
         # TFDS warns of a configuration that the class does not list; here each folder is one.
         return builder_config
 
-    def _check_classes(self, found):
-        for name in found:
+    def _check_classes(self, folders):
+        for name in folders:
             if name not in self.CLASS_NAMES:
                 near = difflib.get_close_matches(name, self.CLASS_NAMES, n=1) or self.CLASS_NAMES
                 raise ValueError(
@@ -142,7 +142,7 @@ class Builder(image_builder.ImageBuilder):
 
 
 def _rgb(image):
-    """Returns an image in colour as it is seen: on white where transparent, 16 bits as 8."""
+    """Returns an image in colour as screens show it: on white where transparent, 16 bits as 8."""
     from PIL import Image
 
     if image.mode.startswith("I;16"):
@@ -172,14 +172,14 @@ def _pictures(folder: Path) -> list[_Picture]:
     unlabelled = [_Picture(path, None) for path in inside if _is_picture(path)]
     labelled = []
     for sub in filter(Path.is_dir, inside):
-        found = [path for path in _inside(sub) if _is_picture(path)]
+        pictures = [path for path in _inside(sub) if _is_picture(path)]
         deeper = [path for path in _inside(sub) if path.is_dir()]
-        if deeper and not found:
+        if deeper and not pictures:
             raise ValueError(
                 f"{folder}: expected a sub-folder of images for each class, got {sub.name}/, "
                 f"which holds folders ({deeper[0].name}/): give the folder of the classes, {sub}?"
             )
-        labelled += [_Picture(path, sub.name) for path in found]
+        labelled += [_Picture(path, sub.name) for path in pictures]
     if unlabelled and labelled:
         raise ValueError(
             f"{folder}: expected either images or sub-folders of images, got both "

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dann_jax.datasets import published
+from dann_jax.datasets import source_files
 
 __all__ = ["OFFICIAL", "IdxFile", "parse", "read", "read_split"]
 
@@ -87,7 +87,7 @@ def parse(content: bytes) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def read(file: IdxFile, find: Callable[[published.PublishedFile], Path]) -> np.ndarray:
+def read(file: IdxFile, find: Callable[[source_files.PublishedFile], Path]) -> np.ndarray:
     """Returns the array of a published file, checked against its digest.
 
     Args:
@@ -100,22 +100,22 @@ def read(file: IdxFile, find: Callable[[published.PublishedFile], Path]) -> np.n
     Raises:
         ValueError: truncated, damaged, or not the official content.
     """
-    source = published.PublishedFile(
+    source = source_files.PublishedFile(
         file.name, "mnist", tuple(mirror + file.name for mirror in _MIRRORS)
     )
     path = find(source)
     size = 4 + 4 * len(file.shape) + math.prod(file.shape)
-    content = published.unzip(source, path, size=size)
+    content = source_files.unzip(source, path, size=size)
     expected = f"an IDX file of unsigned bytes with shape {file.shape}"
     try:
         array = parse(content)
     except ValueError as error:
-        raise published.mismatch(source, path, expected=expected, got=str(error)) from error
+        raise source_files.mismatch(source, path, expected=expected, got=str(error)) from error
     if array.shape != file.shape:
-        raise published.mismatch(source, path, expected=expected, got=f"shape {array.shape}")
+        raise source_files.mismatch(source, path, expected=expected, got=f"shape {array.shape}")
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
-        raise published.mismatch(
+        raise source_files.mismatch(
             source,
             path,
             expected=f"unzipped content with SHA-256 {file.sha256}",
@@ -125,7 +125,7 @@ def read(file: IdxFile, find: Callable[[published.PublishedFile], Path]) -> np.n
 
 
 def read_split(
-    files: tuple[IdxFile, IdxFile], find: Callable[[published.PublishedFile], Path]
+    files: tuple[IdxFile, IdxFile], find: Callable[[source_files.PublishedFile], Path]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns images and labels of one split.
 

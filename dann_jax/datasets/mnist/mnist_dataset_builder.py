@@ -42,7 +42,7 @@ class Builder(image_builder.ImageBuilder):
   year = {1998}
 }"""
     HOMEPAGE = "http://yann.lecun.com/exdb/mnist/"
-    LICENCE = "Published by Yann LeCun, Corinna Cortes and Christopher Burges without a licence."
+    LICENSE = "Published by Yann LeCun, Corinna Cortes and Christopher Burges without a licence."
 
     def _image_sets(self, find):
         sets = {split: idx.read_split(files, find) for split, files in self.FILES.items()}

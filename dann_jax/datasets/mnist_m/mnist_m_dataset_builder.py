@@ -1,4 +1,4 @@
-"""TFDS builder of MNIST-M, made from MNIST and the photographs of BSDS500."""
+"""TFDS builder of MNIST-M: MNIST blended over the photographs of BSDS500."""
 
 from collections.abc import Mapping
 
@@ -58,7 +58,7 @@ class Builder(image_builder.ImageBuilder):
 }"""
     )
     HOMEPAGE = "http://yaroslav.ganin.net/"
-    LICENCE = (
+    LICENSE = (
         "Made from MNIST, published without a licence, and BSDS500, which is free for "
         "non-commercial research and education."
     )

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dann_jax.datasets import archives, image_builder, image_sets, published
+from dann_jax.datasets import archives, image_builder, image_sets, source_files
 
 __all__ = ["ARCHIVE", "Builder", "read"]
 
-ARCHIVE = published.PublishedFile(
+ARCHIVE = source_files.PublishedFile(
     "domain_adaptation_images.tar.gz",
     "office31",
     (
@@ -120,15 +120,15 @@ class Builder(image_builder.ImageBuilder):
   year = {2010}
 }"""
     HOMEPAGE = "https://faculty.cc.gatech.edu/~judy/domainadapt/"
-    LICENCE = "Published for research by its authors. No licence is known to this project."
+    LICENSE = "Published for research by its authors. No licence is known to this project."
 
     @property
-    def CLASS_COUNTS(self) -> Mapping[str, Sequence[int]]:
+    def CLASS_COUNTS(self) -> Mapping[str, Sequence[int]]:  # type: ignore[override]
         """For each split, how many examples each label must have."""
         return {"train": self.DOMAIN_COUNTS[self.builder_config.name]}
 
     @property
-    def SUBSETS(self) -> Mapping[str, image_sets.Subset]:
+    def SUBSETS(self) -> Mapping[str, image_sets.Subset]:  # type: ignore[override]
         """The source pictures of the protocol's five random splits."""
         per_class = self.SOURCE_PER_CLASS[self.builder_config.name]
         return {
@@ -179,7 +179,7 @@ def read(
         pictures[match["class_name"]][match["name"]] = content
     for name, count in zip(class_names, counts, strict=True):
         if len(pictures[name]) != count:
-            raise published.mismatch(
+            raise source_files.mismatch(
                 ARCHIVE,
                 path,
                 expected=f"{count} pictures {domain}/images/{name}/frame_*.jpg",

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dann_jax.datasets import image_builder, published
+from dann_jax.datasets import image_builder, source_files
 
 __all__ = ["Builder", "read"]
 
@@ -33,8 +33,8 @@ class Builder(image_builder.ImageBuilder):
         "test": (1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
     }
     EXTRACT_COUNTS: Sequence[int] = (339, 988, 775, 561, 496, 450, 381, 376, 316, 318)
-    FILES: Mapping[str, published.PublishedFile] = {
-        split: published.PublishedFile(name, "svhn", (_HOMEPAGE + name,), md5)
+    FILES: Mapping[str, source_files.PublishedFile] = {
+        split: source_files.PublishedFile(name, "svhn", (_HOMEPAGE + name,), md5)
         for split, name, md5 in (
             ("train", "train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
             ("test", "test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
@@ -56,7 +56,7 @@ class Builder(image_builder.ImageBuilder):
   year = {2011}
 }"""
     HOMEPAGE = _HOMEPAGE
-    LICENCE = "Free for non-commercial use only."
+    LICENSE = "Free for non-commercial use only."
 
     def _image_sets(self, find):
         whole = type(self).CLASS_COUNTS
@@ -74,7 +74,7 @@ class Builder(image_builder.ImageBuilder):
 
 
 def read(
-    file: published.PublishedFile, path: Path, accepted: Mapping[str, Sequence[int]]
+    file: source_files.PublishedFile, path: Path, accepted: Mapping[str, Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Returns images and labels of a MATLAB file (version 5) in the published layout.
 
@@ -83,7 +83,7 @@ def read(
 
     Args:
         file: which published file it is.
-        path: where it lies.
+        path: its path.
         accepted: for each part of the data that the file may hold, how many images of each digit
             0 to 9 that has.
 
@@ -97,29 +97,29 @@ def read(
 
     sizes = [sum(counts) for counts in accepted.values()]
     try:
-        # What the file says of itself comes first: a crafted one shall not fill the memory.
-        found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-        n = found["y"][0][0]
-        if n not in sizes or found["X"] != ((32, 32, 3, n), "uint8") or found["y"][0] != (n, 1):
-            raise ValueError(f"it holds {found}")
+        # Sizes are checked first: a crafted file must not fill the memory.
+        listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
+        n = listed["y"][0][0]
+        if n not in sizes or listed["X"] != ((32, 32, 3, n), "uint8") or listed["y"][0] != (n, 1):
+            raise ValueError(f"it holds {listed}")
         content = scipy.io.loadmat(path, variable_names=("X", "y"))
         images, labels = content["X"].transpose(3, 0, 1, 2), content["y"][:, 0]
         if not np.isin(labels, range(1, 11)).all():
             raise ValueError(f"labels from {labels.min()} to {labels.max()}")
     except Exception as error:  # the parser raises whatever a damaged byte leads it to
-        raise published.mismatch(
+        raise source_files.mismatch(
             file,
             path,
             expected="a complete MATLAB 5 file with X, uint8 [32, 32, 3, n], and y, [n, 1], "
             f"labels 1 to 10 and n {' or '.join(map(str, sizes))}",
-            got=f"a damaged, truncated or other file ({published.reason(error)})",
+            got=f"a damaged, truncated or other file ({source_files.reason(error)})",
         ) from error
     labels = labels.astype(np.uint8) % 10
     got = np.bincount(labels, minlength=10).tolist()
     for part, counts in accepted.items():
         if got == list(counts):
             return images, labels, part
-    raise published.mismatch(
+    raise source_files.mismatch(
         file,
         path,
         expected="as many images of each digit 0 to 9 as "

@@ -138,7 +138,8 @@ def find(face: Face) -> Path:
     cure = f"pip install {face.pin}"
     package, _, inside = face.path.partition("/")
     spec = importlib.util.find_spec(package)
-    path = None if spec is None else Path(spec.submodule_search_locations[0], inside)
+    folders = spec.submodule_search_locations if spec is not None else None
+    path = Path(folders[0], inside) if folders else None
     if path is None or not path.is_file():
         raise FileNotFoundError(f"expected the font {face.path}, found none: {cure}")
     got = hashlib.sha256(path.read_bytes()).hexdigest()

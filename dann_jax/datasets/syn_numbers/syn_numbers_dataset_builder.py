@@ -28,7 +28,7 @@ class Builder(drawn_builder.DrawnBuilder):
         "orientation, colours, background, outline, light, blur and noise: 479,400 images to "
         "train on and 9,553 to test on, 32x32 pixels, labelled by the central digit."
     )
-    LICENCE = (
+    LICENSE = (
         "Drawn by dann_jax (MIT licence) with fonts under the SIL Open Font License 1.1, the "
         "Apache License 2.0 and the Bitstream Charter licence, none of which extends to pictures "
         "of text."

@@ -51,13 +51,13 @@ def sense(scene: np.ndarray, grain: np.ndarray, chance: Chance) -> np.ndarray:
     """
     size = scene.shape[-1]
     row, column = np.mgrid[:size, :size] % 2
-    seen = row + column  # a Bayer mosaic: red 0, green 1 / green 1, blue 2
+    channel = row + column  # a Bayer mosaic: red 0, green 1 / green 1, blue 2
     shot = single(0.08 * chance.between(0, 1) ** 2)[:, 0]
     read = single(0.004 + 0.02 * chance.between(0, 1) ** 2)[:, 0]
-    mosaic = np.choose(seen, np.moveaxis(scene, 1, 0))
+    mosaic = np.choose(channel, np.moveaxis(scene, 1, 0))
     mosaic = mosaic + grain * (read + shot * np.sqrt(np.maximum(mosaic, 0)))
     mosaic = np.clip(mosaic, 0, 1)
-    sensed = np.stack([_filled(mosaic * (seen == k), green=k == 1) for k in range(3)], axis=1)
+    sensed = np.stack([_filled(mosaic * (channel == k), green=k == 1) for k in range(3)], axis=1)
     # A large picture, reduced before it is published, keeps less of that.
     return mix(np.clip(scene, 0, 1), sensed, single(chance.between(0.1, 0.6)))
 

