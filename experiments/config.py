@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dann_jax import networks
 from dann_jax.backbones import BACKBONES, AlexNet
-from dann_jax.objective import NORMALISATIONS
+from dann_jax.objective import NORMALIZATIONS
 
 __all__ = [
     "ADVERSARIAL",
@@ -52,7 +52,6 @@ NETWORKS = {
     "mnist_batch_norm": networks.mnist_batch_norm,
     "svhn": networks.svhn,
     "svhn_batch_norm": networks.svhn_batch_norm,
-    "svhn_no_dropout": networks.svhn_no_dropout,
     "gtsrb": networks.gtsrb,
     "office_alexnet": _office_alexnet,
     "office": networks.office,
@@ -229,7 +228,7 @@ class Config:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
         for name, valid in (
             ("network", tuple(NETWORKS)),
-            ("normalisation", NORMALISATIONS),
+            ("normalisation", NORMALIZATIONS),
             ("initialisation", ("default", *INITIALISERS)),
             ("mean", ("joint", "per_domain", "backbone")),
             ("dtype", ("float32", "bfloat16")),

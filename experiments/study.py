@@ -17,13 +17,13 @@ import numpy as np
 from dann_jax import (
     augmentation,
     checkpoints,
-    compilation,
     evaluation,
     health,
+    kernels,
     networks,
     objective,
+    programs,
     schedules,
-    studies,
     training,
 )
 from experiments import compilations, domains, pretraining, processes, results
@@ -205,7 +205,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
     if method in ADVERSARIAL:
         loss = functools.partial(
             objective.reversed_objective,
-            normalisation=config.normalisation,
+            normalization=config.normalisation,
             domain_weight=config.domain_weight,
         )
     optimizer = _optimizer(config, mu)
@@ -239,7 +239,7 @@ def prepare(config: Config, method: str, pair: domains.Pair, devices: list[jax.D
             "device": results.device_kind(devices),
             "device_count": len(devices),
             "process_count": jax.process_count(),
-            "plain_xla": compilation.plain(),
+            "plain_xla": kernels.plain_xla(),
             "threads": compilations.threads() if devices[0].platform == "cpu" else None,
         },
     )
@@ -316,8 +316,8 @@ def _in_memory(config, pair, method, make_update, preprocess, devices):
     def program(size, devices_per_key):
         shared = used(Group(tuple(range(size)), devices_per_key))
         if size == 1:
-            return training.make_train_steps(make_update, devices=shared, **options)
-        steps = studies.make_study_steps(
+            return programs.make_train_steps(make_update, devices=shared, **options)
+        steps = programs.make_study_steps(
             lambda settings, axis_name: make_update(axis_name=axis_name),
             devices=shared,
             devices_per_training=devices_per_key,
@@ -338,7 +338,7 @@ def _streamed(config, pair, method, make_update, preprocess, devices):
 
     batch, labelled = domains.batch_sizes(config, pair, method)
     source, target = domains.training_sets(pair, method)
-    program = streaming.make_train_steps(make_update, preprocess=preprocess.batch, devices=devices)
+    program = programs.make_stream_steps(make_update, preprocess=preprocess.batch, devices=devices)
 
     def opened(group, key, first_step):
         crop = config.seen_size if config.crop or config.mirror else None
@@ -492,7 +492,7 @@ def _train(study, group, records, folder, checkpoint_every, stop, report):
         for name in ("curves", "evaluations", "warnings"):
             record[name] = [entry for entry in record[name] if entry["step"] <= done]
     if len(group.keys) == 1:
-        states = training.replicate(states, study.devices[: group.devices_per_key])
+        states = programs.replicate(states, study.devices[: group.devices_per_key])
     clock = _Clock(records)
     pending = None  # metrics are read one call late, so that reading never holds the device up
 
@@ -585,7 +585,7 @@ def _evaluate(study, record, state, means, step, folder):
     tested = {name: _tested(study.model, state, *test) for name, test in study.tests.items()}
     accuracy = {f"{name}_accuracy": evaluation.evaluate(*each) for name, each in tested.items()}
     found = health.symptoms(
-        means, classes=len(study.class_names), normalisation=study.config.normalisation
+        means, classes=len(study.class_names), normalization=study.config.normalisation
     )
     record["warnings"] += [{"step": step, "warning": text} for text in found]
     record["evaluations"].append({"step": step, **accuracy})
@@ -657,7 +657,7 @@ class _Clock:
 
 def _placed(arrays, devices):
     """Returns the arrays on the devices, an array that is named twice only once."""
-    placed = {id(a): training.replicate(a, devices) for a in arrays if a is not None}
+    placed = {id(a): programs.replicate(a, devices) for a in arrays if a is not None}
     return arrays._replace(
         **{name: placed[id(a)] for name, a in arrays._asdict().items() if a is not None}
     )

@@ -56,7 +56,7 @@ def test_the_chance_values_are_those_of_the_task():
     assert symptoms(HEALTHY | {"label_loss": 2.3}, classes=43) == []
     low = HEALTHY | {"domain_loss": 0.1}
     assert symptoms(low, classes=10) == []
-    assert len(symptoms(low, classes=10, normalisation="sum_of_means")) == 1
+    assert len(symptoms(low, classes=10, normalization="sum_of_means")) == 1
 
 
 def test_two_failures_are_both_named():

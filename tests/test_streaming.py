@@ -21,9 +21,9 @@ from dann_jax import (
     init_state,
     make_optimizer,
     make_update_step,
+    programs,
     replicate,
     streaming,
-    training,
 )
 from dann_jax.augmentation import augmented, draw_views, take_views
 from dann_jax.datasets import image_builder
@@ -236,7 +236,7 @@ def start(count=1):
 
 @functools.cache
 def streamed(count=1):
-    return streaming.make_train_steps(
+    return programs.make_stream_steps(
         make_update, preprocess=preprocess, devices=jax.devices()[:count]
     )
 
@@ -247,7 +247,7 @@ def close(a, b):
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_streamed_training_is_that_in_memory(count, devices):
-    train = training.make_train_steps(
+    train = programs.make_train_steps(
         augmented(make_update, size=CROP, mirror=True),
         examples=SIZES,
         batch=BATCH,

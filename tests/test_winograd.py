@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dann_jax import winograd
+from dann_jax.kernels import winograd
 
 KEY = jax.random.key(0)
 # Of the largest value: rounding is some ten times that of a sum in float32 (1e-6).

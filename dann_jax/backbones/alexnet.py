@@ -23,10 +23,10 @@ _SIDE = 6  # of the images that fc6 takes, pixels
 
 
 class AlexNet(nn.Module):
-    """AlexNet through fc7, in the one-column form without local response normalisation.
+    """AlexNet through fc7, in the one-column form without local response normalization.
 
     Attributes:
-      keep: Probability that a unit of fc6 and of fc7 is kept in training, as in the paper's.
+      dropout_rate: Probability that a unit of fc6 and of fc7 is dropped in training.
       kernel_init: Initializer of the weights; biases start at 0.
       dtype: Of the computation; parameters are float32.
 
@@ -34,7 +34,7 @@ class AlexNet(nn.Module):
     (arXiv:1404.5997), the form whose ImageNet weights are most widely published.
     """
 
-    keep: float = 0.5
+    dropout_rate: float = 0.5
     kernel_init: Initializer = nn.initializers.he_normal()
     dtype: Any = jnp.float32
 
@@ -60,7 +60,7 @@ class AlexNet(nn.Module):
         x = x.reshape(len(x), -1)
         for name in ("fc6", "fc7"):
             x = nn.relu(nn.Dense(4096, name=name, **shared)(x))
-            x = nn.Dropout(1 - self.keep, deterministic=not train)(x)
+            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return x
 
 

@@ -40,7 +40,7 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a weight file by name, in the layout in which the file has them.
 
     The format is seen from the content. Of a ``.pth`` file with more than a state dict in it
-    (epoch, optimiser) the entry ``state_dict`` or ``model`` is taken.
+    (epoch, optimizer) the entry ``state_dict`` or ``model`` is taken.
 
     Args:
       path: A ``.pth`` file (zip or older), a ``.safetensors`` or an ``.npz`` file.

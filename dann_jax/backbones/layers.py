@@ -14,7 +14,7 @@ __all__ = ["NormalizedConvolution"]
 
 
 class NormalizedConvolution(nn.Module):
-    """A convolution without bias, batch normalisation, and an activation.
+    """A convolution without bias, batch normalization, and an activation.
 
     Batch statistics are taken over the whole batch, source and target together.
 
@@ -25,7 +25,7 @@ class NormalizedConvolution(nn.Module):
       depthwise: Whether each channel has a kernel of its own; ``features`` is that of the input.
       centred: Whether an output lies at the centre of its kernel, as PyTorch pads; otherwise the
         padding is TensorFlow's ``'SAME'``. They differ for strides above 1 only.
-      activation: Function of the normalised outputs, or None.
+      activation: Function of the normalized outputs, or None.
       epsilon: Added to the variance.
       momentum: Share of the running averages that each batch keeps.
       kernel_init: Initializer of the weights.

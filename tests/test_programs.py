@@ -17,10 +17,10 @@ from dann_jax import (
     make_train_steps,
     make_update_step,
     mu_p,
+    programs,
     progress,
     replicate,
     reversed_objective,
-    studies,
 )
 from dann_jax.networks import FullyConnected
 
@@ -75,7 +75,7 @@ def make_update(settings, axis_name=None):
 
 @functools.cache
 def _first(size):
-    init = jax.jit(lambda keys: studies.init_states(MODEL, OPTIMIZER, keys, SAMPLE))
+    init = jax.jit(lambda keys: programs.init_states(MODEL, OPTIMIZER, keys, SAMPLE))
     return jax.device_get(init(KEYS[:size]))
 
 
@@ -99,7 +99,7 @@ def alone(count=1, settings=()):
 
 
 def program(devices=1, **options):
-    return studies.make_study_steps(
+    return programs.make_study_steps(
         make_update,
         preprocess=preprocess,
         devices=jax.local_devices()[:devices],
