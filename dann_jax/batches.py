@@ -129,7 +129,7 @@ def batch_indices(
         _in_epochs(jax.random.fold_in(key, part), first_step, steps, *sizes)
         for part, sizes in enumerate(parts.values())
     )
-    if others:
+    if labelled is not None and others:
         target = jnp.concatenate([target, labelled[0] + others[0]], 1)
     return BatchIndices(source, target)
 

@@ -148,5 +148,6 @@ def _declared(cls):
 
 def accepted(module: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
     """Returns those of ``options`` that the module's ``__call__`` declares by name."""
-    declared = _declared(type(module))
+    cls: Any = type(module)
+    declared = _declared(cls)
     return {k: v for k, v in options.items() if k in declared}

@@ -121,7 +121,7 @@ def convolve_depthwise(
         if padding == "SAME":
             pads = [same_padding(*pair, stride) for pair in zip(sides, windows, strict=True)]
     else:
-        pads = [tuple(pair) for pair in padding]
+        pads = [(before, after) for before, after in padding]
     plain = jax.default_backend() != "cpu" or plain_xla() or has_symbolic_sizes(x)
     if not plain and x.dtype == jnp.float32 and _has_output(x, windows, pads):
         return _depthwise(stride, jnp.pad(x, [(0, 0), *pads, (0, 0)]), kernel[:, :, 0])

@@ -47,9 +47,17 @@ def max_pool(x: chex.Array, window: int, stride: int = 2, padding: str = "VALID"
         (size + sum(pad) - window) // stride + 1
         for size, pad in zip(x.shape[1:3], pads, strict=True)
     )
-    return _max_pool(
-        _Windows(*x.shape[1:3], rows, columns, *(pad[0] for pad in pads), window, stride), x
+    windows = _Windows(
+        height=x.shape[1],
+        width=x.shape[2],
+        rows=rows,
+        columns=columns,
+        top=pads[0][0],
+        left=pads[1][0],
+        window=window,
+        stride=stride,
     )
+    return _max_pool(windows, x)
 
 
 class _Windows(NamedTuple):
