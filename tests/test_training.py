@@ -450,7 +450,9 @@ def test_half_a_batch_without_a_domain_is_refused():
 @pytest.mark.parametrize("model", [MODEL, NORMED])
 @pytest.mark.parametrize("domain", [2, -1, "target"])
 def test_an_unknown_domain_is_refused(model, domain):
-    with pytest.raises(ValueError, match=r"unknown domain .*: expected 0 \(source\) or 1 \(target\), or None"):
+    with pytest.raises(
+        ValueError, match=r"unknown domain .*: expected 0 \(source\) or 1 \(target\), or None"
+    ):
         traced(model, functools.partial(of_one_domain, domain))
 
 
