@@ -95,8 +95,8 @@ def test_accuracy_counts_worked_by_hand():
     # Largest logits: 1, 0, 1, 1. Labels: 1, 1, 1, 0. Right: the first and the third.
     logits = jnp.array([[0.0, 2.0], [3.0, 1.0], [-5.0, -4.0], [0.0, 0.5]])
     labels = jnp.array([1, 1, 1, 0])
-    found = accuracy_counts(logits, labels)
-    assert (int(found.correct), int(found.count), found.accuracy) == (2, 4, 0.5)
+    counts = accuracy_counts(logits, labels)
+    assert (int(counts.correct), int(counts.count), counts.accuracy) == (2, 4, 0.5)
     masked = accuracy_counts(logits, labels, jnp.array([True, True, False, False]))
     assert (int(masked.correct), int(masked.count), masked.accuracy) == (1, 2, 0.5)
 

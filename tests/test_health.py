@@ -46,9 +46,9 @@ def test_a_healthy_training_has_no_symptoms(change):
     ],
 )
 def test_each_failure_has_its_sentence(change, sentence):
-    found = symptoms(HEALTHY | change, classes=10)
-    assert len(found) == 1
-    assert re.search(sentence, found[0])
+    sentences = symptoms(HEALTHY | change, classes=10)
+    assert len(sentences) == 1
+    assert re.search(sentence, sentences[0])
 
 
 def test_the_chance_values_are_those_of_the_task():

@@ -205,8 +205,8 @@ def test_gradients_of_a_convolution_of_few_channels_equal_those_of_xla(padding, 
         jax.lax.conv_general_dilated, window_strides=(1, 1), padding=padding, **options
     )
     expected, of_theirs = jax.vjp(theirs, x, kernel)
-    found, of_ours = jax.vjp(lambda *args: kernels.convolve(*args, padding), x, kernel)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    y, of_ours = jax.vjp(lambda *args: kernels.convolve(*args, padding), x, kernel)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
     dy = jax.random.normal(keys[2], expected.shape)
     for gradient, wanted in zip(of_ours(dy), of_theirs(dy), strict=True):
         np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-4)

@@ -217,10 +217,10 @@ def test_dropout_keeps_the_stated_share_and_the_mean():
     theta = module.init(KEY, x)
 
     def hidden(train):
-        _, seen = module.apply(
+        _, captured = module.apply(
             theta, x, train=train, rngs={"dropout": KEY}, capture_intermediates=True
         )
-        return seen["intermediates"]["fc1"]["__call__"][0]
+        return captured["intermediates"]["fc1"]["__call__"][0]
 
     still, noisy = hidden(False), hidden(True)
     kept = np.asarray(noisy[still > 0] > 0)
@@ -287,9 +287,9 @@ def test_per_domain_batch_norm_uses_the_statistics_of_each_domain(two_domains):
     axes = tuple(range(x.ndim - 1))
     for name, part in (("source", x[:half]), ("target", x[half:])):
         # Running averages start at mean 0 and variance 1 and keep a share of .9.
-        seen = new["batch_stats"][name]
-        np.testing.assert_allclose(seen["mean"], 0.1 * part.mean(axes), rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(seen["var"], 0.9 + 0.1 * part.var(axes), rtol=1e-3)
+        averages = new["batch_stats"][name]
+        np.testing.assert_allclose(averages["mean"], 0.1 * part.mean(axes), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(averages["var"], 0.9 + 0.1 * part.var(axes), rtol=1e-3)
 
 
 def test_shared_batch_norm_uses_the_statistics_of_the_joint_batch(two_domains):

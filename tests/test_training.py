@@ -150,13 +150,13 @@ def test_one_trace_over_five_steps_while_lambda_and_mu_change(count, fused, devi
 
     train = program(count=count, objective=counted, fused=fused)
     state, arrays = start(count=count), replicate(arrays, devices[:count])
-    seen = []
+    lambdas = []
     for _ in range(5):
         state, metrics = train(state, arrays, KEY, 1)
-        seen.append(float(metrics.lam[0]))
+        lambdas.append(float(metrics.lam[0]))
     assert traces == 1
-    np.testing.assert_allclose(seen, [lam(t) for t in range(5)], rtol=1e-5)
-    assert len(set(seen)) == 5 and int(state.step) == 5
+    np.testing.assert_allclose(lambdas, [lam(t) for t in range(5)], rtol=1e-5)
+    assert len(set(lambdas)) == 5 and int(state.step) == 5
 
 
 def test_mu_is_that_of_the_step():
@@ -211,14 +211,14 @@ def test_one_device_equals_a_mapped_axis_with_weights(model, objective):
         batch = batch._replace(target_label=jnp.array([-1, -1, 0, 1, -1, 2, 2, -1]))
     state = start(model)
     make = functools.partial(make_update_step, model, optimizer(), lam, objective=objective)
-    one, seen = jax.jit(make())(state, batch, KEY)
+    one, metrics = jax.jit(make())(state, batch, KEY)
     mapped = jax.vmap(
         make(axis_name="device"), in_axes=(None, 0, None), out_axes=None, axis_name="device"
     )
-    four, seen_by_four = jax.jit(mapped)(state, split(batch), KEY)
+    four, metrics_of_four = jax.jit(mapped)(state, split(batch), KEY)
     close(one, four)
-    close(seen.label_loss, seen_by_four.label_loss)
-    close(seen.domain_loss, seen_by_four.domain_loss)
+    close(metrics.label_loss, metrics_of_four.label_loss)
+    close(metrics.domain_loss, metrics_of_four.domain_loss)
 
 
 def test_one_device_equals_shard_map(devices):
@@ -291,11 +291,11 @@ def test_fused_steps_equal_single_steps(count, devices, arrays):
 def test_steps_in_one_call_equal_steps_in_several(arrays):
     train = cached_program(NOISY)
     arrays = replicate(arrays, jax.devices()[:1])
-    once, seen = train(start(NOISY), arrays, KEY, 10)
+    once, metrics = train(start(NOISY), arrays, KEY, 10)
     state, first = train(start(NOISY), arrays, KEY, 5)
     state, rest = train(state, arrays, KEY, 5)
     equal(once, state)
-    equal(seen.label_loss, np.concatenate([first.label_loss, rest.label_loss]))
+    equal(metrics.label_loss, np.concatenate([first.label_loss, rest.label_loss]))
 
 
 def test_a_resumed_run_is_bit_exact(arrays, tmp_path):
@@ -581,10 +581,10 @@ def test_metrics_worked_by_hand():
 
 
 def test_learning_rate_factors_scale_each_parameter_by_its_path():
-    seen = []
+    paths = []
 
     def factors(path):
-        seen.append(path)
+        paths.append(path)
         new_layer = 10.0 if path[0] in "yd" else 1.0
         return new_layer * (2.0 if path[-1] == "bias" else 1.0)
 
@@ -604,7 +604,7 @@ def test_learning_rate_factors_scale_each_parameter_by_its_path():
         close(scaled["f"]["dense"]["bias"], 2 * plain["f"]["dense"]["bias"])
         close(scaled["y"]["logits"]["kernel"], 10 * plain["y"]["logits"]["kernel"])
         close(scaled["d"]["fc1"]["dense"]["bias"], 20 * plain["d"]["fc1"]["dense"]["bias"])
-    assert ("d", "fc1", "dense", "bias") in seen
+    assert ("d", "fc1", "dense", "bias") in paths
 
 
 def test_weight_decay_shrinks_weights_and_not_biases():
