@@ -1,10 +1,9 @@
 """Domain-adversarial training of neural networks in JAX (Ganin & Lempitsky, 2015)."""
 
-from dann_jax.batches import DomainArrays, DomainBatch, batch_indices, gather
-from dann_jax.evaluation import evaluate, features, hits, predict
+from dann_jax.batches import DomainArrays, DomainBatch, batch_indices, gather, split_key
+from dann_jax.evaluation import accuracy_counts, evaluate, features, predict
 from dann_jax.networks import (
     DannModel,
-    PureFunction,
     gtsrb,
     mnist,
     mnist_batch_norm,
@@ -12,9 +11,10 @@ from dann_jax.networks import (
     office_batch_norm,
     svhn,
     svhn_batch_norm,
-    svhn_no_dropout,
 )
 from dann_jax.objective import (
+    SOURCE,
+    TARGET,
     Apply,
     domain_loss,
     label_loss,
@@ -22,17 +22,17 @@ from dann_jax.objective import (
     reversed_objective,
     saddle_objective,
 )
-from dann_jax.reversal import reverse_gradient
-from dann_jax.schedules import lambda_p, mu_p, progress
-from dann_jax.studies import init_states, make_study_steps
-from dann_jax.training import (
-    TrainState,
-    init_state,
-    make_optimizer,
+from dann_jax.parts import PureFunction
+from dann_jax.programs import (
+    init_states,
+    make_stream_steps,
+    make_study_steps,
     make_train_steps,
-    make_update_step,
     replicate,
 )
+from dann_jax.reversal import reverse_gradient
+from dann_jax.schedules import lambda_p, mu_p, progress
+from dann_jax.training import TrainState, init_state, make_optimizer, make_update_step
 
 __version__ = "0.2.0"
 
@@ -42,20 +42,23 @@ __all__ = [
     "DomainArrays",
     "DomainBatch",
     "PureFunction",
+    "SOURCE",
+    "TARGET",
     "TrainState",
+    "accuracy_counts",
     "batch_indices",
     "domain_loss",
     "evaluate",
     "features",
     "gather",
     "gtsrb",
-    "hits",
     "init_state",
     "init_states",
     "label_loss",
     "label_objective",
     "lambda_p",
     "make_optimizer",
+    "make_stream_steps",
     "make_study_steps",
     "make_train_steps",
     "make_update_step",
@@ -70,7 +73,7 @@ __all__ = [
     "reverse_gradient",
     "reversed_objective",
     "saddle_objective",
+    "split_key",
     "svhn",
     "svhn_batch_norm",
-    "svhn_no_dropout",
 ]

@@ -1,8 +1,8 @@
 """Random crops and mirror images, as pure functions of (key, step, domain, position in the batch).
 
-``draw_views`` says which part of each image is seen, and it alone is random. ``take_views``
-takes these parts on the device, inside the compiled step; a loader takes them with ``take_view``
-before the images go to the device, which leaves less to copy. Both give the same pixels.
+``draw_views`` chooses the part of each image, and it alone is random. ``take_views`` takes these
+parts on the device, inside the compiled step; a loader takes them with ``take_view`` before the
+images go to the device, which leaves less to copy. Both give the same pixels.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dann_jax.objective import SOURCE, TARGET
+
 __all__ = ["Views", "augmented", "centre_crop", "draw_views", "take_view", "take_views"]
 
 # Folded into a key that is otherwise used with steps, which end at 2^31 - 1.
@@ -20,7 +22,7 @@ _VIEWS = np.uint32(2**32 - 1)
 
 
 class Views(NamedTuple):
-    """Which part of each image is seen, and how."""
+    """Which part of each image to take, and whether to mirror it."""
 
     corner: chex.Array  # [n, 2] int32, top and left of the part, pixels
     mirrored: chex.Array  # [n] bool, whether left and right are exchanged
@@ -42,7 +44,7 @@ def draw_views(
     number of devices or processes nor where a run was resumed.
 
     Args:
-      key: PRNG key of the noise: the one that the update gets.
+      key: PRNG key of the noise, ``batches.split_key(key).noise``: the one that the update gets.
       step: Number of updates done; may be traced.
       domain: 0 source, 1 target.
       positions: Positions in the global batch of the domain, int ``[n]``.
@@ -80,8 +82,8 @@ def take_views(images: chex.Array, views: Views, size: int) -> chex.Array:
     """
 
     def take(image, corner, mirrored):
-        seen = jax.lax.dynamic_slice(image, (*corner, 0), (size, size, image.shape[-1]))
-        return jnp.where(mirrored, seen[:, ::-1], seen)
+        view = jax.lax.dynamic_slice(image, (*corner, 0), (size, size, image.shape[-1]))
+        return jnp.where(mirrored, view[:, ::-1], view)
 
     return jax.vmap(take)(images, *views)
 
@@ -99,12 +101,12 @@ def take_view(image: np.ndarray, corner: np.ndarray, mirrored: bool, size: int) 
       ``[size, size, ...]``, a view of the image's memory.
     """
     top, left = corner
-    seen = image[top : top + size, left : left + size]
-    return seen[:, ::-1] if mirrored else seen
+    view = image[top : top + size, left : left + size]
+    return view[:, ::-1] if mirrored else view
 
 
 def centre_crop(images: chex.Array, size: int) -> chex.Array:
-    """Returns the middle of images: what is seen of them in an evaluation.
+    """Returns the middle of images, the part that an evaluation uses.
 
     >>> centre_crop(np.arange(5).reshape(1, 5, 1), 1)
     array([[[2]]])
@@ -137,7 +139,7 @@ def _spare(shape, size):
 def augmented(
     make_update: Callable[..., Callable], *, size: int, mirror: bool = False
 ) -> Callable[..., Callable]:
-    """Returns ``make_update`` for updates that see a random view of each image.
+    """Returns ``make_update`` for updates on a random view of each image.
 
         make_train_steps(augmented(make_update, size=227, mirror=True), ...)
 
@@ -154,7 +156,7 @@ def augmented(
     def make_augmented(*, axis_name=None):
         update = make_update(axis_name=axis_name)
 
-        def seen(images, key, step, domain):
+        def views_of(images, key, step, domain):
             device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
             views = draw_views(
                 key,
@@ -169,8 +171,8 @@ def augmented(
 
         def augmented_update(state, batch, key):
             batch = batch._replace(
-                source_image=seen(batch.source_image, key, state.step, 0),
-                target_image=seen(batch.target_image, key, state.step, 1),
+                source_image=views_of(batch.source_image, key, state.step, SOURCE),
+                target_image=views_of(batch.target_image, key, state.step, TARGET),
             )
             return update(state, batch, key)
 

@@ -12,18 +12,19 @@ __all__ = [
     "BatchIndices",
     "DomainArrays",
     "DomainBatch",
+    "TrainingKeys",
     "batch_indices",
     "check_arrays",
     "gather",
     "in_blocks",
+    "split_key",
 ]
 
-
-_KEPT = 4  # blocks of drawn batches
+_CACHED_BLOCKS = 4  # of drawn batches
 
 
 class DomainBatch(NamedTuple):
-    """One batch of labelled source examples and target examples, few or none of them labelled.
+    """A batch of labelled source examples, and of target examples, few or none of them labelled.
 
     A weight of 0 takes an example out of the losses and the metrics (padding, say); batch
     statistics, where a network has any, are those of all examples.
@@ -53,6 +54,25 @@ class BatchIndices(NamedTuple):
     target: chex.Array  # [steps, target_batch] int32
 
 
+class TrainingKeys(NamedTuple):
+    """The keys of a training's two kinds of randomness, each used with the step."""
+
+    order: chex.PRNGKey  # of the data order, for batch_indices
+    noise: chex.PRNGKey  # of dropout and random crops, for the update
+
+
+def split_key(key: chex.PRNGKey) -> TrainingKeys:
+    """Returns the keys of the data order and of the noise of a training.
+
+    Every program splits its key here and nowhere else, so that all of them train alike.
+
+    Args:
+      key: PRNG key of the training.
+    """
+    order_key, noise_key = jax.random.split(key)
+    return TrainingKeys(order_key, noise_key)
+
+
 def batch_indices(
     key: chex.PRNGKey,
     first_step: int | chex.Array,
@@ -64,24 +84,24 @@ def batch_indices(
 ) -> BatchIndices:
     """Returns the examples of steps ``first_step`` to ``first_step + steps - 1``.
 
-    Each domain is passed through in epochs, in a new random order each; the order of epoch e is
-    a function of (key, domain, e) alone, so a batch does not depend on how many steps are drawn
-    at once, on the number of devices, or on where a run was resumed. Epochs follow each other
-    without a gap: a batch may hold the end of one and the start of the next, and the shorter
-    domain simply cycles more often.
+    Each domain runs in epochs, each in a new random order. The order of epoch e is a function
+    of (key, domain, e) alone, so a batch does not depend on how many steps are drawn at once, on
+    the number of devices, or on where a run was resumed. Epochs follow each other without a gap:
+    a batch may hold the end of one and the start of the next, and the shorter domain simply
+    cycles more often.
 
     Where few examples of the target are labelled, hardly a batch would hold one of them. So
     ``labelled`` gives them a place in each batch, in epochs of their own.
 
     Args:
-      key: PRNG key of the data order.
+      key: PRNG key of the data order: ``split_key(key).order``.
       first_step: First step, counted from 0; may be traced.
       steps: Number of successive steps, static.
       examples: Number of examples in (source, target), static.
       batch: Examples a step in (source, target), static.
       labelled: How many examples of the target are labelled, which come first in its data set,
-        and how many of these a step has, which come first in its batch; static. None: the target
-        is passed through as a whole.
+        and how many of these a step has, which come first in its batch; static. None: the
+        epochs of the target are those of all its examples.
 
     Returns:
       Indices, int32, shapes ``[steps, batch[0]]`` and ``[steps, batch[1]]``.
@@ -109,7 +129,7 @@ def batch_indices(
         _in_epochs(jax.random.fold_in(key, part), first_step, steps, *sizes)
         for part, sizes in enumerate(parts.values())
     )
-    if others:
+    if labelled is not None and others:
         target = jnp.concatenate([target, labelled[0] + others[0]], 1)
     return BatchIndices(source, target)
 
@@ -120,7 +140,7 @@ def in_blocks(
     """Returns ``draw`` for a host that asks for a few steps at a time, as NumPy arrays.
 
     The order of an epoch costs as much for one step as for all of its steps, and on a CPU more
-    than the step itself; so it is drawn for many steps, which are kept.
+    than the step itself. So it draws many steps at once and keeps them.
 
     Args:
       draw: ``(key, first step, steps)`` to a pytree of arrays whose first axis is the steps.
@@ -129,16 +149,16 @@ def in_blocks(
     Returns:
       A function of the same arguments. It remembers the last few blocks.
     """
-    kept = {}  # the oldest first
+    cache: dict[tuple, Any] = {}  # the oldest first
 
     def block_of(key, name, number):
-        found = kept.pop((name, number), None)
-        if found is None:
-            found = jax.device_get(draw(key, number * block, block))
-        kept[name, number] = found
-        while len(kept) > _KEPT:
-            del kept[next(iter(kept))]
-        return found
+        drawn = cache.pop((name, number), None)
+        if drawn is None:
+            drawn = jax.device_get(draw(key, number * block, block))
+        cache[name, number] = drawn
+        while len(cache) > _CACHED_BLOCKS:
+            del cache[next(iter(cache))]
+        return drawn
 
     def rows(key, first, steps):
         name = key.dtype, np.asarray(jax.random.key_data(key)).tobytes()
@@ -186,7 +206,7 @@ def check_arrays(
 
     Raises:
       ValueError: They have other numbers of images or labels, a labelled example of the target
-        has no label, or there are labels of the target and nothing says which to train with.
+        has no label, or the target has labels and ``labelled`` does not say which to train with.
     """
     source, target = len(arrays.source_image), len(arrays.target_image)
     if (source, target) != tuple(examples) or len(arrays.source_label) != source:

@@ -9,21 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax import compilation
-from dann_jax.networks import DannModel, PureFunction, accepted
+from dann_jax import kernels
+from dann_jax.networks import DannModel
+from dann_jax.objective import TARGET, check_domain
 
 __all__ = [
-    "Hits",
+    "AccuracyCounts",
+    "accuracy_counts",
     "evaluate",
     "features",
-    "hits",
     "last_hidden_layer",
     "layer_names",
     "predict",
 ]
 
 
-class Hits(NamedTuple):
+class AccuracyCounts(NamedTuple):
     """Counts whose sums over batches, or devices, give an exact accuracy."""
 
     correct: chex.Array  # [] int32
@@ -35,8 +36,10 @@ class Hits(NamedTuple):
         return float(self.correct) / float(self.count) if int(self.count) else float("nan")
 
 
-def hits(label_logits: chex.Array, labels: chex.Array, mask: chex.Array | None = None) -> Hits:
-    """Returns how many labels are the class of the largest logit, and of how many.
+def accuracy_counts(
+    label_logits: chex.Array, labels: chex.Array, mask: chex.Array | None = None
+) -> AccuracyCounts:
+    """Returns how many labels are the class of the largest logit, and how many there are.
 
     Args:
       label_logits: ``[n, classes]``.
@@ -49,7 +52,7 @@ def hits(label_logits: chex.Array, labels: chex.Array, mask: chex.Array | None =
     chex.assert_equal_shape_prefix([label_logits, labels], 1)
     mask = jnp.ones(labels.shape, bool) if mask is None else mask
     correct = (jnp.argmax(label_logits, -1) == labels) & mask
-    return Hits(jnp.sum(correct, dtype=jnp.int32), jnp.sum(mask, dtype=jnp.int32))
+    return AccuracyCounts(jnp.sum(correct, dtype=jnp.int32), jnp.sum(mask, dtype=jnp.int32))
 
 
 def predict(
@@ -58,23 +61,28 @@ def predict(
     images: chex.Array,
     *,
     preprocess: Callable[[chex.Array], chex.Array] = lambda image: image,
-    domain: int = 1,
+    domain: int = TARGET,
     batch_size: int = 512,
 ) -> np.ndarray:
     """Returns label logits of images, for data sets of any size.
 
     Args:
       model: The model that was trained.
-      state: Its ``TrainState`` (``theta`` and ``statistics`` are used).
+      state: Its ``TrainState`` (``theta`` and ``batch_stats`` are used).
       images: ``[n, height, width, channel]``, as stored.
       preprocess: Turns a batch of images as stored into one that G_f takes. Pass the same
         function each time: a new one means a new compilation.
-      domain: Whose batch statistics to use, where they are per domain: 0 source, 1 target.
+      domain: Domain of the images, 0 source or 1 target, for networks that treat them
+        differently (batch statistics of each domain, say).
       batch_size: Examples a call; the last batch is padded.
 
     Returns:
       ``[n, classes]`` float32. The predicted class is ``argmax`` over the last axis.
+
+    Raises:
+      ValueError: The domain is another, or there are no images.
     """
+    check_domain(domain, joint=False)
     forward = _forward(model, domain, preprocess, None)
     return _in_batches(forward, state, images, batch_size)
 
@@ -86,7 +94,7 @@ def features(
     *,
     layer: str = "f",
     preprocess: Callable[[chex.Array], chex.Array] = lambda image: image,
-    domain: int = 1,
+    domain: int = TARGET,
     batch_size: int = 512,
 ) -> np.ndarray:
     """Returns the activations of a named layer for images, for data sets of any size.
@@ -105,8 +113,9 @@ def features(
       ``[n, ...]`` float32.
 
     Raises:
-      ValueError: There is no such layer.
+      ValueError: There is no such layer, the domain is another, or there are no images.
     """
+    check_domain(domain, joint=False)
     sample = jax.eval_shape(preprocess, images[:1])
     names = layer_names(model, state, sample)
     if layer not in names:
@@ -124,9 +133,9 @@ def layer_names(model: DannModel, state: Any, image: chex.Array) -> tuple[str, .
       image: Preprocessed images ``[n, height, width, channel]``, or their shape.
     """
     shapes = jax.eval_shape(
-        lambda theta, statistics, x: _activations(model, theta, statistics, x, 1),
+        lambda theta, batch_stats, x: _activations(model, theta, batch_stats, x, TARGET),
         state.theta,
-        state.statistics,
+        state.batch_stats,
         image,
     )
     return tuple(shapes)
@@ -158,7 +167,7 @@ def evaluate(label_logits: chex.Array, labels: chex.Array) -> float:
             f"and {list(np.shape(labels))}"
         )
     labels = np.asarray(labels)
-    return jax.jit(hits)(np.asarray(label_logits), labels, labels >= 0).accuracy
+    return jax.jit(accuracy_counts)(np.asarray(label_logits), labels, labels >= 0).accuracy
 
 
 def _forward(model, domain, preprocess, layer):
@@ -171,48 +180,27 @@ def _forward(model, domain, preprocess, layer):
 
 @functools.lru_cache(maxsize=64)
 def _compiled(model, domain, preprocess, layer):
-    def forward(theta, statistics, images):
+    def forward(theta, batch_stats, images):
         x = preprocess(images)
-        if layer is None:
-            f, _ = _call(model.feature_extractor, theta["f"], statistics["f"], x, domain)
-            return _call(model.label_predictor, theta["y"], statistics["y"], f, domain)[0]
-        return _activations(model, theta, statistics, x, domain)[layer]
+        if layer is not None:
+            return _activations(model, theta, batch_stats, x, domain)[layer]
+        for part in "fy":
+            x, _ = model.parts[part].apply(theta[part], batch_stats[part], x, domain=domain)
+        return x
 
-    options = compilation.options(jax.default_backend())
+    options = kernels.compiler_options(jax.default_backend())
     return jax.jit(forward, compiler_options=options)
 
 
-def _call(function, theta, statistics, x, domain):
-    """Returns the output, and the outputs of the layers inside by their paths."""
-    if isinstance(function, PureFunction):
-        return function.apply(theta, x), {}
-    options = {"train": False, "domain": domain, "axis_name": None}
-    y, captured = function.apply(
-        {"params": theta, **statistics},
-        x,
-        capture_intermediates=True,
-        mutable=["intermediates"],
-        **accepted(function, options),
-    )
-    inner = jax.tree_util.tree_leaves_with_path(
-        captured["intermediates"], is_leaf=lambda node: isinstance(node, tuple)
-    )
-    layers = {}
-    for path, outputs in inner:
-        names = [str(key.key) for key in path if str(key.key) != "__call__"]
-        if names:
-            layers["/".join(names)] = outputs[0]
-    return y, layers
-
-
-def _activations(model, theta, statistics, x, domain):
-    found = {}
-    f, inner = _call(model.feature_extractor, theta["f"], statistics["f"], x, domain)
-    found |= {"f": f} | {f"f/{name}": y for name, y in inner.items()}
-    for part, function in (("y", model.label_predictor), ("d", model.domain_classifier)):
-        z, inner = _call(function, theta[part], statistics[part], f, domain)
-        found |= {part: z} | {f"{part}/{name}": y for name, y in inner.items()}
-    return found
+def _activations(model, theta, batch_stats, x, domain):
+    """Returns the outputs of the parts and of the layers in them, by name."""
+    activations = {}
+    for name, part in model.parts.items():
+        y, layers = part.layers(theta[name], batch_stats[name], x, domain=domain)
+        activations |= {name: y} | {f"{name}/{layer}": output for layer, output in layers.items()}
+        if name == "f":
+            x = y
+    return activations
 
 
 def _in_batches(forward, state, images, batch_size):
@@ -224,7 +212,7 @@ def _in_batches(forward, state, images, batch_size):
         size = len(batch)
         if size < batch_size and start:  # one shape, one compilation
             batch = jnp.pad(batch, [(0, batch_size - size)] + [(0, 0)] * (batch.ndim - 1))
-        outputs.append(np.asarray(forward(state.theta, state.statistics, batch))[:size])
+        outputs.append(np.asarray(forward(state.theta, state.batch_stats, batch))[:size])
     if not outputs:
         raise ValueError("no images: expected at least one")
     return np.concatenate(outputs).astype(np.float32)

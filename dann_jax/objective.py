@@ -4,12 +4,14 @@ Eqs. (2) and (3) ask for a saddle point of Eq. (1): minimal in (theta_f, theta_y
 theta_d. Descent on Eq. (9) takes the steps (4)-(6) towards it.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dann_jax.batches import DomainBatch
@@ -17,10 +19,13 @@ from dann_jax.reversal import reverse_gradient
 
 __all__ = [
     "Apply",
-    "NORMALISATIONS",
+    "NORMALIZATIONS",
     "Objective",
+    "SOURCE",
+    "TARGET",
     "Terms",
     "chance_domain_loss",
+    "check_domain",
     "domain_loss",
     "label_loss",
     "label_objective",
@@ -31,19 +36,24 @@ __all__ = [
 
 SOURCE, TARGET = 0, 1  # the domain label d
 
-NORMALISATIONS = ("mean", "sum_of_means")
+NORMALIZATIONS = ("mean", "sum_of_means")
 
 
 class Apply(NamedTuple):
-    """The three mappings as pure functions ``(theta, x) -> output``."""
+    """The three mappings as pure functions ``(theta, x) -> output``.
 
-    feature_extractor: Callable[[Any, Any], Any]  # G_f: images [n, ...] -> features [n, ...]
-    label_predictor: Callable[[Any, Any], Any]  # G_y: features -> label logits [n, classes]
-    domain_classifier: Callable[[Any, Any], Any]  # G_d: features -> domain logit [n] or [n, 1]
+    Those of ``make_update_step`` also take ``domain=SOURCE`` or ``domain=TARGET`` for examples of
+    one domain. Without it, ``x`` is the joint batch: all source examples, then all target ones.
+    Functions of your own need no such parameter.
+    """
+
+    feature_extractor: Callable[..., Any]  # G_f: images [n, ...] -> features [n, ...]
+    label_predictor: Callable[..., Any]  # G_y: features -> label logits [n, classes]
+    domain_classifier: Callable[..., Any]  # G_d: features -> domain logit [n] or [n, 1]
 
 
 class Terms(NamedTuple):
-    """What an objective was made of; the domain's entries are None where it has no domain."""
+    """The parts of an objective; those of the domain are None where it has no domain branch."""
 
     label_loss: chex.Array  # [] L_y
     domain_loss: chex.Array | None  # [] L_d, without lambda and without its weight
@@ -56,7 +66,11 @@ class Terms(NamedTuple):
 
 
 class Objective(Protocol):
-    """A function of theta to descend on: ``reversed_objective``, ``label_objective``, yours."""
+    """A function of theta to minimize: ``reversed_objective``, ``label_objective``, your own.
+
+    It may pass the joint batch through a part at once, or one domain after the other with
+    ``domain=SOURCE`` and ``domain=TARGET``.
+    """
 
     def __call__(
         self, theta, batch: DomainBatch, lam, apply: Apply, *, axis_name: str | None = None
@@ -84,7 +98,7 @@ def label_loss(
       labels: ``[n]``, integers 0..classes-1, or negative where the label is not known. Any
         other value gives NaN.
       weights: ``[n]``, non-negative; 1 for each if None.
-      axis_name: Mapped axis over which the normaliser is averaged, so that the mean of the
+      axis_name: Mapped axis over which the normalizer is averaged, so that the mean of the
         devices' losses is the loss of the whole batch even where their weights differ.
 
     Returns:
@@ -125,7 +139,7 @@ def domain_loss(
     domains: chex.Array,
     weights: chex.Array | None = None,
     *,
-    normalisation: str = "mean",
+    normalization: str = "mean",
     axis_name: str | None = None,
 ) -> chex.Array:
     """Returns L_d, the binomial cross-entropy of the domain classifier.
@@ -142,18 +156,18 @@ def domain_loss(
       domain_logits: ``[n]`` or ``[n, 1]``, the logit of "target".
       domains: ``[n]``, 0 for source and 1 for target.
       weights: ``[n]``, non-negative; 1 for each if None.
-      normalisation: ``'mean'`` or ``'sum_of_means'``.
+      normalization: ``'mean'`` or ``'sum_of_means'``.
       axis_name: As in ``label_loss``.
 
     Returns:
       L_d in nats, shape ``[]``, float32.
 
     Raises:
-      ValueError: The shapes do not fit each other, or the normalisation is unknown.
+      ValueError: The shapes do not fit each other, or the normalization is unknown.
 
     Source: Ganin & Lempitsky (2015), Sec. 3.1; Ganin et al. (JMLR 2016), Eq. (10).
     """
-    _check_normalisation(normalisation)
+    _check_normalization(normalization)
     domain_logits, domains = jnp.asarray(domain_logits), jnp.asarray(domains)
     if domain_logits.ndim == 2 and domain_logits.shape[1] == 1:
         domain_logits = domain_logits[:, 0]  # [n, 1] against [n] would broadcast to [n, n]
@@ -164,28 +178,28 @@ def domain_loss(
         )
     domains = domains.astype(jnp.float32)
     losses = optax.sigmoid_binary_cross_entropy(domain_logits.astype(jnp.float32), domains)
-    if normalisation == "mean":
+    if normalization == "mean":
         return weighted_mean(losses, weights, axis_name)
     weights = jnp.ones_like(losses) if weights is None else weights
     source = weighted_mean(losses, weights * (1.0 - domains), axis_name)
     return source + weighted_mean(losses, weights * domains, axis_name)
 
 
-def chance_domain_loss(normalisation: str = "mean") -> float:
+def chance_domain_loss(normalization: str = "mean") -> float:
     """Returns the value of ``domain_loss`` for a classifier that cannot tell the domains apart.
 
     Args:
-      normalisation: ``'mean'`` (0.693) or ``'sum_of_means'`` (1.386).
+      normalization: ``'mean'`` (0.693) or ``'sum_of_means'`` (1.386).
 
     Returns:
       ln 2 or 2 ln 2, in nats.
 
     Raises:
-      ValueError: The normalisation is unknown.
+      ValueError: The normalization is unknown.
     """
-    _check_normalisation(normalisation)
+    _check_normalization(normalization)
     ln2 = 0.6931471805599453
-    return ln2 if normalisation == "mean" else 2 * ln2
+    return ln2 if normalization == "mean" else 2 * ln2
 
 
 def saddle_objective(
@@ -194,7 +208,7 @@ def saddle_objective(
     lam: float | chex.Array,
     apply: Apply,
     *,
-    normalisation: str = "mean",
+    normalization: str = "mean",
     domain_weight: float = 1.0,
     axis_name: str | None = None,
 ) -> tuple[chex.Array, Terms]:
@@ -208,7 +222,7 @@ def saddle_objective(
       batch: Source and target examples, preprocessed for G_f.
       lam: Lambda, scalar, may be traced.
       apply: G_f, G_y and G_d as functions of (theta, x).
-      normalisation: Of L_d, see ``domain_loss``.
+      normalization: Of L_d, see ``domain_loss``.
       domain_weight: Weight of L_d, dimensionless; 1 in the paper, 0.1 in its Office files.
       axis_name: As in ``label_loss``.
 
@@ -217,12 +231,9 @@ def saddle_objective(
 
     Source: Ganin & Lempitsky (2015), Eq. (1).
     """
-    G_f, G_y, G_d = apply
-    x, d, y, w = _joint(batch)
-    f = G_f(theta["f"], x)
-    L_y, z_y = _label_term(G_y(theta["y"], _first(f, y)), y, w, axis_name)
-    L_d, z_d = _domain_term(G_d(theta["d"], f), d, w, normalisation, axis_name)
-    return L_y - lam * domain_weight * L_d, Terms(L_y, L_d, f, z_y, y, z_d, d, w)
+    terms = _terms(theta, batch, apply, lambda f: f, normalization, axis_name)
+    L_y, L_d = terms.label_loss, terms.domain_loss
+    return L_y - lam * domain_weight * L_d, terms
 
 
 def reversed_objective(
@@ -231,7 +242,7 @@ def reversed_objective(
     lam: float | chex.Array,
     apply: Apply,
     *,
-    normalisation: str = "mean",
+    normalization: str = "mean",
     domain_weight: float = 1.0,
     axis_name: str | None = None,
 ) -> tuple[chex.Array, Terms]:
@@ -245,7 +256,7 @@ def reversed_objective(
       batch: Source and target examples, preprocessed for G_f.
       lam: Lambda, scalar, may be traced.
       apply: G_f, G_y and G_d as functions of (theta, x).
-      normalisation: Of L_d, see ``domain_loss``.
+      normalization: Of L_d, see ``domain_loss``.
       domain_weight: Weight of L_d, dimensionless; 1 in the paper, 0.1 in its Office files.
       axis_name: As in ``label_loss``.
 
@@ -254,13 +265,11 @@ def reversed_objective(
 
     Source: Ganin & Lempitsky (2015), Eq. (9).
     """
-    G_f, G_y, G_d = apply
-    x, d, y, w = _joint(batch)
-    f = G_f(theta["f"], x)
-    L_y, z_y = _label_term(G_y(theta["y"], _first(f, y)), y, w, axis_name)
-    R_f = reverse_gradient(f, lam)
-    L_d, z_d = _domain_term(G_d(theta["d"], R_f), d, w, normalisation, axis_name)
-    return L_y + domain_weight * L_d, Terms(L_y, L_d, f, z_y, y, z_d, d, w)
+    terms = _terms(
+        theta, batch, apply, lambda f: reverse_gradient(f, lam), normalization, axis_name
+    )
+    L_y, L_d = terms.label_loss, terms.domain_loss
+    return L_y + domain_weight * L_d, terms
 
 
 def label_objective(
@@ -274,7 +283,7 @@ def label_objective(
     """Returns L_y on the source examples alone: the baselines without a domain branch.
 
     With the source in ``batch.source_*`` it trains *source-only*, with the labelled target
-    there *train-on-target*. Target examples are not looked at; ``lam`` has no effect.
+    there *train-on-target*. Target examples are not used; ``lam`` has no effect.
 
     Args:
       theta: Parameters ``{'f', 'y', 'd'}``; 'd' receives a zero gradient.
@@ -291,10 +300,58 @@ def label_objective(
     del lam
     G_f, G_y, _ = apply
     y, w = jnp.asarray(batch.source_label).astype(jnp.int32), batch.source_weight
-    f = G_f(theta["f"], batch.source_image)
-    z_y = G_y(theta["y"], f)
+    f = _call(G_f, theta["f"], batch.source_image, SOURCE)
+    z_y = _call(G_y, theta["y"], f, SOURCE)
     L_y = label_loss(z_y, y, w, axis_name=axis_name)
     return L_y, Terms(L_y, None, f, z_y, y, None, None, w)
+
+
+def _terms(theta, batch, apply, reversal, normalization, axis_name):
+    """Returns the terms of Eqs. (1) and (9); ``reversal`` stands between G_f and G_d."""
+    G_f, G_y, G_d = apply
+    x, d, y, w = _joint(batch)
+    f = G_f(theta["f"], x)
+    # The labelled examples come first: the source, or all where the target has labels too.
+    labelled = SOURCE if batch.target_label is None else None
+    z_y = _call(G_y, theta["y"], jax.tree.map(lambda a: a[: len(y)], f), labelled)
+    L_y = label_loss(z_y, y, None if w is None else w[: len(y)], axis_name=axis_name)
+    z_d = G_d(theta["d"], reversal(f))
+    L_d = domain_loss(z_d, d, w, normalization=normalization, axis_name=axis_name)
+    return Terms(L_y, L_d, f, z_y, y, z_d.reshape(d.shape), d, w)
+
+
+def _call(function, theta, x, domain):
+    """Returns ``function(theta, x)``, and passes the domain on if it has a parameter for it."""
+    if domain is None or not _has_domain(function):
+        return function(theta, x)
+    return function(theta, x, domain=domain)
+
+
+def _has_domain(function):
+    try:
+        return "domain" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some callables have no signature
+        return False
+
+
+def check_domain(domain: int | None, *, joint: bool = True) -> None:
+    """Raises where a domain is none of those there are.
+
+    Args:
+      domain: ``SOURCE``, ``TARGET``, or None for a joint batch.
+      joint: Whether None is allowed.
+
+    Raises:
+      ValueError: It is another value.
+    """
+    if (joint and domain is None) or (
+        isinstance(domain, int | np.integer) and domain in (SOURCE, TARGET)
+    ):
+        return
+    either = ", or None (the joint batch)" if joint else ""
+    raise ValueError(
+        f"unknown domain {domain!r}: expected {SOURCE} (source) or {TARGET} (target){either}"
+    )
 
 
 def _joint(batch):
@@ -316,21 +373,6 @@ def _joint(batch):
         for n, weight in ((n_source, batch.source_weight), (n_target, batch.target_weight))
     ]
     return x, d, y, jnp.concatenate(w)
-
-
-def _first(f, y):
-    """Returns the features of the labelled examples, which come first."""
-    return jax.tree.map(lambda a: a[: len(y)], f)
-
-
-def _label_term(label_logits, y, w, axis_name):
-    w = None if w is None else w[: len(y)]
-    return label_loss(label_logits, y, w, axis_name=axis_name), label_logits
-
-
-def _domain_term(domain_logits, d, w, normalisation, axis_name):
-    L_d = domain_loss(domain_logits, d, w, normalisation=normalisation, axis_name=axis_name)
-    return L_d, domain_logits.reshape(d.shape)
 
 
 def weighted_mean(
@@ -368,9 +410,9 @@ def _check_weights(weights, values):
         )
 
 
-def _check_normalisation(normalisation):
-    if normalisation not in NORMALISATIONS:
+def _check_normalization(normalization):
+    if normalization not in NORMALIZATIONS:
         raise ValueError(
-            f"unknown normalisation {normalisation!r}: expected 'mean' (over the joint batch) "
+            f"unknown normalization {normalization!r}: expected 'mean' (over the joint batch) "
             "or 'sum_of_means' (over source plus over target)"
         )

@@ -1,29 +1,29 @@
-"""Training on data that do not fit in memory: batches read ahead through Grain.
+"""Batches of data that do not fit in memory, read ahead through Grain.
 
-The batch of step t is the one that ``make_train_steps`` draws on the device for the same key,
-here read from records on disk by threads, while the device is busy with the steps before it:
+The batch of step t is the one that ``make_train_steps`` draws on the device for the same key.
+Here threads read it from records on disk, while the device is busy with the steps before it:
 
     source = ImageRecords(datasets.prepare("syn_signs"), "train")
     target = ImageRecords(datasets.prepare("gtsrb"), "train")
-    train = make_train_steps(make_update, preprocess=preprocess)
+    train = make_stream_steps(make_update, preprocess=preprocess)
     with contextlib.closing(batch_stream(source, target, key, batch=(64, 64))) as stream:
         state, metrics = train(state, stream, key, 1000)
 
-or with a loop of one's own:
+or with a loop of your own:
 
-    _, noise_key = jax.random.split(key)
+    noise_key = split_key(key).noise
     update = jax.jit(make_update_step(model, optimizer, lam), donate_argnums=0)
     for batch in stream:
         state, metrics = update(state, preprocess(jax.device_put(batch)), noise_key)
 
 where calls return before the device is done, so that reading and copying the next batch take
-place meanwhile. A position in the stream is a step, ``stream.get_state()`` is a pytree to be
-saved with a checkpoint, and ``stream.set_state`` goes there at once.
+place meanwhile. A position in the stream is a step, ``stream.get_state()`` is a pytree to save
+with a checkpoint, and ``stream.set_state`` goes there at once.
 """
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -33,16 +33,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax import augmentation, training
-from dann_jax.batches import DomainBatch, batch_indices
-from dann_jax.training import Metrics, TrainState
+from dann_jax import augmentation
+from dann_jax.batches import DomainBatch, batch_indices, split_key
 
-__all__ = ["Records", "batch_stream", "channel_mean", "make_train_steps"]
+__all__ = ["Records", "batch_stream", "channel_mean"]
 
-_BLOCK = 4096  # steps drawn at once: an epoch's order costs as much for one step as for all
+_BLOCK = 4096  # steps to draw at once: an epoch's order costs as much for one step as for all
 _LAST_STEP = 2**31 - 1  # of TrainState
-_IN_FLIGHT = 2  # steps that the device is given before the host waits for it
-_READ = 100  # records fetched at once where there are no batches
+_READ = 100  # records to fetch at once where there are no batches
 
 
 class Records(Protocol):
@@ -76,13 +74,13 @@ def batch_stream(
 ) -> grain.DatasetIterator[DomainBatch]:
     """Returns an iterator over the batches of successive steps, without end.
 
-    Labels of the target are not looked at, but those of ``labelled``. After an error the stream
-    is to be closed.
+    Of the labels of the target it reads those of ``labelled`` alone. Close the stream after an
+    error.
 
     Args:
       source: Labelled records.
-      target: Records; labels matter of its labelled ones alone.
-      key: PRNG key of the training: the one that the training program gets.
+      target: Records; only the labels of its labelled ones matter.
+      key: PRNG key of the training: the same as that of the training program.
       batch: Examples a step, over all processes, in (source, target).
       labelled: Number of labelled records of the target, its first ones, and of those in a step;
         see ``batch_indices``.
@@ -93,8 +91,8 @@ def batch_stream(
       first_step: Step of the first batch.
       shard: (index, count) of the processes, each of which reads its own rows of the global
         batch: the first gets the first ``batch / count``, and so on. None for those of JAX.
-      workers: Threads, each of which makes a whole batch; 0 to read when asked.
-      ahead: Batches that are kept ready.
+      workers: Threads, each of which reads whole batches; 0 to read when asked.
+      ahead: Batches to read ahead.
 
     Returns:
       A Grain iterator of ``DomainBatch``, NumPy, uint8 images and int32 labels. ``get_state``
@@ -111,22 +109,22 @@ def batch_stream(
     if mirror and crop is None:
         raise ValueError("mirror without crop: give crop, the size of the images for all of them")
     readers = []
-    for name, found, size in zip(("source", "target"), (source, target), batch, strict=True):
-        if not len(found):
+    for name, records, size in zip(("source", "target"), (source, target), batch, strict=True):
+        if not len(records):
             raise ValueError(f"the {name} has no records: expected at least 1")
         if size % count:
             raise ValueError(
                 f"batch of {size} {name} examples cannot be split over {count} processes: "
                 f"make the batch size a multiple of {count}"
             )
-        readers.append(_Reader(name, found, found[0]["image"].shape, crop))
+        readers.append(_Reader(name, records, records[0]["image"].shape, crop))
     try:
         cpu = jax.local_devices(backend="cpu")[0]  # the accelerator is busy with the updates
     except RuntimeError:  # JAX_PLATFORMS left the CPU out
         cpu = jax.local_devices()[0]
     draw = functools.partial(
         _draw,
-        jax.device_put(jax.random.split(key), cpu),
+        jax.device_put(split_key(key), cpu),
         steps=_BLOCK,
         examples=(len(source), len(target)),
         batch=tuple(batch),
@@ -136,8 +134,10 @@ def batch_stream(
         mirror=mirror,
     )
     jax.eval_shape(draw, first_step)  # raises what would otherwise come from a thread
-    known = None if labelled is None else labelled[0]
-    steps = grain.MapDataset.source(_Batches(readers, _Schedule(draw, _BLOCK), index, count, known))
+    labels = None if labelled is None else labelled[0]
+    steps = grain.MapDataset.source(
+        _Batches(readers, _Schedule(draw, _BLOCK), index, count, labels)
+    )
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=max(ahead, workers))
     stream = iter(steps.to_iter_dataset(options))
     stream.set_state({"next_index": first_step})
@@ -150,16 +150,15 @@ def batch_stream(
 )
 def _draw(keys, first_step, *, steps, examples, batch, labelled, shapes, crop, mirror):
     """Returns, of each domain, the rows of some steps, ``[steps, batch]``, and their views."""
-    order_key, noise_key = keys
     rows = batch_indices(
-        order_key, first_step, steps=steps, examples=examples, batch=batch, labelled=labelled
+        keys.order, first_step, steps=steps, examples=examples, batch=batch, labelled=labelled
     )
     if crop is None:
         return tuple((of_domain,) for of_domain in rows)
 
     def views(step, domain):
         return augmentation.draw_views(
-            noise_key,
+            keys.noise,
             step,
             domain=domain,
             positions=jnp.arange(batch[domain]),
@@ -238,36 +237,36 @@ class _Reader(NamedTuple):
 class _Batches:
     """All batches as a source of Grain's: element t is the batch of step t."""
 
-    def __init__(self, readers, schedule, index, count, known):
+    def __init__(self, readers, schedule, index, count, labels):
         self._readers, self._schedule, self._index, self._count = readers, schedule, index, count
-        self._known = known  # how many labels of the target are; None for none, and no labels
+        self._labels = labels  # how many records of the target are labelled, its first ones
 
     def __len__(self):
         return _LAST_STEP
 
     def __getitem__(self, step):
-        mine = jax.tree.map(
-            lambda drawn: np.split(drawn, self._count)[self._index], self._schedule(step)
+        drawn = jax.tree.map(
+            lambda table: np.split(table, self._count)[self._index], self._schedule(step)
         )
         (source_image, source_label), (target_image, target_label) = (
-            read(*drawn) for read, drawn in zip(self._readers, mine, strict=True)
+            read(*of_domain) for read, of_domain in zip(self._readers, drawn, strict=True)
         )
-        known = None
-        if self._known is not None:
-            rows = mine[1][0]
-            known = np.where(rows < self._known, target_label, np.int32(-1))
-            for row in rows[(rows < self._known) & (known < 0)]:
-                raise RuntimeError(
-                    f"record {row} of the target has no label: expected one of each of the first "
-                    f"{self._known}"
-                )
-        return DomainBatch(source_image, source_label, target_image, known)
+        if self._labels is None:
+            return DomainBatch(source_image, source_label, target_image)
+        rows, *_ = drawn[1]
+        label = np.where(rows < self._labels, target_label, np.int32(-1))
+        for row in rows[(rows < self._labels) & (label < 0)]:
+            raise RuntimeError(
+                f"record {row} of the target has no label: expected one of each of the first "
+                f"{self._labels}"
+            )
+        return DomainBatch(source_image, source_label, target_image, label)
 
 
-def _fetch(found, rows):
-    if hasattr(found, "__getitems__"):
-        return found.__getitems__(rows)
-    return [found[row] for row in rows]
+def _fetch(records, rows):
+    if hasattr(records, "__getitems__"):
+        return records.__getitems__(rows)
+    return [records[row] for row in rows]
 
 
 def _pixels(image):
@@ -275,13 +274,13 @@ def _pixels(image):
     return np.ascontiguousarray(image).view(f"V{image.shape[-1]}")[..., 0]
 
 
-def channel_mean(found: Records, *, workers: int = 4) -> np.ndarray:
+def channel_mean(records: Records, *, workers: int = 4) -> np.ndarray:
     """Returns the mean of each channel over all pixels of all images: one pass over the data.
 
     Sums are exact, so the result does not depend on the number of threads.
 
     Args:
-      found: The records.
+      records: The records.
       workers: Threads.
 
     Returns:
@@ -289,82 +288,10 @@ def channel_mean(found: Records, *, workers: int = 4) -> np.ndarray:
     """
 
     def total(start):
-        rows = range(start, min(start + _READ, len(found)))
-        return sum(r["image"].sum((0, 1), dtype=np.int64) for r in _fetch(found, list(rows)))
+        rows = range(start, min(start + _READ, len(records)))
+        return sum(r["image"].sum((0, 1), dtype=np.int64) for r in _fetch(records, list(rows)))
 
     with ThreadPoolExecutor(workers) as pool:
-        totals = list(pool.map(total, range(0, len(found), _READ)))
-    height, width, _ = found[0]["image"].shape
-    return sum(totals) / (len(found) * height * width)
-
-
-def make_train_steps(
-    make_update: Callable[..., Callable],
-    *,
-    preprocess: Callable[[DomainBatch], DomainBatch],
-    devices: list[jax.Device] | None = None,
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Returns the program of ``training.make_train_steps`` for batches from a stream.
-
-    The state is donated. A batch is read and copied to the devices while they are busy with the
-    one before it; no batch is taken that is not trained on, so that between two calls the
-    position of the stream is the step.
-
-    Args:
-      make_update: ``axis_name -> update``, see ``training.make_train_steps``.
-      preprocess: Turns a batch as streamed into one that G_f takes, inside the program.
-      devices: Devices to use; None for all local ones. On those of several processes each takes
-        its own rows of the global batch, which are what its stream gives.
-
-    Returns:
-      ``train(state, stream, key, steps) -> (state, metrics)``, with the key that
-      ``batch_stream`` got. Put ``state`` on the devices with ``training.replicate`` first.
-
-    Raises:
-      ValueError: From the program: the stream stands at another step than the state, or the
-        batch does not split evenly over the devices.
-    """
-    devices = training.grouped(devices)
-    count = len(devices)
-    update = make_update(axis_name=training.AXIS if count > 1 else None)
-
-    def step(state, batch, key):
-        _, noise_key = jax.random.split(key)
-        return update(state, preprocess(batch), noise_key)
-
-    compiled = training.compile_over(devices, step, (None, 0, None))
-    shares = training.shares(devices)
-    local = shares.num_devices
-
-    def place(batch):
-        if count > 1:
-            for x in jax.tree.leaves(batch):
-                if len(x) % local:
-                    raise ValueError(
-                        f"batch of {len(x)} examples cannot be split over {local} devices: "
-                        f"make the batch size a multiple of {local}"
-                    )
-            batch = jax.tree.map(lambda x: x.reshape(local, -1, *x.shape[1:]), batch)
-        return jax.device_put(batch, shares)
-
-    def train(state, stream, key, steps):
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        first = stream.get_state()["next_index"]
-        batch = place(next(stream))
-        if first != int(state.step):  # waits for the device, which by now has a batch to go on
-            raise ValueError(
-                f"the stream is at step {first} and the state at {int(state.step)}: "
-                "set the stream to the step of the state"
-            )
-        metrics = []
-        for s in range(steps):
-            state, seen = compiled(state, batch, key)
-            metrics.append(seen)
-            if s + 1 < steps:
-                batch = place(next(stream))
-            if s >= _IN_FLIGHT:  # or the batches of many steps would pile up on the device
-                jax.block_until_ready(metrics[s - _IN_FLIGHT])
-        return state, jax.tree.map(lambda *m: jnp.stack(m), *metrics)
-
-    return train
+        totals = list(pool.map(total, range(0, len(records), _READ)))
+    height, width, _ = records[0]["image"].shape
+    return sum(totals) / (len(records) * height * width)

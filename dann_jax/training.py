@@ -1,44 +1,35 @@
-"""The update of Eqs. (4)-(6) as one pure per-device function, and its wrappers.
+"""The update of Eqs. (4)-(6) as one pure per-device function, and the state that it changes.
 
-``make_update_step`` gives the function. ``make_train_steps`` runs it many times a call on one
-device or, through ``jax.pmap``, on several; ``jax.vmap`` over states and keys works on it too.
+``make_update_step`` gives the function. Wrap it in ``jax.jit``, ``jax.pmap`` or ``jax.vmap``, or
+let ``programs`` run it many times a call.
 """
 
-import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dann_jax import batches, compilation, networks
-from dann_jax.objective import SOURCE, Apply, Objective, reversed_objective, weighted_mean
+from dann_jax import batches, networks
+from dann_jax.objective import (
+    SOURCE,
+    Apply,
+    Objective,
+    check_domain,
+    reversed_objective,
+    weighted_mean,
+)
 
 __all__ = [
-    "AXIS",
     "Metrics",
-    "Program",
     "TrainState",
-    "TrainSteps",
-    "compile_over",
-    "grouped",
     "init_state",
     "make_optimizer",
-    "make_train_steps",
     "make_update_step",
-    "replicate",
-    "scans",
-    "shares",
 ]
-
-AXIS = "device"  # mapped axis of the devices that share a batch
-PARTS = {"f": "feature_extractor", "y": "label_predictor", "d": "domain_classifier"}
 
 
 @flax.struct.dataclass
@@ -47,12 +38,12 @@ class TrainState:
 
     step: chex.Array  # [] int32, number of updates done
     theta: dict[str, Any]  # parameters 'f', 'y' and 'd' of G_f, G_y and G_d
-    statistics: dict[str, Any]  # running averages of batch norm, under the same keys
+    batch_stats: dict[str, Any]  # running averages of batch norm, under the same keys
     opt_state: Any
 
 
 class Metrics(NamedTuple):
-    """What an update saw, at the parameters before it; NaN where there is no domain branch."""
+    """Measures of a batch at the parameters before its update; NaN without a domain branch."""
 
     label_loss: chex.Array  # [] L_y, nats
     label_accuracy: chex.Array  # [] share of the batch's labelled examples
@@ -60,11 +51,6 @@ class Metrics(NamedTuple):
     domain_accuracy: chex.Array  # [] share of the batch's source and target examples
     feature_norm: chex.Array  # [] mean Euclidean norm of the features of one example
     lam: chex.Array  # [] lambda
-
-
-class _Part(NamedTuple):
-    init: Callable[..., Any]  # (key, x) -> (theta, statistics)
-    apply: Callable[..., Any]  # (theta, statistics, x, *, key, **options) -> (y, statistics)
 
 
 def make_optimizer(
@@ -75,11 +61,11 @@ def make_optimizer(
     weight_decay: float = 0.0,
     factors: Callable[[tuple[str, ...]], float] | None = None,
 ) -> optax.GradientTransformation:
-    """Returns the optimiser of the paper: SGD with momentum 0.9 and the learning rate mu.
+    """Returns the optimizer of the paper: SGD with momentum 0.9 and the learning rate mu.
 
     Args:
       mu: Learning rate as a function of the number of updates done, or a constant.
-      momentum: Share of the last step that is kept.
+      momentum: Share of the last step that the next one adds.
       nesterov: Whether to use Nesterov's momentum.
       weight_decay: Multiple of the weights (arrays of two or more axes) added to the gradient.
       factors: Multiple of mu for a parameter, given its path as names from the part down, for
@@ -125,33 +111,35 @@ def init_state(
 
     Args:
       model: G_f, G_y and G_d.
-      optimizer: The optimiser whose state to start.
-      key: PRNG key of the initialisation; each part has its own key derived from it.
+      optimizer: The optimizer whose state to start.
+      key: PRNG key of the initialization; each part has its own key derived from it.
       image: An example batch ``[n, height, width, channel]`` as G_f gets it (values unused).
 
     Returns:
       The state, step 0.
     """
-    theta, statistics = {}, {}
-    f = None
-    for i, (part, name) in enumerate(PARTS.items()):
-        function = _part(getattr(model, name))
-        x = image if part == "f" else f
-        theta[part], statistics[part] = function.init(jax.random.fold_in(key, i), x)
-        if part == "f":
-            f, _ = jax.eval_shape(
-                lambda t, s, x, function=function: function.apply(t, s, x, key=None, domain=0),
-                theta["f"],
-                statistics["f"],
-                image,
-            )
-            f = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), f)
+    theta, batch_stats = {}, {}
+    x = image
+    for i, (name, part) in enumerate(model.parts.items()):
+        theta[name], batch_stats[name] = part.init(jax.random.fold_in(key, i), x)
+        if name == "f":
+            x = _features_of(part, theta["f"], batch_stats["f"], image)
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         theta=theta,
-        statistics=statistics,
+        batch_stats=batch_stats,
         opt_state=optimizer.init(theta),
     )
+
+
+def _features_of(part, theta, batch_stats, image):
+    """Returns zeros in the shape of the features."""
+
+    def features(theta, batch_stats, image):
+        return part.apply(theta, batch_stats, image, domain=SOURCE)[0]
+
+    shapes = jax.eval_shape(features, theta, batch_stats, image)
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
 def make_update_step(
@@ -165,25 +153,34 @@ def make_update_step(
     """Returns ``update(state, batch, key) -> (state, metrics)``, Eqs. (4)-(6) in one step.
 
     The update is pure and not compiled: wrap it in ``jax.jit``, or in ``jax.pmap`` with
-    ``axis_name`` and ``in_axes=(None, 0, None), out_axes=None``. lambda, and the optimiser's
+    ``axis_name`` and ``in_axes=(None, 0, None), out_axes=None``. lambda, and the optimizer's
     mu, are computed from ``state.step`` inside, so that they change without a retrace.
     Dropout masks are a function of (key, step) and, with an axis name, of the device.
+
+    The objective calls each part on the joint batch, or on examples of one domain with
+    ``domain=SOURCE`` or ``domain=TARGET``: then batch statistics of each domain are those of that
+    one alone. Several calls of a part go on from each other's running averages, and have dropout
+    masks of their own.
 
     Args:
       model: G_f, G_y and G_d.
       optimizer: From ``make_optimizer``, or any optax transformation over theta.
       lam: lambda as a function of the number of updates done (not of p: see
         ``schedules.progress``), or a constant.
-      objective: ``reversed_objective`` (DANN; ``functools.partial`` sets its normalisation and
+      objective: ``reversed_objective`` (DANN; ``functools.partial`` sets its normalization and
         weight), ``label_objective`` (the baselines), or a function like them.
       axis_name: Mapped axis of the devices; their gradients are averaged. None for one device.
 
     Returns:
       The update.
 
+    Raises:
+      ValueError: From the update, when it is traced: the objective names an unknown domain, or
+        none for fewer examples than the joint batch has and a part that declares ``domain``; or
+        the domains have different sizes in a joint batch for such a part.
+
     Source: Ganin & Lempitsky (2015), Eqs. (4)-(6) and (9).
     """
-    functions = {part: _part(getattr(model, name)) for part, name in PARTS.items()}
 
     def update(state, batch, key):
         lam_t = lam(state.step) if callable(lam) else jnp.float32(lam)
@@ -192,65 +189,93 @@ def make_update_step(
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
         def loss(theta):
-            statistics = dict(state.statistics)
-
-            def applied(part, number):
-                def apply(theta_part, x):
-                    one_domain = _is_source_only(x, batch)
-                    if not one_domain:
-                        _check_halves(getattr(model, PARTS[part]), batch)
-                    y, statistics[part] = functions[part].apply(
-                        theta_part,
-                        state.statistics[part],
-                        x,
-                        key=jax.random.fold_in(key, number),
-                        train=True,
-                        domain=SOURCE if one_domain else None,
-                        axis_name=axis_name,
-                    )
-                    return y
-
-                return apply
-
-            apply = Apply(*(applied(part, i) for i, part in enumerate(PARTS)))
-            value, terms = objective(theta, batch, lam_t, apply, axis_name=axis_name)
-            return value, (terms, statistics)
+            calls = {
+                name: _Calls(
+                    part,
+                    name,
+                    batch=batch,
+                    batch_stats=state.batch_stats[name],
+                    key=jax.random.fold_in(key, i),
+                    axis_name=axis_name,
+                )
+                for i, (name, part) in enumerate(model.parts.items())
+            }
+            value, terms = objective(
+                theta, batch, lam_t, Apply(*calls.values()), axis_name=axis_name
+            )
+            return value, (terms, {name: of_part.batch_stats for name, of_part in calls.items()})
 
         theta = state.theta if axis_name is None else _varying(state.theta, axis_name)
-        gradients, (terms, statistics) = jax.grad(loss, has_aux=True)(theta)
+        dE, (terms, batch_stats) = jax.grad(loss, has_aux=True)(theta)
         metrics = _metrics(terms, lam_t, axis_name)
         if axis_name is not None:
-            gradients = jax.lax.pmean(gradients, axis_name)
-            statistics, metrics = jax.lax.pmean((statistics, metrics), axis_name)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.theta)
-        theta = optax.apply_updates(state.theta, updates)
+            dE = jax.lax.pmean(dE, axis_name)
+            batch_stats, metrics = jax.lax.pmean((batch_stats, metrics), axis_name)
+        directions = {  # with the objective of Eq. (9)
+            "f": dE["f"],  # Eq. (4): dL_y/dtheta_f - lam dL_d/dtheta_f
+            "y": dE["y"],  # Eq. (5): dL_y/dtheta_y
+            "d": dE["d"],  # Eq. (6): dL_d/dtheta_d
+        }
+        steps, opt_state = optimizer.update(directions, state.opt_state, state.theta)
+        theta = optax.apply_updates(state.theta, steps)  # theta - mu * direction
         if model.max_norm is not None:
             theta = theta | {
                 part: networks.project_max_norm(theta[part], model.max_norm) for part in "fy"
             }
-        return TrainState(state.step + 1, theta, statistics, opt_state), metrics
+        return TrainState(state.step + 1, theta, batch_stats, opt_state), metrics
 
     return update
 
 
-def _is_source_only(x, batch):
-    """Whether x holds the source examples alone, rather than those of both domains."""
-    return _examples(x) == _examples(batch.source_image)
+class _Calls:
+    """The calls of a part in one update, by an objective: ``(theta, x, domain=None)``.
+
+    Each call starts from the batch statistics that the one before it left. The first one has the
+    dropout key of the part, each further one a key of its own.
+    """
+
+    def __init__(self, part, name, *, batch, batch_stats, key, axis_name):
+        self._part, self._name, self._batch = part, name, batch
+        self._key, self._axis_name, self._count = key, axis_name, 0
+        self.batch_stats = batch_stats
+
+    def __call__(self, theta, x, *, domain=None):
+        check_domain(domain)
+        if domain is None and self._part.uses_domain:
+            _check_joint(self._name, x, self._batch)
+        key = jax.random.fold_in(self._key, self._count) if self._count else self._key
+        self._count += 1
+        y, self.batch_stats = self._part.apply(
+            theta,
+            self.batch_stats,
+            x,
+            key=key,
+            train=True,
+            domain=domain,
+            axis_name=self._axis_name,
+        )
+        return y
+
+
+def _check_joint(name, x, batch):
+    """Raises where x is no joint batch of as many source as target examples."""
+    source, target = _examples(batch.source_image), _examples(batch.target_image)
+    if _examples(x) != source + target:
+        raise ValueError(
+            f"G_{name} declares `domain` and got {_examples(x)} examples without one, but the "
+            f"joint batch has {source} source and {target} target examples: pass all of them, or "
+            "those of one domain with domain=SOURCE or domain=TARGET"
+        )
+    if source != target:
+        raise ValueError(
+            f"a batch of {source} source and {target} target examples, but G_{name} declares "
+            "`domain` and takes the first half of a joint batch for source: make both sizes "
+            "equal, or pass one domain after the other with domain=SOURCE and domain=TARGET"
+        )
 
 
 def _examples(tree):
     return len(jax.tree.leaves(tree)[0])
-
-
-def _check_halves(function, batch):
-    """Raises where a part tells the domains of a joint batch apart by its halves."""
-    sizes = _examples(batch.source_image), _examples(batch.target_image)
-    if sizes[0] != sizes[1] and networks.accepted(function, {"domain": None}):
-        raise ValueError(
-            f"a batch of {sizes[0]} source and {sizes[1]} target examples, but the network "
-            "declares `domain` and takes the first half of a joint batch for source: make both "
-            "sizes equal"
-        )
 
 
 def _varying(theta, axis_name):
@@ -289,242 +314,3 @@ def _metrics(terms, lam, axis_name):
         feature_norm=mean(jnp.sqrt(sum(squares)), terms.weights),
         lam=jnp.asarray(lam, jnp.float32),
     )
-
-
-class TrainSteps(Protocol):
-    """A compiled training program."""
-
-    def __call__(
-        self, state: TrainState, arrays: batches.DomainArrays, key: chex.PRNGKey, steps: int
-    ) -> tuple[TrainState, Metrics]:
-        """Returns the state after ``steps`` updates and their metrics, ``[steps]`` each."""
-
-    def lower(
-        self, state: TrainState, arrays: batches.DomainArrays, key: chex.PRNGKey, steps: int
-    ) -> jax.stages.Lowered:
-        """Returns the lowering of the program that such a call runs; nothing is trained.
-
-        Its ``compile()`` tells the memory and the operations that the program takes. Where the
-        host goes round, the program is that of one step, however many there are.
-        """
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A ``TrainSteps``: a compiled function and what to call it with.
-
-    Attributes:
-      compiled: ``(state, arrays, *inputs) -> (state, metrics)``, from ``jax.jit`` or ``jax.pmap``.
-      inputs: Takes what the program takes, and returns the inputs of each call of ``compiled``.
-      axis: Axis of the steps in the metrics where ``compiled`` makes one step; None where it
-        makes all of them.
-    """
-
-    compiled: Callable[..., tuple[Any, Any]]
-    inputs: Callable[..., list[tuple[Any, ...]]]
-    axis: int | None
-
-    def __call__(self, state, arrays, *args, **kwargs):
-        """Returns the new state and the metrics."""
-        metrics = []
-        for inputs in self.inputs(state, arrays, *args, **kwargs):
-            state, seen = self.compiled(state, arrays, *inputs)
-            metrics.append(seen)
-        if self.axis is None:
-            return state, seen
-        return state, jax.tree.map(lambda *m: jnp.stack(m, self.axis), *metrics)
-
-    def lower(self, state, arrays, *args, **kwargs):
-        """Returns the lowering of ``compiled``."""
-        inputs, *_ = self.inputs(state, arrays, *args, **kwargs)
-        return self.compiled.lower(state, arrays, *inputs)
-
-
-def make_train_steps(
-    make_update: Callable[..., Callable],
-    *,
-    examples: tuple[int, int],
-    batch: tuple[int, int],
-    preprocess: Callable[[batches.DomainBatch], batches.DomainBatch],
-    labelled: tuple[int, int] | None = None,
-    devices: list[jax.Device] | None = None,
-    fused: bool | None = None,
-) -> TrainSteps:
-    """Returns a program that draws batches on the device and performs many updates a call.
-
-    The state is donated: the one passed in must not be used again. On several devices the
-    update runs under ``jax.pmap``, each device on its share of the same global batch that one
-    device would get. They may be those of several processes (``jax.distributed``): each of these
-    makes the same calls, and has the state, the images and the metrics whole. ``jax.lax.scan``
-    fuses the updates of a call into one program, where ``scans`` says so; or the host goes round.
-
-    Args:
-      make_update: ``axis_name -> update``, such as ``make_update_step`` with all its arguments
-        but ``axis_name`` bound by ``functools.partial``.
-      examples: Number of examples in (source, target).
-      batch: Examples a step, over all devices, in (source, target).
-      preprocess: Turns a batch as stored into one that G_f takes, inside the program.
-      labelled: Number of labelled examples in the target, and a step, over all devices; see
-        ``batch_indices``. No other label of the target is trained with.
-      devices: Devices to use, ``jax.devices()`` for those of all processes; None for all local
-        ones.
-      fused: Whether to scan over the steps of a call; None for as ``scans`` says.
-
-    Returns:
-      ``train(state, arrays, key, steps) -> (state, metrics)``, where ``steps`` is static and
-      the first batch is that of step ``state.step``. Put ``state`` and ``arrays`` on the
-      devices with ``replicate`` first. ``train.lower`` takes the same, see ``TrainSteps``.
-
-    Raises:
-      ValueError: A batch does not split evenly over the devices.
-    """
-    devices = grouped(devices)
-    count = len(devices)
-    for name, size in zip(("source", "target"), batch, strict=True):
-        if size % count:
-            raise ValueError(
-                f"batch of {size} {name} examples cannot be split over {count} devices: "
-                f"make the batch size a multiple of {count}"
-            )
-    fused = scans(devices) if fused is None else fused
-    update = make_update(axis_name=AXIS if count > 1 else None)
-
-    def step(state, arrays, source, target, key):
-        _, noise_key = jax.random.split(key)
-        batch = batches.gather(arrays, source, target, labelled)
-        return update(state, preprocess(batch), noise_key)
-
-    def steps_of(state, arrays, source, target, key):
-        def body(state, indices):
-            return step(state, arrays, *indices, key)
-
-        return jax.lax.scan(body, state, (source, target))
-
-    compiled = compile_over(devices, steps_of if fused else step, (None, None, 0, 0, None))
-    mine = np.array([d.process_index == jax.process_index() for d in devices])
-
-    def by_device(indices):  # [steps, batch] -> [devices of this process, steps, share]
-        if count == 1:
-            return indices
-        return indices.reshape(len(indices), count, -1).swapaxes(0, 1)[mine]
-
-    def draw(key, first_step, steps):
-        order_key, _ = jax.random.split(key)
-        return batches.batch_indices(
-            order_key,
-            first_step,
-            steps=steps,
-            examples=examples,
-            batch=batch,
-            labelled=labelled,
-        )
-
-    @functools.partial(jax.jit, static_argnums=2, out_shardings=shares(devices))
-    def draw_shares(key, first_step, steps):
-        return jax.tree.map(by_device, draw(key, first_step, steps))
-
-    rows = batches.in_blocks(jax.jit(draw, static_argnums=2))
-
-    def inputs(state, arrays, key, steps):
-        batches.check_arrays(arrays, examples, labelled)
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        if fused:
-            return [(*draw_shares(key, state.step, steps), key)]
-        source, target = map(by_device, rows(key, int(state.step), steps))
-        axis = 1 if count > 1 else 0
-        return [(source.take(s, axis), target.take(s, axis), key) for s in range(steps)]
-
-    return Program(compiled, inputs, axis=None if fused else 0)
-
-
-def grouped(devices: list[jax.Device] | None) -> list[jax.Device]:
-    """Returns the devices, those of a process together; all local ones for None."""
-    if devices is None:
-        return jax.local_devices()
-    return sorted(devices, key=lambda device: device.process_index)
-
-
-def scans(devices: list[jax.Device]) -> bool:
-    """Returns whether the updates of a call are one program where nothing else is asked for."""
-    # XLA on CPU brings the gradients of convolutions into the form that its fast kernels take
-    # outside of loops only.
-    return devices[0].platform != "cpu"
-
-
-def compile_over(
-    devices: list[jax.Device], program: Callable[..., Any], in_axes: tuple[int | None, ...]
-) -> Callable[..., Any]:
-    """Returns ``program(state, ...) -> (state, metrics)`` compiled: for one device, or mapped.
-
-    Args:
-      devices: One, or several, over which ``AXIS`` is mapped.
-      program: The function. Its first argument is donated.
-      in_axes: Axis of each argument along which the devices get their shares, on several.
-
-    Returns:
-      The compiled function; what it returns is equal on all devices, without an axis for them.
-    """
-    if len(devices) == 1:
-        options = compilation.options(devices[0].platform)
-        return jax.jit(program, donate_argnums=0, compiler_options=options)
-    return jax.pmap(
-        program,
-        axis_name=AXIS,
-        in_axes=in_axes,
-        out_axes=(None, None),
-        donate_argnums=0,
-        devices=devices,
-    )
-
-
-def shares(devices: list[jax.Device]) -> jax.sharding.Sharding:
-    """Returns the layout of an array whose first axis is that of this process's devices."""
-    return NamedSharding(_mesh(devices), PartitionSpec(AXIS if len(devices) > 1 else None))
-
-
-def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
-    """Returns ``tree`` copied to each device, in the layout of a pmapped state: no new axis.
-
-    Args:
-      tree: Pytree of arrays, equal in all processes.
-      devices: None for all local ones; those of other processes are left to these.
-
-    Returns:
-      Pytree of arrays that are whole on each device of this process.
-    """
-    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()), may_alias=False)
-
-
-def _mesh(devices):
-    """Returns the devices of this process as a mesh."""
-    local = [d for d in grouped(devices) if d.process_index == jax.process_index()]
-    return Mesh(np.asarray(local), (AXIS,))
-
-
-def _part(function):
-    if isinstance(function, networks.PureFunction):
-        return _Part(
-            lambda key, x: (function.init(key, x), {}),
-            lambda theta, statistics, x, **_: (function.apply(theta, x), statistics),
-        )
-
-    def init(key, x):
-        # One domain: a joint batch would have to have two halves.
-        options = {"train": False, "domain": SOURCE, "axis_name": None}
-        variables = dict(function.init(key, x, **networks.accepted(function, options)))
-        return variables.pop("params", {}), variables
-
-    def apply(theta, statistics, x, *, key, train=False, domain=None, axis_name=None):
-        options = {"train": train, "domain": domain, "axis_name": axis_name}
-        variables = {"params": theta, **statistics}
-        y, new = function.apply(
-            variables,
-            x,
-            rngs=None if key is None else {"dropout": key},
-            mutable=list(statistics) if train else [],
-            **networks.accepted(function, options),
-        )
-        return y, (dict(new) if train and statistics else statistics)
-
-    return _Part(init, apply)

@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dann_jax import compilation
+from dann_jax import kernels
 from experiments import benchmark_tables, record, runtime, workload
 
 __all__ = ["Options", "main"]
@@ -183,7 +183,7 @@ class _Benchmark:
             "versions": runtime.versions(),
             "command": _command(options),
             "compilation_cache": "off",
-            "compiler_options": compilation.options(self.platform),
+            "compiler_options": kernels.compiler_options(self.platform),
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
             "dtype": options.dtype,
             "examples": workload.EXAMPLES,
@@ -287,7 +287,7 @@ class _Benchmark:
         size = PRODUCT.get(self.platform, PRODUCT_OF_OTHERS)
         keys = jax.random.split(jax.random.key(0))
         a, b = (jax.random.normal(key, [size, size], self.options.dtype) for key in keys)
-        product = jax.jit(jnp.matmul, compiler_options=compilation.options(self.platform))
+        product = jax.jit(jnp.matmul, compiler_options=kernels.compiler_options(self.platform))
 
         def call(steps):
             for _ in range(steps):

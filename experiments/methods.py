@@ -123,7 +123,7 @@ def _label_of_both(config):
 
 def _reversed(config):
     return functools.partial(
-        reversed_objective, normalisation=config.normalization, domain_weight=config.domain_weight
+        reversed_objective, normalization=config.normalization, domain_weight=config.domain_weight
     )
 
 

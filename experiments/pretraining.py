@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from dann_jax import __version__, compilation, datasets
+from dann_jax import __version__, datasets, kernels
 from dann_jax.augmentation import centre_crop
 from dann_jax.backbones import BACKBONES, load_weights, weights_file
 from dann_jax.training import TrainState
@@ -72,10 +72,10 @@ def started(state: TrainState, backbone: dict[str, Any] | None) -> TrainState:
     theta = state.theta["f"] | {"backbone": collections.pop("params")}
     statistics = {
         name: initial | ({"backbone": collections[name]} if name in collections else {})
-        for name, initial in state.statistics["f"].items()
+        for name, initial in state.batch_stats["f"].items()
     }
     return state.replace(
-        theta=state.theta | {"f": theta}, statistics=state.statistics | {"f": statistics}
+        theta=state.theta | {"f": theta}, batch_stats=state.batch_stats | {"f": statistics}
     )
 
 
@@ -110,7 +110,7 @@ def features(
         "shown": [config.image_size, crop, config.mirror],
         "dtype": config.dtype,
         "versions": [__version__, jax.__version__],
-        "device": [jax.local_devices()[0].device_kind, compilation.plain()],
+        "device": [jax.local_devices()[0].device_kind, kernels.plain_xla()],
     }
     path = folder / f"{config.backbone}-{record.digest(decisive)[:32]}.npy"
     shape = (len(images.label), 1, 2 if config.mirror else 1, BACKBONES[config.backbone].features)
@@ -135,7 +135,7 @@ def _read(path, shape):
 def _computed(config, images, crop, progress):
     backbone = BACKBONES[config.backbone]
     module = backbone.make(dtype=jnp.dtype(config.dtype))
-    options = compilation.options(jax.local_devices()[0].platform)
+    options = kernels.compiler_options(jax.local_devices()[0].platform)
     mean, scale = (
         np.broadcast_to(values, [1, 1, 1, 3]).astype(np.float32)
         for values in (backbone.mean, backbone.scale)

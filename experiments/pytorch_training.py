@@ -70,7 +70,7 @@ def _features(module):
         raise ValueError(
             "no translation to PyTorch of this network: leave it out, or --against-pytorch"
         )
-    layers = collections.OrderedDict(drop_input=nn.Dropout(1 - module.input_keep))
+    layers = collections.OrderedDict(drop_input=nn.Dropout(module.input_dropout_rate))
     channels, same = 3, module.padding == "SAME"
     for i, layer in enumerate(module.layers, start=1):
         padding = layer.kernel // 2 if same else 0
@@ -79,7 +79,7 @@ def _features(module):
         if layer.pool is not None:
             # A last window that sticks out is what SAME means for windows of 3 on even sizes.
             layers[f"pool{i}"] = nn.MaxPool2d(layer.pool, 2, ceil_mode=same)
-        layers[f"drop{i}"] = nn.Dropout(1 - layer.keep)
+        layers[f"drop{i}"] = nn.Dropout(layer.dropout_rate)
         channels = layer.features
     return _needed(layers) | {"flat": nn.Flatten()}
 
@@ -103,7 +103,7 @@ def _alexnet(module):
     for name, width in (("fc6", channels * 6 * 6), ("fc7", 4096)):
         layers[name] = nn.Linear(width, 4096)
         layers[f"relu_{name}"] = nn.ReLU()
-        layers[f"drop_{name}"] = nn.Dropout(1 - module.keep)
+        layers[f"drop_{name}"] = nn.Dropout(module.dropout_rate)
     return _needed(layers)
 
 
@@ -112,7 +112,7 @@ def _fully_connected(module, width):
     for i, units in enumerate(module.hidden, start=1):
         layers[f"fc{i}"] = nn.Linear(width, units)
         layers[f"relu{i}"] = nn.ReLU()
-        layers[f"drop{i}"] = nn.Dropout(1 - module.keep)
+        layers[f"drop{i}"] = nn.Dropout(module.dropout_rate)
         width = units
     layers["logits"] = nn.Linear(width, module.outputs)
     return _needed(layers)

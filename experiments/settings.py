@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dann_jax import networks
 from dann_jax.backbones import BACKBONES, AlexNet
-from dann_jax.objective import NORMALISATIONS as NORMALIZATIONS
+from dann_jax.objective import NORMALIZATIONS
 
 __all__ = ["INITIALIZERS", "NETWORKS", "Config", "make_model"]
 

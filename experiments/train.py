@@ -16,12 +16,12 @@ import numpy as np
 from dann_jax import (
     augmentation,
     checkpoints,
-    compilation,
     evaluation,
     health,
+    kernels,
     networks,
+    programs,
     schedules,
-    studies,
     training,
 )
 from experiments import domains, pretraining, processes, record, runtime
@@ -122,7 +122,7 @@ def _origin(pair, devices):
         "device": runtime.device_kind(devices),
         "device_count": len(devices),
         "process_count": jax.process_count(),
-        "plain_xla": compilation.plain(),
+        "plain_xla": kernels.plain_xla(),
         "threads": runtime.threads() if devices[0].platform == "cpu" else None,
     }
 
@@ -188,8 +188,8 @@ def _in_memory(sets, make_update, devices):
     def program(size, devices_per_key):
         shared = used(Group(tuple(range(size)), devices_per_key))
         if size == 1:
-            return training.make_train_steps(make_update, devices=shared, **options)
-        steps = studies.make_study_steps(
+            return programs.make_train_steps(make_update, devices=shared, **options)
+        steps = programs.make_study_steps(
             lambda settings, axis_name: make_update(axis_name=axis_name),
             devices=shared,
             devices_per_training=devices_per_key,
@@ -207,7 +207,7 @@ def _in_memory(sets, make_update, devices):
 
 def _placed(arrays, devices):
     """Returns the arrays on the devices, an array that is named twice only once."""
-    placed = {id(a): training.replicate(a, devices) for a in arrays if a is not None}
+    placed = {id(a): programs.replicate(a, devices) for a in arrays if a is not None}
     return arrays._replace(
         **{name: placed[id(a)] for name, a in arrays._asdict().items() if a is not None}
     )
@@ -217,7 +217,7 @@ def _streamed(sets, make_update, devices):
     from dann_jax import streaming  # Grain is not needed otherwise
 
     config, (source, target) = sets.config, domains.training_sets(sets.pair, sets.method)
-    program = streaming.make_train_steps(
+    program = programs.make_stream_steps(
         make_update, preprocess=sets.preprocess.batch, devices=devices
     )
 
@@ -356,7 +356,7 @@ class _Run:
         self.records = records
         if len(self.group.keys) == 1:
             devices = self.study.devices[: self.group.devices_per_key]
-            states = training.replicate(states, devices)
+            states = programs.replicate(states, devices)
         return states, keys, done
 
     def _read(self):
@@ -381,7 +381,7 @@ class _Run:
             warnings = health.symptoms(
                 means[i],
                 classes=len(self.study.class_names),
-                normalisation=self.study.config.normalization,
+                normalization=self.study.config.normalization,
             )
             each = self.records[i]
             each["warnings"] += [{"step": step, "warning": text} for text in warnings]

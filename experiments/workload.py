@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax import batches, networks, schedules, studies, training
+from dann_jax import batches, networks, programs, schedules, training
 from experiments.settings import NETWORKS
 
 __all__ = ["EXAMPLES", "SIZES", "Subject", "Training", "flop_of_step", "preprocess"]
@@ -20,7 +20,6 @@ SIZES = {  # of the images that a network is measured with, pixels
     "mnist": (28, 32),
     "mnist_batch_norm": (32,),
     "svhn": (32,),
-    "svhn_no_dropout": (32,),
     "gtsrb": (40,),
     "office_alexnet": (227,),
 }
@@ -98,7 +97,7 @@ class Subject:
         shape = EXAMPLES, pixels, pixels, 3
         labels = draw.integers(classes, size=EXAMPLES, dtype=np.int32)
         arrays = batches.DomainArrays(image(size=shape), labels, image(size=shape))
-        return cls(model, pixels, training.replicate(arrays, jax.local_devices()[:1]))
+        return cls(model, pixels, programs.replicate(arrays, jax.local_devices()[:1]))
 
 
 def _lam(step):
@@ -112,7 +111,7 @@ def _mu(step):
 _OPTIMIZER = training.make_optimizer(_mu)
 # Compiled once for all programs of a network: its initialisation is not what is measured.
 _init_state = jax.jit(training.init_state, static_argnums=(0, 1))
-_init_states = jax.jit(studies.init_states, static_argnums=(0, 1))
+_init_states = jax.jit(programs.init_states, static_argnums=(0, 1))
 
 
 class Training:
@@ -132,8 +131,8 @@ class Training:
           subject: What to train.
           batch: Examples a step and key, over all devices, half source and half target.
           devices: Devices to train on.
-          keys: Number of keys to train as one program of ``studies.make_study_steps``; None for
-            one key, and ``training.make_train_steps``.
+          keys: Number of keys to train as one program of ``programs.make_study_steps``; None for
+            one key, and ``programs.make_train_steps``.
 
         Raises:
           MemoryError: The state would not fit.
@@ -148,10 +147,10 @@ class Training:
         }
         self.key, image = jax.random.key(0), jnp.zeros([2, subject.pixels, subject.pixels, 3])
         if keys is None:
-            self.program = training.make_train_steps(make_update, **setting)
+            self.program = programs.make_train_steps(make_update, **setting)
             init = _init_state
         else:
-            self.program = studies.make_study_steps(
+            self.program = programs.make_study_steps(
                 lambda settings, axis_name: make_update(axis_name=axis_name), **setting
             )
             self.key = jax.random.split(self.key, keys)
@@ -160,10 +159,10 @@ class Training:
         state = jax.tree.leaves(jax.eval_shape(init, self.key, image))
         _check_room(sum(a.size * a.dtype.itemsize for a in state), devices[0])
         self.devices = devices
-        self.state = training.replicate(init(self.key, image), devices)
+        self.state = programs.replicate(init(self.key, image), devices)
         self.arrays = subject.arrays
         if len(devices) > 1:
-            self.arrays = training.replicate(subject.arrays, devices)
+            self.arrays = programs.replicate(subject.arrays, devices)
 
     def __call__(self, steps: int) -> None:
         """Makes ``steps`` updates in one call of the program, and waits for them."""

@@ -67,8 +67,8 @@ def test_views_by_hand():
     # Rows 4..7 and 8..11 from the second column on: 5 6 and 9 10.
     for mirrored, want in ((False, [[5, 6], [9, 10]]), (True, [[6, 5], [10, 9]])):
         corner = np.array([[1, 1]])
-        seen = take_views(image, (corner, np.array([mirrored])), 2)
-        np.testing.assert_array_equal(seen[0, ..., 0], want)
+        view = take_views(image, (corner, np.array([mirrored])), 2)
+        np.testing.assert_array_equal(view[0, ..., 0], want)
         np.testing.assert_array_equal(take_view(image[0], corner[0], mirrored, 2)[..., 0], want)
 
 
@@ -90,15 +90,15 @@ def test_augmented_updates_see_the_views_of_the_global_batch(axis_name):
     batch = DomainBatch(IMAGES, np.arange(8), IMAGES[::-1])
     state = TrainState(jnp.int32(6), {}, {}, {})
     if axis_name is None:
-        _, seen = update(state, batch, KEY)
+        _, views = update(state, batch, KEY)
     else:  # four devices with two images each
         batch = jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), batch)
         update = jax.vmap(update, in_axes=(None, 0, None), out_axes=(None, 0), axis_name=axis_name)
-        _, seen = update(state, batch, KEY)
-        seen = jax.tree.map(lambda x: x.reshape(8, *x.shape[2:]), seen)
+        _, views = update(state, batch, KEY)
+        views = jax.tree.map(lambda x: x.reshape(8, *x.shape[2:]), views)
     want = take_views(IMAGES, draw(6), SIZE), take_views(IMAGES[::-1], draw(6, domain=1), SIZE)
-    equal((seen.source_image, seen.target_image), want)
-    equal(seen.source_label, np.arange(8))
+    equal((views.source_image, views.target_image), want)
+    equal(views.source_label, np.arange(8))
 
 
 def test_views_and_preprocessing_commute():

@@ -347,6 +347,6 @@ def test_a_backbone_with_batch_norm_learns_within_office_features():
     def moved(before, after):
         return jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, after))
 
-    assert all(moved(state.statistics["f"], new.statistics["f"]))
+    assert all(moved(state.batch_stats["f"], new.batch_stats["f"]))
     weights = (jax.tree.leaves(s.theta["f"]["backbone"]["stem"]) for s in (state, new))
     assert all(moved(*map(list, weights)))

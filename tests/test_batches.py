@@ -145,8 +145,8 @@ def test_in_blocks_gives_what_is_drawn_directly_whatever_is_asked_for():
     rows = in_blocks(draw, block=8)
     keys = jax.random.split(jax.random.key(3), 2)
     for key, first, steps in [(0, 0, 3), (1, 0, 3), (0, 3, 9), (1, 3, 2), (0, 0, 1), (0, 30, 20)]:
-        found = rows(keys[key], first, steps)
+        drawn_in_blocks = rows(keys[key], first, steps)
         expected = batch_indices(keys[key], first, steps=steps, examples=(7, 5), batch=(2, 3))
-        for a, b in zip(found, expected, strict=True):
+        for a, b in zip(drawn_in_blocks, expected, strict=True):
             np.testing.assert_array_equal(a, b)
     assert drawn == [(0, 8)] * 2 + [(8, 8)] + [(24, 8), (32, 8), (40, 8), (48, 8)]

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -311,9 +312,20 @@ def as_pytorch(theta):
 def without_dropout(name):
     if name == "office_alexnet":
         model = networks.office(AlexNet(dropout_rate=0.0))
-        return dataclasses.replace(model, domain_classifier=model.domain_classifier.clone(keep=1.0))
-    if name == "svhn":  # a bound that some units exceed
-        return dataclasses.replace(networks.svhn_no_dropout(), max_norm=1.4)
+        domain_classifier = model.domain_classifier.clone(dropout_rate=0.0)
+        return dataclasses.replace(model, domain_classifier=domain_classifier)
+    if name == "svhn":
+        model = networks.svhn(kernel_init=nn.initializers.he_normal())
+        layers = model.feature_extractor.layers
+        return dataclasses.replace(
+            model,
+            feature_extractor=model.feature_extractor.clone(
+                layers=tuple(layer._replace(dropout_rate=0.0) for layer in layers),
+                input_dropout_rate=0.0,
+            ),
+            label_predictor=model.label_predictor.clone(dropout_rate=0.0),
+            max_norm=1.4,  # a bound that some units exceed
+        )
     return getattr(networks, name)()
 
 

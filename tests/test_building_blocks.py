@@ -47,15 +47,15 @@ def test_each_program_is_shorter_than_30_lines(program):
 
 @pytest.mark.parametrize("number", range(len(KINDS)), ids=KINDS)
 def test_each_encoder_adapts(number):
-    seen = results(number)
-    assert seen["accuracy"] > 0.9
-    assert float(seen["metrics"].label_loss) < 0.3
+    names = results(number)
+    assert names["accuracy"] > 0.9
+    assert float(names["metrics"].label_loss) < 0.3
 
 
 def test_without_adaptation_the_same_net_fails_on_the_target():
-    seen = results(0)
+    names = results(0)
     model = DannModel(
-        feature_extractor=seen["Encoder"](),
+        feature_extractor=names["Encoder"](),
         label_predictor=FullyConnected((), 2),
         domain_classifier=FullyConnected((16,), 1),
     )
@@ -63,13 +63,13 @@ def test_without_adaptation_the_same_net_fails_on_the_target():
     update = jax.jit(
         make_update_step(model, optimizer, lambda step: 0.0, objective=label_objective)
     )
-    state = init_state(model, optimizer, jax.random.key(0), seen["source_x"])
+    state = init_state(model, optimizer, jax.random.key(0), names["source_x"])
     for _ in range(600):
-        state, metrics = update(state, seen["batch"], jax.random.key(0))
+        state, metrics = update(state, names["batch"], jax.random.key(0))
     assert float(metrics.label_loss) < 0.1
     source, target = (
-        evaluate(predict(model, state, seen[f"{d}_x"]), seen[f"{d}_y"])
+        evaluate(predict(model, state, names[f"{d}_x"]), names[f"{d}_y"])
         for d in ("source", "target")
     )
     assert source > 0.97 and target < 0.8
-    assert seen["accuracy"] > target + 0.12
+    assert names["accuracy"] > target + 0.12

@@ -20,6 +20,7 @@ from dann_jax import (
     init_state,
     lambda_p,
     make_optimizer,
+    make_stream_steps,
     make_train_steps,
     make_update_step,
     progress,
@@ -94,7 +95,7 @@ def trained(devices):
     target = [{"image": i, "label": -1} for i in arrays.target_image]
     stream = streaming.batch_stream(source, target, key, batch=SIZES["batch"], workers=1)
     with contextlib.closing(stream):
-        run("stream", streaming.make_train_steps(make_update, **options), stream)
+        run("stream", make_stream_steps(make_update, **options), stream)
     return found
 
 

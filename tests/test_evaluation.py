@@ -12,10 +12,10 @@ import pytest
 from dann_jax import (
     DannModel,
     PureFunction,
+    accuracy_counts,
     evaluate,
     features,
     gtsrb,
-    hits,
     init_state,
     make_optimizer,
     mnist,
@@ -24,7 +24,7 @@ from dann_jax import (
     replicate,
     svhn,
 )
-from dann_jax.evaluation import Hits, last_hidden_layer, layer_names
+from dann_jax.evaluation import AccuracyCounts, last_hidden_layer, layer_names
 from dann_jax.networks import (
     Convolution,
     ConvolutionalFeatures,
@@ -91,24 +91,24 @@ def test_predict_takes_a_state_on_several_devices(state, devices):
     np.testing.assert_allclose(got, by_hand(state)[1], rtol=1e-4, atol=1e-5)
 
 
-def test_hits_worked_by_hand():
+def test_accuracy_counts_worked_by_hand():
     # Largest logits: 1, 0, 1, 1. Labels: 1, 1, 1, 0. Right: the first and the third.
     logits = jnp.array([[0.0, 2.0], [3.0, 1.0], [-5.0, -4.0], [0.0, 0.5]])
     labels = jnp.array([1, 1, 1, 0])
-    found = hits(logits, labels)
-    assert (int(found.correct), int(found.count), found.accuracy) == (2, 4, 0.5)
-    masked = hits(logits, labels, jnp.array([True, True, False, False]))
+    counts = accuracy_counts(logits, labels)
+    assert (int(counts.correct), int(counts.count), counts.accuracy) == (2, 4, 0.5)
+    masked = accuracy_counts(logits, labels, jnp.array([True, True, False, False]))
     assert (int(masked.correct), int(masked.count), masked.accuracy) == (1, 2, 0.5)
 
 
-def test_hits_of_parts_add_up():
+def test_accuracy_counts_of_parts_add_up():
     logits = jax.random.normal(KEY, [11, 3])
     labels = jnp.arange(11) % 3
     padded = jnp.pad(logits, [(0, 1), (0, 0)]).reshape(4, 3, 3)
     mask = (jnp.arange(12) < 11).reshape(4, 3)
-    parts = jax.vmap(hits)(padded, jnp.pad(labels, (0, 1)).reshape(4, 3), mask)
-    assert Hits(*map(jnp.sum, parts)).accuracy == hits(logits, labels).accuracy
-    assert math.isnan(hits(logits[:0], labels[:0]).accuracy)
+    parts = jax.vmap(accuracy_counts)(padded, jnp.pad(labels, (0, 1)).reshape(4, 3), mask)
+    assert AccuracyCounts(*map(jnp.sum, parts)).accuracy == accuracy_counts(logits, labels).accuracy
+    assert math.isnan(accuracy_counts(logits[:0], labels[:0]).accuracy)
 
 
 # --- named layers ------------------------------------------------------------------------
@@ -163,6 +163,13 @@ def test_wrong_sizes_are_refused(state):
         evaluate(np.zeros([3, 2]), np.zeros(2, int))
 
 
+@pytest.mark.parametrize("domain", [2, None, "target"])
+def test_an_unknown_domain_is_refused(state, domain):
+    for evaluated in (predict, features):
+        with pytest.raises(ValueError, match=r"expected 0 \(source\) or 1 \(target\)$"):
+            evaluated(MODEL, state, IMAGES, preprocess=preprocess, domain=domain)
+
+
 def test_parts_that_are_plain_functions():
     model = DannModel(
         feature_extractor=PureFunction(lambda key, x: jnp.ones([]), lambda t, x: t * x),
@@ -185,9 +192,9 @@ def test_the_domain_chooses_the_batch_statistics():
     )
     x = np.array([[1.0, 2.0], [3.0, -1.0]], np.float32)
     state = init_state(model, make_optimizer(0.1), KEY, x)
-    averages = state.statistics["f"]["batch_stats"]
+    averages = state.batch_stats["f"]["batch_stats"]
     moved = averages | {"target": {"mean": jnp.full([2], 10.0), "var": jnp.full([2], 4.0)}}
-    state = state.replace(statistics=state.statistics | {"f": {"batch_stats": moved}})
+    state = state.replace(batch_stats=state.batch_stats | {"f": {"batch_stats": moved}})
     np.testing.assert_allclose(features(model, state, x, domain=0), x, rtol=1e-4)
     np.testing.assert_allclose(features(model, state, x), (x - 10) / 2, rtol=1e-4)  # target
 

@@ -46,9 +46,9 @@ def test_a_healthy_training_has_no_symptoms(change):
     ],
 )
 def test_each_failure_has_its_sentence(change, sentence):
-    found = symptoms(HEALTHY | change, classes=10)
-    assert len(found) == 1
-    assert re.search(sentence, found[0])
+    sentences = symptoms(HEALTHY | change, classes=10)
+    assert len(sentences) == 1
+    assert re.search(sentence, sentences[0])
 
 
 def test_the_chance_values_are_those_of_the_task():
@@ -56,7 +56,7 @@ def test_the_chance_values_are_those_of_the_task():
     assert symptoms(HEALTHY | {"label_loss": 2.3}, classes=43) == []
     low = HEALTHY | {"domain_loss": 0.1}
     assert symptoms(low, classes=10) == []
-    assert len(symptoms(low, classes=10, normalisation="sum_of_means")) == 1
+    assert len(symptoms(low, classes=10, normalization="sum_of_means")) == 1
 
 
 def test_two_failures_are_both_named():

@@ -22,7 +22,6 @@ from dann_jax import (
     office,
     svhn,
     svhn_batch_norm,
-    svhn_no_dropout,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -36,7 +35,7 @@ def shapes(model, side, channels=3, dtype=jnp.float32):
     state = jax.eval_shape(lambda x: init_state(model, make_optimizer(0.1), KEY, x), images)
 
     def outputs(state, x):
-        f = model.feature_extractor.apply({"params": state.theta["f"]} | state.statistics["f"], x)
+        f = model.feature_extractor.apply({"params": state.theta["f"]} | state.batch_stats["f"], x)
         y = model.label_predictor.apply({"params": state.theta["y"]}, f)
         return Apply(f, y, model.domain_classifier.apply({"params": state.theta["d"]}, f))
 
@@ -46,8 +45,8 @@ def shapes(model, side, channels=3, dtype=jnp.float32):
 def kernels(theta, part):
     """Kernel shapes of a part, in the order of its layers."""
     leaves = jax.tree_util.tree_leaves_with_path(theta[part])
-    found = {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
-    return [shape for name, shape in found.items() if "kernel" in name]
+    shapes = {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+    return [shape for name, shape in shapes.items() if "kernel" in name]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_layer_widths_are_those_of_fig_4(model, side, f, y, d):
     assert outputs.feature_extractor.shape == (2, y[0][0])
     assert outputs.label_predictor.shape == (2, y[-1][1])
     assert outputs.domain_classifier.shape == (2, 1)
-    assert not jax.tree.leaves(state.statistics)  # no batch norm in the paper's nets
+    assert not jax.tree.leaves(state.batch_stats)  # no batch norm in the paper's nets
 
 
 class Backbone(nn.Module):
@@ -119,16 +118,16 @@ def test_the_batch_norm_variant_differs_from_the_papers_net_where_it_says():
     assert kernels(variant.theta, "y") == kernels(paper.theta, "y")
     assert kernels(variant.theta, "d") == [(768, 512), (512, 1)]
     assert variant.theta["f"]["norm1"]["scale"].shape == (32,)
-    assert set(variant.statistics["f"]["batch_stats"]["norm2"]) == {"source", "target"}
+    assert set(variant.batch_stats["f"]["batch_stats"]["norm2"]) == {"source", "target"}
     shared, _ = shapes(mnist_batch_norm(statistics="shared"), 28)
-    assert set(shared.statistics["f"]["batch_stats"]["norm2"]) == {"shared"}
+    assert set(shared.batch_stats["f"]["batch_stats"]["norm2"]) == {"shared"}
 
 
 @pytest.mark.parametrize("model", [mnist, mnist_batch_norm, svhn, gtsrb])
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters(model):
     state, outputs = shapes(model(dtype=jnp.bfloat16), 40)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.theta)} == {jnp.dtype("float32")}
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.statistics)} <= {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.batch_stats)} <= {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in outputs} == {jnp.dtype("bfloat16")}
     _, outputs = shapes(model(), 40)
     assert {leaf.dtype for leaf in outputs} == {jnp.dtype("float32")}
@@ -161,7 +160,6 @@ def needs_noise(module, x):
         (mnist, ""),
         (mnist_batch_norm, ""),
         (gtsrb, ""),
-        (svhn_no_dropout, ""),
         (svhn_batch_norm, "y"),
         (svhn, "fy"),
     ],
@@ -176,33 +174,53 @@ def test_dropout_is_in_the_svhn_net_only_and_not_in_its_domain_classifier(model,
     assert model.max_norm == (4.0 if parts == "fy" else None)
 
 
-def test_the_variants_of_the_svhn_net_have_the_shapes_of_the_papers_network():
-    plain, normed, paper = (
-        jax.tree.map(jnp.shape, shapes(model(), 32)[0].theta)
-        for model in (svhn_no_dropout, svhn_batch_norm, svhn)
+def test_the_variant_of_the_svhn_net_has_the_shapes_of_the_papers_network():
+    normed, paper = (
+        jax.tree.map(jnp.shape, shapes(model(), 32)[0].theta) for model in (svhn_batch_norm, svhn)
     )
-    assert plain == paper
     for i in (1, 2, 3):
         assert set(normed["f"].pop(f"norm{i}")) == {"scale", "bias"}
     assert normed == paper
 
 
-def test_svhn_keep_probabilities_are_those_of_srivastava():
+def test_svhn_dropout_rates_are_1_minus_the_probabilities_of_srivastava():
     f, y = svhn().feature_extractor, svhn().label_predictor
-    assert (f.input_keep, *(layer.keep for layer in f.layers)) == (0.9, 0.75, 0.75, 0.5)
-    assert y.keep == 0.5
+    rates = f.input_dropout_rate, *(layer.dropout_rate for layer in f.layers)
+    assert rates == (1 - 0.9, 1 - 0.75, 1 - 0.75, 1 - 0.5)
+    assert y.dropout_rate == 0.5
+
+
+def test_networks_built_twice_are_equal_so_that_programs_are_compiled_once():
+    for network in (mnist, mnist_batch_norm, svhn, svhn_batch_norm, gtsrb):
+        assert network() == network() and hash(network()) == hash(network())
+    assert svhn() != svhn(kernel_init=nn.initializers.he_normal())
+
+
+@pytest.mark.parametrize(
+    "network",
+    [mnist, mnist_batch_norm, svhn, svhn_batch_norm, gtsrb]
+    + [functools.partial(make, None) for make in (office, networks.office_batch_norm)],
+)
+def test_every_network_passes_the_options_of_its_layers_on(network):
+    kernel_init = nn.initializers.constant(0.5)
+    model = network(classes=7, kernel_init=kernel_init, dtype=jnp.bfloat16)
+    assert model.label_predictor.outputs == 7 and model.domain_classifier.outputs == 1
+    for part in (model.feature_extractor, model.label_predictor, model.domain_classifier):
+        assert part.kernel_init is kernel_init and part.dtype == jnp.bfloat16
+    with pytest.raises(TypeError, match="initializer"):
+        network(initializer=kernel_init)
 
 
 def test_dropout_keeps_the_stated_share_and_the_mean():
-    module = networks.FullyConnected((4000,), 2, keep=0.75)
+    module = networks.FullyConnected((4000,), 2, dropout_rate=0.25)
     x = jnp.ones([1, 3])
     theta = module.init(KEY, x)
 
     def hidden(train):
-        _, seen = module.apply(
+        _, captured = module.apply(
             theta, x, train=train, rngs={"dropout": KEY}, capture_intermediates=True
         )
-        return seen["intermediates"]["fc1"]["__call__"][0]
+        return captured["intermediates"]["fc1"]["__call__"][0]
 
     still, noisy = hidden(False), hidden(True)
     kept = np.asarray(noisy[still > 0] > 0)
@@ -247,7 +265,7 @@ def test_max_norm_is_restored_after_each_update_in_f_and_y_only():
 # --- batch norm --------------------------------------------------------------------------
 
 
-def normalised(x):
+def normalized(x):
     axes = tuple(range(x.ndim - 1))
     return (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5)
 
@@ -264,14 +282,14 @@ def test_per_domain_batch_norm_uses_the_statistics_of_each_domain(two_domains):
     norm = networks.DomainBatchNorm("per_domain")
     variables = norm.init(KEY, x)
     joint, new = norm.apply(variables, x, train=True, mutable=["batch_stats"])
-    want = np.concatenate([normalised(x[:half]), normalised(x[half:])])
+    want = np.concatenate([normalized(x[:half]), normalized(x[half:])])
     np.testing.assert_allclose(joint, want, rtol=1e-3, atol=1e-4)
     axes = tuple(range(x.ndim - 1))
     for name, part in (("source", x[:half]), ("target", x[half:])):
         # Running averages start at mean 0 and variance 1 and keep a share of .9.
-        seen = new["batch_stats"][name]
-        np.testing.assert_allclose(seen["mean"], 0.1 * part.mean(axes), rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(seen["var"], 0.9 + 0.1 * part.var(axes), rtol=1e-3)
+        averages = new["batch_stats"][name]
+        np.testing.assert_allclose(averages["mean"], 0.1 * part.mean(axes), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(averages["var"], 0.9 + 0.1 * part.var(axes), rtol=1e-3)
 
 
 def test_shared_batch_norm_uses_the_statistics_of_the_joint_batch(two_domains):
@@ -279,7 +297,7 @@ def test_shared_batch_norm_uses_the_statistics_of_the_joint_batch(two_domains):
     joint, _ = norm.apply(
         norm.init(KEY, two_domains), two_domains, train=True, mutable=["batch_stats"]
     )
-    np.testing.assert_allclose(joint, normalised(two_domains), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(joint, normalized(two_domains), rtol=1e-3, atol=1e-4)
 
 
 def test_outside_training_the_domain_chooses_the_running_averages(two_domains):
@@ -295,7 +313,7 @@ def test_outside_training_the_domain_chooses_the_running_averages(two_domains):
         np.testing.assert_allclose(y, want, rtol=1e-3, atol=1e-3)
         jax.tree.map(np.testing.assert_array_equal, after, new)  # they do not move
     one = norm.apply(variables, x[half:], train=True, domain=1, mutable=["batch_stats"])[0]
-    np.testing.assert_allclose(one, normalised(x[half:]), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(one, normalized(x[half:]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("statistics", ["shared", "per_domain"])
@@ -337,3 +355,12 @@ def test_errors_say_what_was_expected():
     variables = norm.init(KEY, jnp.ones([2, 3]))
     with pytest.raises(ValueError, match="joint batch of 3 examples.*as many source as target"):
         norm.apply(variables, jnp.ones([3, 3]), train=True, mutable=["batch_stats"])
+    for statistics in ("shared", "per_domain"):
+        with pytest.raises(ValueError, match=r"unknown domain 2: expected 0 \(source\) or 1"):
+            networks.DomainBatchNorm(statistics).init(KEY, jnp.ones([2, 3]), domain=2)
+
+
+def test_parts_of_another_kind_are_refused():
+    fitting = {"label_predictor": mnist().label_predictor, "domain_classifier": lambda x: x}
+    with pytest.raises(TypeError, match="Linen module or a PureFunction as domain_classifier, got"):
+        networks.DannModel(feature_extractor=mnist().feature_extractor, **fitting)

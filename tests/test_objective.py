@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from dann_jax import DomainBatch, label_objective, reversed_objective, saddle_objective
-from dann_jax.objective import Apply, chance_domain_loss, domain_loss, label_loss
+from dann_jax.objective import SOURCE, Apply, chance_domain_loss, domain_loss, label_loss
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -77,21 +77,21 @@ def test_domain_loss_mean_worked_by_hand():
 
 def test_domain_loss_sum_of_means_worked_by_hand():
     # 1.386294 + (0.287682 + 0.693147) / 2 = 1.876709
-    value = domain_loss(LOGITS, DOMAINS, normalisation="sum_of_means")
+    value = domain_loss(LOGITS, DOMAINS, normalization="sum_of_means")
     np.testing.assert_allclose(value, 1.876709, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("normalisation", "chance"), [("mean", LN2), ("sum_of_means", 2 * LN2)])
-def test_domain_loss_at_chance(normalisation, chance):
-    value = domain_loss(jnp.zeros([5]), jnp.array([0, 0, 1, 1, 1]), normalisation=normalisation)
+@pytest.mark.parametrize(("normalization", "chance"), [("mean", LN2), ("sum_of_means", 2 * LN2)])
+def test_domain_loss_at_chance(normalization, chance):
+    value = domain_loss(jnp.zeros([5]), jnp.array([0, 0, 1, 1, 1]), normalization=normalization)
     np.testing.assert_allclose(value, chance, rtol=1e-6)
-    assert chance_domain_loss(normalisation) == pytest.approx(chance, abs=1e-12)
+    assert chance_domain_loss(normalization) == pytest.approx(chance, abs=1e-12)
 
 
 def test_domain_loss_of_a_column_of_logits_is_that_of_a_vector():
-    for normalisation in ("mean", "sum_of_means"):
-        vector = domain_loss(LOGITS, DOMAINS, normalisation=normalisation)
-        column = domain_loss(LOGITS[:, None], DOMAINS, normalisation=normalisation)
+    for normalization in ("mean", "sum_of_means"):
+        vector = domain_loss(LOGITS, DOMAINS, normalization=normalization)
+        column = domain_loss(LOGITS[:, None], DOMAINS, normalization=normalization)
         np.testing.assert_array_equal(column, vector)
 
 
@@ -106,23 +106,23 @@ def test_weight_zero_equals_leaving_the_example_out(dtype):
     weights = jnp.array([1, 0, 1, 1, 0, 1]).astype(dtype)
     close(label_loss(logits, labels, weights), label_loss(logits[keep], labels[keep]))
     z = logits[:, 0]
-    for normalisation in ("mean", "sum_of_means"):
-        loss = functools.partial(domain_loss, normalisation=normalisation)
+    for normalization in ("mean", "sum_of_means"):
+        loss = functools.partial(domain_loss, normalization=normalization)
         close(loss(z, domains, weights), loss(z[keep], domains[keep]))
 
 
 def test_a_domain_without_weight_leaves_the_other_alone():
     # sum_of_means with no target: 1.386294 + 0
     weights = jnp.array([1.0, 0.0, 0.0])
-    value = domain_loss(LOGITS, DOMAINS, weights, normalisation="sum_of_means")
+    value = domain_loss(LOGITS, DOMAINS, weights, normalization="sum_of_means")
     np.testing.assert_allclose(value, 1.386294, rtol=1e-5)
 
 
-@pytest.mark.parametrize("normalisation", ["mean", "sum_of_means"])
-def test_all_weights_zero_give_zero_and_finite_gradients(normalisation):
+@pytest.mark.parametrize("normalization", ["mean", "sum_of_means"])
+def test_all_weights_zero_give_zero_and_finite_gradients(normalization):
     zeros = jnp.zeros(3)
     value, gradient = jax.value_and_grad(
-        lambda z: domain_loss(z, DOMAINS, zeros, normalisation=normalisation)
+        lambda z: domain_loss(z, DOMAINS, zeros, normalization=normalization)
     )(LOGITS)
     assert value == 0.0 and not jnp.any(gradient)
     value, gradient = jax.value_and_grad(lambda z: label_loss(z, jnp.arange(3), zeros))(jnp.eye(3))
@@ -137,8 +137,8 @@ def test_objective_with_masks_equals_the_smaller_batch():
     s, t = np.array([0, 2]), np.array([1, 2, 4])
     smaller = DomainBatch(batch.source_image[s], batch.source_label[s], batch.target_image[t])
     for objective in (saddle_objective, reversed_objective):
-        for normalisation in ("mean", "sum_of_means"):
-            f = functools.partial(objective, normalisation=normalisation)
+        for normalization in ("mean", "sum_of_means"):
+            f = functools.partial(objective, normalization=normalization)
             grad = jax.jit(jax.value_and_grad(lambda t, b, f=f: f(t, b, 0.7, APPLY)[0]))
             close(grad(theta, masked), grad(theta, smaller))
 
@@ -155,17 +155,17 @@ def test_one_sided_weights_equal_ones_on_the_other_side():
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(jnp.float32, 1e4), (jnp.bfloat16, 100.0)])
-@pytest.mark.parametrize("normalisation", ["mean", "sum_of_means"])
-def test_extreme_logits_give_finite_values_and_gradients(dtype, size, normalisation):
+@pytest.mark.parametrize("normalization", ["mean", "sum_of_means"])
+def test_extreme_logits_give_finite_values_and_gradients(dtype, size, normalization):
     z = jnp.array([size, -size, size, -size], dtype)
     d = jnp.array([0, 0, 1, 1])
-    value, gradient = jax.value_and_grad(lambda z: domain_loss(z, d, normalisation=normalisation))(
+    value, gradient = jax.value_and_grad(lambda z: domain_loss(z, d, normalization=normalization))(
         z
     )
     assert gradient.dtype == dtype and value.dtype == jnp.float32
     assert jnp.isfinite(value) and jnp.all(jnp.isfinite(gradient))
     # The two wrong examples cost `size` each, the two right ones nothing.
-    want = size / 2 if normalisation == "mean" else size
+    want = size / 2 if normalization == "mean" else size
     np.testing.assert_allclose(value, want, rtol=1e-5)
 
     z = jnp.array([[size, -size, 0.0], [-size, size, 0.0]], dtype)
@@ -184,8 +184,8 @@ def test_losses_agree_with_numerical_gradients(weights):
     labels, domains = jnp.array([0, 2, 1, 1]), jnp.array([0, 1, 0, 1])
     close_enough = {"order": 1, "modes": ["rev"], "atol": 2e-3, "rtol": 2e-3, "eps": 1e-2}
     check_grads(lambda z: label_loss(z, labels, weights), (z,), **close_enough)
-    for normalisation in ("mean", "sum_of_means"):
-        loss = functools.partial(domain_loss, normalisation=normalisation)
+    for normalization in ("mean", "sum_of_means"):
+        loss = functools.partial(domain_loss, normalization=normalization)
         check_grads(lambda z, f=loss: f(z, domains, weights), (z[:, 0],), **close_enough)
 
 
@@ -279,6 +279,30 @@ def test_label_objective_does_not_look_at_the_target():
     assert terms.domain_loss is None and terms.domain_logits is None
 
 
+def domains_said(objective, batch, theta):
+    """The domain that an objective says in its calls of G_f, G_y and G_d."""
+    said = []
+
+    def noting(function):
+        def call(theta, x, *, domain=None):
+            said.append(domain)
+            return function(theta, x)
+
+        return call
+
+    objective(theta, batch, 1.0, Apply(*map(noting, APPLY)))
+    return said
+
+
+def test_objectives_say_of_which_domain_examples_are():
+    theta, batch = problem()
+    few = batch._replace(target_label=jnp.array([1, -1, -1, -1, -1]))
+    assert domains_said(label_objective, batch, theta) == [SOURCE, SOURCE]
+    for objective in (saddle_objective, reversed_objective):
+        assert domains_said(objective, batch, theta) == [None, SOURCE, None]
+        assert domains_said(objective, few, theta) == [None, None, None]
+
+
 def test_features_may_be_a_pytree():
     theta, batch = problem()
     split = Apply(
@@ -290,15 +314,15 @@ def test_features_may_be_a_pytree():
     close(grad(theta, split), grad(theta, APPLY))
 
 
-# --- normalisers over devices ------------------------------------------------------------
+# --- normalizers over devices ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("normalisation", ["mean", "sum_of_means"])
-def test_mean_of_device_losses_is_the_loss_of_the_batch_whatever_the_weights(normalisation):
+@pytest.mark.parametrize("normalization", ["mean", "sum_of_means"])
+def test_mean_of_device_losses_is_the_loss_of_the_batch_whatever_the_weights(normalization):
     z = jax.random.normal(jax.random.key(2), [8])
     d = jnp.array([0, 1, 0, 1, 0, 1, 0, 1])
     w = jnp.array([1.0, 0.0, 0.0, 2.0, 1.0, 1.0, 0.5, 0.0])
-    loss = functools.partial(domain_loss, normalisation=normalisation)
+    loss = functools.partial(domain_loss, normalization=normalization)
     parts = jax.vmap(functools.partial(loss, axis_name="i"), axis_name="i")(
         z.reshape(4, 2), d.reshape(4, 2), w.reshape(4, 2)
     )
@@ -319,9 +343,9 @@ def test_errors_say_what_was_expected():
         domain_loss(jnp.zeros([3, 2]), jnp.zeros(3))
     with pytest.raises(ValueError, match=r"got \[3\] and \[2\]"):
         domain_loss(jnp.zeros(3), jnp.zeros(2))
-    with pytest.raises(ValueError, match="unknown normalisation 'sum'.*'sum_of_means'"):
-        domain_loss(jnp.zeros(3), jnp.zeros(3), normalisation="sum")
-    with pytest.raises(ValueError, match="unknown normalisation"):
+    with pytest.raises(ValueError, match="unknown normalization 'sum'.*'sum_of_means'"):
+        domain_loss(jnp.zeros(3), jnp.zeros(3), normalization="sum")
+    with pytest.raises(ValueError, match="unknown normalization"):
         chance_domain_loss("means")
     with pytest.raises(ValueError, match=r"one weight for each example \[3\], got \[3, 1\]"):
         domain_loss(jnp.zeros(3), jnp.zeros(3), jnp.ones([3, 1]))

@@ -200,7 +200,7 @@ def test_trainings_start_from_the_weights_whether_alone_or_together(config):
     for name, value in leaves(alone.theta["f"]["backbone"]).items():
         np.testing.assert_array_equal(value, expected[name])
     for state in (alone, jax.tree.map(lambda x: x[1], both)):
-        averages = state.statistics["f"]["batch_stats"]
+        averages = state.batch_stats["f"]["batch_stats"]
         file = load_weights(NAME, config.weights)["batch_stats"]
         np.testing.assert_array_equal(
             averages["backbone"]["conv"]["norm"]["var"], file["conv"]["norm"]["var"]
@@ -260,7 +260,7 @@ def test_the_paper_recipe_is_that_of_the_authors_files():
     assert model.feature_extractor.bottleneck == 256
     assert model.feature_extractor.statistics is None
     assert model.domain_classifier.hidden == (1024, 1024)
-    assert model.domain_classifier.keep == 0.5
+    assert model.domain_classifier.dropout_rate == 0.5
 
 
 def test_the_modern_recipe_has_batch_norm_in_the_bottleneck_and_in_g_d():
@@ -282,8 +282,8 @@ def test_the_modern_recipe_has_batch_norm_in_the_bottleneck_and_in_g_d():
     )
     assert set(state.theta["f"]) == {"backbone", "bottleneck", "norm"}
     assert set(state.theta["d"]["fc2"]) == {"dense", "norm"}
-    assert set(state.statistics["d"]["batch_stats"]) == {"fc1", "fc2"}
-    assert state.statistics["y"] == {}
+    assert set(state.batch_stats["d"]["batch_stats"]) == {"fc1", "fc2"}
+    assert state.batch_stats["y"] == {}
 
 
 def test_the_frozen_recipe_has_no_backbone_and_statistics_of_each_domain_in_the_bottleneck():

@@ -21,9 +21,9 @@ from dann_jax import (
     init_state,
     make_optimizer,
     make_update_step,
+    programs,
     replicate,
     streaming,
-    training,
 )
 from dann_jax.augmentation import augmented, draw_views, take_views
 from dann_jax.datasets import image_builder
@@ -157,24 +157,24 @@ class Watched(list):
     """Records that know which of them were read, in which order."""
 
     def __getitem__(self, index):
-        self.seen = [*getattr(self, "seen", []), index]
+        self.read = [*getattr(self, "read", []), index]
         return super().__getitem__(index)
 
 
 def test_a_process_reads_its_own_rows_alone():
     source = Watched(SOURCE)
     with opened(source, shard=(1, 4), workers=0) as stream:
-        source.seen = []  # one was read to learn the shape
+        source.read = []  # one was read to learn the shape
         taken(stream, 5)
-    assert source.seen == np.ravel(drawn(0, 5).source[:, 2:4]).tolist()
+    assert source.read == np.ravel(drawn(0, 5).source[:, 2:4]).tolist()
 
 
 def test_batches_are_read_before_they_are_asked_for():
     source = Watched(SOURCE)
     with opened(source, workers=1, ahead=3) as stream:
-        source.seen = []
+        source.read = []
         taken(stream, 1)
-        assert until(lambda: len(source.seen) == 4 * BATCH[0])  # the one taken and three more
+        assert until(lambda: len(source.read) == 4 * BATCH[0])  # the one taken and three more
 
 
 # --- the position ------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def start(count=1):
 
 @functools.cache
 def streamed(count=1):
-    return streaming.make_train_steps(
+    return programs.make_stream_steps(
         make_update, preprocess=preprocess, devices=jax.devices()[:count]
     )
 
@@ -247,7 +247,7 @@ def close(a, b):
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_streamed_training_is_that_in_memory(count, devices):
-    train = training.make_train_steps(
+    train = programs.make_train_steps(
         augmented(make_update, size=CROP, mirror=True),
         examples=SIZES,
         batch=BATCH,
@@ -363,10 +363,10 @@ def digits(monkeypatch, tmp_path):
 
 def test_a_prepared_data_set_is_streamed(digits):
     images, labels = digits.read("train")
-    found = ImageRecords(digits, "train")
-    assert len(found) == 20
-    np.testing.assert_array_equal(found[-1]["image"], images[-1])
-    with opened(found, found, batch=(5, 5)) as stream:
+    stored = ImageRecords(digits, "train")
+    assert len(stored) == 20
+    np.testing.assert_array_equal(stored[-1]["image"], images[-1])
+    with opened(stored, stored, batch=(5, 5)) as stream:
         got = taken(stream, 4)  # an epoch
     source, target = map(np.asarray, drawn(0, 4, (20, 20), (5, 5)))
     for step, batch in enumerate(got):
@@ -388,11 +388,11 @@ def test_a_damaged_record_is_named(digits, monkeypatch):
     def pixels(content):
         raise OSError("broken PNG file")
 
-    found = ImageRecords(digits, "train")
+    stored = ImageRecords(digits, "train")
     monkeypatch.setattr(image_builder, "pixels", pixels)
     with pytest.raises(
         ValueError, match=r"record 7 of digits/train .* \(broken PNG file\): delete"
     ):
-        found[7]
+        stored[7]
     with pytest.raises(IndexError):
-        found[20]
+        stored[20]

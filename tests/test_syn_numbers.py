@@ -11,7 +11,7 @@ import optax
 import pytest
 from scipy import ndimage
 
-from dann_jax import compilation, datasets
+from dann_jax import datasets, kernels
 from dann_jax.datasets import blocks
 from dann_jax.datasets.syn_numbers import fonts, rendering, syn_numbers_dataset_builder, textures
 
@@ -170,7 +170,7 @@ def _trained(images, labels, *, steps, batch):
         logits = _logits(weights, image)
         return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
 
-    @functools.partial(jax.jit, compiler_options=compilation.options("cpu"))
+    @functools.partial(jax.jit, compiler_options=kernels.compiler_options("cpu"))
     def step(weights, state, image, label):
         updates, state = optimizer.update(jax.grad(loss)(weights, image, label), state)
         return optax.apply_updates(weights, updates), state

@@ -11,13 +11,17 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from dann_jax import (
+    SOURCE,
+    TARGET,
     DannModel,
     DomainArrays,
     DomainBatch,
     PureFunction,
     TrainState,
     checkpoints,
+    domain_loss,
     init_state,
+    label_loss,
     label_objective,
     lambda_p,
     make_optimizer,
@@ -26,9 +30,11 @@ from dann_jax import (
     mu_p,
     progress,
     replicate,
+    reverse_gradient,
     reversed_objective,
 )
-from dann_jax.networks import DomainBatchNorm, FullyConnected
+from dann_jax.networks import DomainBatchNorm, FullyConnected, office_batch_norm
+from dann_jax.objective import Terms
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -40,7 +46,7 @@ SIZES = {"examples": (20, 12), "batch": (8, 8)}
 class Features(nn.Module):
     """Dense features of flattened images, with batch norm per domain and dropout if asked."""
 
-    keep: float = 1.0
+    dropout_rate: float = 0.0
     statistics: str | None = None
 
     @nn.compact
@@ -50,7 +56,7 @@ class Features(nn.Module):
             norm = DomainBatchNorm(self.statistics, name="norm")
             x = norm(x, train=train, domain=domain, axis_name=axis_name)
         x = jnp.tanh(x)
-        return nn.Dropout(1.0 - self.keep, deterministic=not train)(x)
+        return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
 
 MODEL = DannModel(
@@ -59,7 +65,7 @@ MODEL = DannModel(
     domain_classifier=FullyConnected((5,), 1),
 )
 NORMED = dataclasses.replace(MODEL, feature_extractor=Features(statistics="per_domain"))
-NOISY = dataclasses.replace(MODEL, feature_extractor=Features(keep=0.5))
+NOISY = dataclasses.replace(MODEL, feature_extractor=Features(dropout_rate=0.5))
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +150,13 @@ def test_one_trace_over_five_steps_while_lambda_and_mu_change(count, fused, devi
 
     train = program(count=count, objective=counted, fused=fused)
     state, arrays = start(count=count), replicate(arrays, devices[:count])
-    seen = []
+    lambdas = []
     for _ in range(5):
         state, metrics = train(state, arrays, KEY, 1)
-        seen.append(float(metrics.lam[0]))
+        lambdas.append(float(metrics.lam[0]))
     assert traces == 1
-    np.testing.assert_allclose(seen, [lam(t) for t in range(5)], rtol=1e-5)
-    assert len(set(seen)) == 5 and int(state.step) == 5
+    np.testing.assert_allclose(lambdas, [lam(t) for t in range(5)], rtol=1e-5)
+    assert len(set(lambdas)) == 5 and int(state.step) == 5
 
 
 def test_mu_is_that_of_the_step():
@@ -205,14 +211,14 @@ def test_one_device_equals_a_mapped_axis_with_weights(model, objective):
         batch = batch._replace(target_label=jnp.array([-1, -1, 0, 1, -1, 2, 2, -1]))
     state = start(model)
     make = functools.partial(make_update_step, model, optimizer(), lam, objective=objective)
-    one, seen = jax.jit(make())(state, batch, KEY)
+    one, metrics = jax.jit(make())(state, batch, KEY)
     mapped = jax.vmap(
         make(axis_name="device"), in_axes=(None, 0, None), out_axes=None, axis_name="device"
     )
-    four, seen_by_four = jax.jit(mapped)(state, split(batch), KEY)
+    four, metrics_of_four = jax.jit(mapped)(state, split(batch), KEY)
     close(one, four)
-    close(seen.label_loss, seen_by_four.label_loss)
-    close(seen.domain_loss, seen_by_four.domain_loss)
+    close(metrics.label_loss, metrics_of_four.label_loss)
+    close(metrics.domain_loss, metrics_of_four.domain_loss)
 
 
 def test_one_device_equals_shard_map(devices):
@@ -285,15 +291,15 @@ def test_fused_steps_equal_single_steps(count, devices, arrays):
 def test_steps_in_one_call_equal_steps_in_several(arrays):
     train = cached_program(NOISY)
     arrays = replicate(arrays, jax.devices()[:1])
-    once, seen = train(start(NOISY), arrays, KEY, 10)
+    once, metrics = train(start(NOISY), arrays, KEY, 10)
     state, first = train(start(NOISY), arrays, KEY, 5)
     state, rest = train(state, arrays, KEY, 5)
     equal(once, state)
-    equal(seen.label_loss, np.concatenate([first.label_loss, rest.label_loss]))
+    equal(metrics.label_loss, np.concatenate([first.label_loss, rest.label_loss]))
 
 
 def test_a_resumed_run_is_bit_exact(arrays, tmp_path):
-    model = dataclasses.replace(NORMED, label_predictor=FullyConnected((4,), 3, keep=0.5))
+    model = dataclasses.replace(NORMED, label_predictor=FullyConnected((4,), 3, dropout_rate=0.5))
     train = program(model)
     arrays = replicate(arrays, jax.devices()[:1])
     straight, _ = train(start(model), arrays, KEY, 10)
@@ -349,6 +355,127 @@ def test_vmap_over_keys_equals_single_runs():
         close(jax.tree.map(lambda x, i=i: x[i], together), alone(key))
 
 
+# --- the domain is said ------------------------------------------------------------------
+
+
+def one_after_the_other(order, theta, batch, lam, apply, *, axis_name=None):
+    """``reversed_objective``, with G_f and G_d called on one domain after the other."""
+    images = {SOURCE: batch.source_image, TARGET: batch.target_image}
+    f = {d: apply.feature_extractor(theta["f"], images[d], domain=d) for d in order}
+    z_y = apply.label_predictor(theta["y"], f[SOURCE], domain=SOURCE)
+    z_d = {
+        d: apply.domain_classifier(theta["d"], reverse_gradient(f[d], lam), domain=d) for d in order
+    }
+    f, z_d = (jnp.concatenate([x[SOURCE], x[TARGET]]) for x in (f, z_d))
+    d = jnp.repeat(jnp.arange(2), len(batch.source_image))
+    L_y, L_d = label_loss(z_y, batch.source_label), domain_loss(z_d, d)
+    terms = Terms(L_y, L_d, f, z_y, batch.source_label, z_d[:, 0], d, None)
+    return L_y + L_d, terms
+
+
+DSBN_OFFICE = dataclasses.replace(
+    office_batch_norm(None, classes=3, statistics="per_domain"),
+    domain_classifier=FullyConnected((5,), 1),  # shared statistics would be those of each call
+)
+
+
+@pytest.mark.parametrize("order", [(SOURCE, TARGET), (TARGET, SOURCE)])
+@pytest.mark.parametrize("model", [NORMED, DSBN_OFFICE], ids=["norm", "office"])
+def test_one_domain_after_the_other_is_the_joint_call_with_dsbn(model, order):
+    objective = functools.partial(one_after_the_other, order)
+    states, metrics = [], []
+    for of_update in (reversed_objective, objective):
+        update = jax.jit(make_update_step(model, optimizer(), lambda _: 0.7, objective=of_update))
+        state = start(model)
+        for t in range(3):
+            state, of_step = update(state, a_batch(t), KEY)
+        states.append(state)
+        metrics.append(of_step)
+    close(*states)  # with momentum: the gradients of all updates, and the running averages
+    close(*metrics)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), states[1], start(model))
+    assert all(jax.tree.leaves(moved.batch_stats)) and all(jax.tree.leaves(moved.theta["f"]))
+
+
+def test_one_domain_after_the_other_is_the_joint_call_on_a_mapped_axis():
+    states = []
+    for of_update in (reversed_objective, functools.partial(one_after_the_other, (0, 1))):
+        update = make_update_step(NORMED, optimizer(), 0.7, objective=of_update, axis_name="device")
+        mapped = jax.vmap(update, in_axes=(None, 0, None), out_axes=None, axis_name="device")
+        states.append(jax.jit(mapped)(start(NORMED), split(a_batch()), KEY)[0])
+    close(*states)
+
+
+def of_one_domain(domain, theta, batch, lam, apply, *, axis_name=None):
+    """L_y on one domain, which is said unless it is None."""
+    del lam, axis_name
+    said = {} if domain is None else {"domain": domain}
+    x = batch.target_image if domain == TARGET else batch.source_image
+    f = apply.feature_extractor(theta["f"], x, **said)
+    z = apply.label_predictor(theta["y"], f, **said)
+    L_y = label_loss(z, batch.source_label)
+    return L_y, Terms(L_y, None, f, z, batch.source_label, None, None, None)
+
+
+@pytest.mark.parametrize(("domain", "name"), [(SOURCE, "source"), (TARGET, "target")])
+def test_a_call_on_one_domain_uses_and_moves_its_statistics_alone(domain, name):
+    """Both halves have one length, so that nothing but ``domain`` tells them apart."""
+    objective = functools.partial(of_one_domain, domain)
+    update = jax.jit(make_update_step(NORMED, optimizer(), 1.0, objective=objective))
+    old, batch = start(NORMED), a_batch()
+    new, _ = update(old, batch, KEY)
+    dense = old.theta["f"]["dense"]
+    image = batch.source_image if domain == SOURCE else batch.target_image
+    mean = (image.reshape(8, -1) @ dense["kernel"] + dense["bias"][None]).mean(0)
+    old, new = (state.batch_stats["f"]["batch_stats"]["norm"] for state in (old, new))
+    np.testing.assert_allclose(new[name]["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
+    other = {"source": "target", "target": "source"}[name]
+    equal(new[other], old[other])
+
+
+def traced(model, objective):
+    update = make_update_step(model, optimizer(), 1.0, objective=objective)
+    return jax.eval_shape(update, start(model), a_batch(), KEY)
+
+
+def test_half_a_batch_without_a_domain_is_refused():
+    message = (
+        "G_f declares `domain` and got 8 examples without one, but the joint batch has 8 source "
+        "and 8 target examples: .*domain=SOURCE or domain=TARGET"
+    )
+    with pytest.raises(ValueError, match=message):
+        traced(NORMED, functools.partial(of_one_domain, None))
+
+
+@pytest.mark.parametrize("model", [MODEL, NORMED])
+@pytest.mark.parametrize("domain", [2, -1, "target"])
+def test_an_unknown_domain_is_refused(model, domain):
+    with pytest.raises(
+        ValueError, match=r"unknown domain .*: expected 0 \(source\) or 1 \(target\), or None"
+    ):
+        traced(model, functools.partial(of_one_domain, domain))
+
+
+def test_a_network_that_declares_no_domain_takes_any():
+    plain = dataclasses.replace(
+        MODEL,
+        feature_extractor=PureFunction(
+            lambda key, x: jax.random.normal(key, [4, 6]),
+            lambda theta, x: jnp.tanh(x.reshape(len(x), -1) @ theta),
+        ),
+    )
+    joint, _ = traced(plain, reversed_objective)
+    for order in ((SOURCE, TARGET), (TARGET, SOURCE)):
+        objective = functools.partial(one_after_the_other, order)
+        assert traced(plain, objective)[0] == joint
+        updates = (
+            jax.jit(make_update_step(plain, optimizer(), 0.7, objective=each))
+            for each in (reversed_objective, objective)
+        )
+        close(*(update(start(plain), a_batch(), KEY) for update in updates))
+    assert traced(plain, functools.partial(of_one_domain, None))[0] == joint
+
+
 # --- noise -------------------------------------------------------------------------------
 
 
@@ -361,6 +488,28 @@ def test_dropout_depends_on_the_step_and_not_on_the_order_of_calls():
     equal(first, update(state, a_batch(), KEY)[0].theta)
     for changed in (other, update(state, a_batch(), jax.random.key(6))[0].theta):
         assert np.any(np.asarray(first["f"]["dense"]["kernel"] != changed["f"]["dense"]["kernel"]))
+
+
+def test_each_call_of_a_part_has_dropout_masks_of_its_own():
+    def differing(calls, theta, batch, lam, apply, *, axis_name=None):
+        """L_y, with the difference between the features of two calls as its features."""
+        x = jnp.concatenate([batch.source_image, batch.target_image])
+        f = [apply.feature_extractor(theta["f"], x) for _ in range(3)]
+        value, terms = label_objective(theta, batch, lam, apply)
+        return value, terms._replace(features=f[calls[0]] - f[calls[1]] if calls else f[0])
+
+    def norm(model, calls):
+        objective = functools.partial(differing, calls)
+        update = jax.jit(make_update_step(model, optimizer(), 1.0, objective=objective))
+        return float(update(start(model), a_batch(), KEY)[1].feature_norm)
+
+    for calls in ((0, 1), (0, 2), (1, 2)):
+        assert norm(NOISY, calls) > 0.1
+        assert norm(MODEL, calls) == 0
+    # The first call has the mask of the only call of reversed_objective.
+    update = jax.jit(make_update_step(NOISY, optimizer(), 1.0))
+    only = update(start(NOISY), a_batch(), KEY)[1].feature_norm
+    np.testing.assert_allclose(norm(NOISY, ()), only, rtol=1e-6)
 
 
 def test_dropout_differs_between_devices():
@@ -378,7 +527,7 @@ def test_dropout_differs_between_devices():
     assert np.max(np.abs(after(NOISY, 4) - after(NOISY, 1))) > 1e-4
 
 
-# --- objectives and optimiser ------------------------------------------------------------
+# --- objectives and optimizer ------------------------------------------------------------
 
 
 def test_source_only_training_leaves_the_domain_classifier_unchanged(arrays):
@@ -396,7 +545,7 @@ def test_source_only_training_moves_the_source_statistics_alone():
     update = jax.jit(make_update_step(NORMED, optimizer(), lam, objective=label_objective))
     state = start(NORMED)
     new, _ = update(state, a_batch(), KEY)
-    old, new = (s.statistics["f"]["batch_stats"]["norm"] for s in (state, new))
+    old, new = (s.batch_stats["f"]["batch_stats"]["norm"] for s in (state, new))
     assert np.any(np.asarray(new["source"]["mean"]) != np.asarray(old["source"]["mean"]))
     equal(new["target"], old["target"])
 
@@ -432,10 +581,10 @@ def test_metrics_worked_by_hand():
 
 
 def test_learning_rate_factors_scale_each_parameter_by_its_path():
-    seen = []
+    paths = []
 
     def factors(path):
-        seen.append(path)
+        paths.append(path)
         new_layer = 10.0 if path[0] in "yd" else 1.0
         return new_layer * (2.0 if path[-1] == "bias" else 1.0)
 
@@ -455,7 +604,7 @@ def test_learning_rate_factors_scale_each_parameter_by_its_path():
         close(scaled["f"]["dense"]["bias"], 2 * plain["f"]["dense"]["bias"])
         close(scaled["y"]["logits"]["kernel"], 10 * plain["y"]["logits"]["kernel"])
         close(scaled["d"]["fc1"]["dense"]["bias"], 20 * plain["d"]["fc1"]["dense"]["bias"])
-    assert ("d", "fc1", "dense", "bias") in seen
+    assert ("d", "fc1", "dense", "bias") in paths
 
 
 def test_weight_decay_shrinks_weights_and_not_biases():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dann_jax import winograd
+from dann_jax.kernels import winograd
 
 KEY = jax.random.key(0)
 # Of the largest value: rounding is some ten times that of a sum in float32 (1e-6).
@@ -28,9 +28,9 @@ def plain(x, kernel, padding):
     )
 
 
-def assert_close(found, expected):
-    assert found.shape == expected.shape and found.dtype == expected.dtype
-    assert float(jnp.abs(found - expected).max() / jnp.abs(expected).max()) < CLOSE
+def assert_close(y, expected):
+    assert y.shape == expected.shape and y.dtype == expected.dtype
+    assert float(jnp.abs(y - expected).max() / jnp.abs(expected).max()) < CLOSE
 
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
@@ -41,8 +41,8 @@ def test_convolution_and_its_gradients_equal_those_of_the_sum(sides, side, paddi
     x = jax.nn.relu(jax.random.normal(keys[0], (3, *sides, 17)))
     kernel = jax.random.normal(keys[1], (side, side, 17, 6))
     expected, of_plain = jax.vjp(lambda *args: plain(*args, padding), x, kernel)
-    found, of_ours = jax.vjp(lambda *args: winograd.convolve(*args, padding), x, kernel)
-    assert_close(found, expected)
+    y, of_ours = jax.vjp(lambda *args: winograd.convolve(*args, padding), x, kernel)
+    assert_close(y, expected)
     dy = jax.random.normal(keys[2], expected.shape)
     for gradient, wanted in zip(of_ours(dy), of_plain(dy), strict=True):
         assert_close(gradient, wanted)

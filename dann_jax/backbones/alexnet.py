@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from dann_jax.backbones.weights import Layer
-from dann_jax.convolution import max_pool
+from dann_jax.kernels import max_pool
 from dann_jax.networks import Initializer, PooledConvolution
 
 __all__ = ["AlexNet", "layers"]

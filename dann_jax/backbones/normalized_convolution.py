@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dann_jax.convolution import convolve, convolve_depthwise
+from dann_jax.kernels import convolve, convolve_depthwise
 from dann_jax.networks import Initializer
 
 __all__ = ["NormalizedConvolution"]

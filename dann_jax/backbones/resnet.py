@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dann_jax.backbones.normalized_convolution import NormalizedConvolution
 from dann_jax.backbones.weights import Layer
-from dann_jax.convolution import max_pool
+from dann_jax.kernels import max_pool
 from dann_jax.networks import Initializer
 
 __all__ = ["ResNet50", "layers"]

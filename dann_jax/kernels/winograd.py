@@ -43,7 +43,7 @@ def matrices(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     others = [np.delete(points, i) for i in range(n - 1)]
     a = np.append(points ** np.arange(m)[:, None], np.eye(m)[:, -1:], 1)
     g = np.append(points[:, None] ** np.arange(r), np.eye(r)[-1:], 0)
-    g[:-1] /= [[np.prod(p - rest)] for p, rest in zip(points, others, strict=True)]
+    g[:-1] = g[:-1] / [[np.prod(p - rest)] for p, rest in zip(points, others, strict=True)]
     b = np.zeros([n, n])
     for i, rest in enumerate(others):
         b[i, :-1] = polynomial.polyfromroots(rest)
@@ -66,7 +66,7 @@ def convolve(x: chex.Array, kernel: chex.Array, padding: str = "VALID") -> chex.
     images, *sides, channels = x.shape
     before = (r - 1) // 2 if padding == "SAME" else 0
     out = [side if padding == "SAME" else side - r + 1 for side in sides]
-    # The tile with which fewest points cover the output.
+    # The tile with which the fewest points cover the output.
     m = min(_TILES, key=lambda m: math.prod(-(-side // m) * (m + r - 1) for side in out))
     n = m + r - 1
     counts = [-(-side // m) for side in out]

@@ -17,10 +17,10 @@ from dann_jax import (
     make_train_steps,
     make_update_step,
     mu_p,
+    programs,
     progress,
     replicate,
     reversed_objective,
-    studies,
 )
 from dann_jax.networks import FullyConnected
 
@@ -75,7 +75,7 @@ def make_update(settings, axis_name=None):
 
 @functools.cache
 def _first(size):
-    init = jax.jit(lambda keys: studies.init_states(MODEL, OPTIMIZER, keys, SAMPLE))
+    init = jax.jit(lambda keys: programs.init_states(MODEL, OPTIMIZER, keys, SAMPLE))
     return jax.device_get(init(KEYS[:size]))
 
 
@@ -99,7 +99,7 @@ def alone(count=1, settings=()):
 
 
 def program(devices=1, **options):
-    return studies.make_study_steps(
+    return programs.make_study_steps(
         make_update,
         preprocess=preprocess,
         devices=jax.local_devices()[:devices],
@@ -112,8 +112,8 @@ def together(settings=None, *, keys=KEYS, calls=(STEPS,), **options):
     states = first_states(len(keys))
     metrics = []
     for steps in calls:
-        states, seen = train(states, ARRAYS, keys, steps, settings)
-        metrics.append(seen)
+        states, of_call = train(states, ARRAYS, keys, steps, settings)
+        metrics.append(of_call)
     return states, jax.tree.map(lambda *m: np.concatenate(m, 1), *metrics)
 
 
@@ -125,8 +125,8 @@ def assert_same(study, keys=KEYS, settings=None, sharing=1):
         chosen = {name: float(values[i]) for name, values in (settings or {}).items()}
         train = alone(sharing, tuple(chosen.items()))
         state = replicate(first_state(key, SAMPLE), devices)
-        state, seen = train(state, replicate(ARRAYS, devices), key, STEPS)
-        for name, values in seen._asdict().items():
+        state, metrics_alone = train(state, replicate(ARRAYS, devices), key, STEPS)
+        for name, values in metrics_alone._asdict().items():
             np.testing.assert_allclose(
                 getattr(metrics, name)[i], values, atol=1e-4, rtol=1e-4, err_msg=f"{name} {i}"
             )
@@ -236,6 +236,6 @@ def test_what_lies_on_one_device_is_spread_over_all(fused, devices):
     train = program(devices=4, fused=fused)
     _, expected = train(first_states(), ARRAYS, KEYS, 2, settings)
     states, keys, settings = jax.device_put((first_states(), KEYS, settings), devices[3])
-    states, found = train(states, ARRAYS, keys, 2, settings)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    states, metrics = train(states, ARRAYS, keys, 2, settings)
+    jax.tree.map(np.testing.assert_array_equal, metrics, expected)
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(states)} == {4}

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from dann_jax import (
     DomainBatch,
-    convolution,
     init_state,
+    kernels,
     make_optimizer,
     make_update_step,
     mnist,
@@ -44,7 +45,7 @@ def test_max_pool_and_its_gradient_equal_those_of_flax(padding, window, stride, 
     x = x if levels is None else jnp.mod(x, levels)
 
     def ours(x):
-        return convolution.max_pool(x, window, stride, padding)
+        return kernels.max_pool(x, window, stride, padding)
 
     def theirs(x):
         return nn.max_pool(x, (window, window), (stride, stride), padding)
@@ -62,7 +63,7 @@ def test_max_pool_and_its_gradient_equal_those_of_flax(padding, window, stride, 
 def test_the_first_of_equal_entries_gets_the_gradient():
     def gradient(window):
         x = jnp.array(window).reshape(1, 2, 2, 1)
-        return jax.grad(lambda x: convolution.max_pool(x, 2).sum())(x).ravel().tolist()
+        return jax.grad(lambda x: kernels.max_pool(x, 2).sum())(x).ravel().tolist()
 
     assert gradient([1.0, 1, 1, 1]) == [1, 0, 0, 0]
     assert gradient([1.0, 2, 2, 1]) == [0, 1, 0, 0]
@@ -71,7 +72,7 @@ def test_the_first_of_equal_entries_gets_the_gradient():
 
 def test_max_pool_of_bfloat16_stays_bfloat16():
     x = jnp.ones([1, 3, 3, 1], jnp.bfloat16)
-    y, gradient = jax.value_and_grad(lambda x: convolution.max_pool(x, 3, 2, "SAME").sum())(x)
+    y, gradient = jax.value_and_grad(lambda x: kernels.max_pool(x, 3, 2, "SAME").sum())(x)
     assert y.dtype == gradient.dtype == jnp.bfloat16
 
 
@@ -96,7 +97,7 @@ def test_depthwise_convolution_and_its_gradients_equal_those_of_xla(
     kernel = jax.random.normal(keys[1], (*windows, 1, 3))
 
     def value_and_gradients(x, kernel):
-        convolve = functools.partial(convolution.convolve_depthwise, stride=stride, padding=padding)
+        convolve = functools.partial(kernels.convolve_depthwise, stride=stride, padding=padding)
         y, gradients = jax.vjp(convolve, x, kernel)
         return y, gradients(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
@@ -111,7 +112,7 @@ def test_depthwise_convolutions_of_several_keys_equal_those_one_by_one(quick_com
     kernel = jax.random.normal(KEY, (3, 3, 3, 1, 2))
 
     def gradients(x, kernel):
-        return jax.grad(lambda *args: (convolution.convolve_depthwise(*args) ** 2).sum(), (0, 1))(
+        return jax.grad(lambda *args: (kernels.convolve_depthwise(*args) ** 2).sum(), (0, 1))(
             x, kernel
         )
 
@@ -126,7 +127,7 @@ def test_depthwise_convolutions_are_sums_of_shifted_images_on_a_cpu(monkeypatch)
     x, kernel = jnp.ones([2, 8, 8, 4]), jnp.ones([3, 3, 1, 4])
 
     def count(*args):
-        jaxpr = jax.make_jaxpr(lambda *args: convolution.convolve_depthwise(*args))(*args)
+        jaxpr = jax.make_jaxpr(lambda *args: kernels.convolve_depthwise(*args))(*args)
         return str(jaxpr).count("conv_general_dilated")
 
     assert not count(x, kernel)
@@ -138,12 +139,12 @@ def test_depthwise_convolutions_are_sums_of_shifted_images_on_a_cpu(monkeypatch)
 def test_what_cannot_be_convolved_depthwise_is_refused():
     x = jnp.ones([1, 8, 8, 4])
     with pytest.raises(ValueError, match="for images of 4 channels, float32"):
-        convolution.convolve_depthwise(x, jnp.ones([3, 3, 4, 1]))
+        kernels.convolve_depthwise(x, jnp.ones([3, 3, 4, 1]))
     with pytest.raises(ValueError, match="bfloat16, for images of 4 channels, float32"):
-        convolution.convolve_depthwise(x, jnp.ones([3, 3, 1, 4], jnp.bfloat16))
+        kernels.convolve_depthwise(x, jnp.ones([3, 3, 1, 4], jnp.bfloat16))
     with pytest.raises(ValueError, match="expected 'VALID' or 'SAME'"):
-        convolution.convolve_depthwise(x, jnp.ones([3, 3, 1, 4]), padding="FULL")
-    small = convolution.convolve_depthwise(x, jnp.ones([9, 9, 1, 4]), padding="VALID")
+        kernels.convolve_depthwise(x, jnp.ones([3, 3, 1, 4]), padding="FULL")
+    small = kernels.convolve_depthwise(x, jnp.ones([9, 9, 1, 4]), padding="VALID")
     assert small.shape == (1, 0, 0, 4)
 
 
@@ -151,7 +152,7 @@ def test_what_cannot_be_convolved_depthwise_is_refused():
 
 
 def convolutions_in(x, kernel):
-    jaxpr = jax.make_jaxpr(lambda *args: convolution.convolve(*args))(x, kernel)  # traced anew
+    jaxpr = jax.make_jaxpr(lambda *args: kernels.convolve(*args))(x, kernel)  # traced anew
     return str(jaxpr).count("conv_general_dilated")
 
 
@@ -167,30 +168,30 @@ def test_many_channels_in_float32_are_convolved_by_matrix_products_on_a_cpu():
 @pytest.mark.parametrize("channels", [3, 16])
 def test_the_flag_leaves_plain_convolutions(plain, channels):
     x, kernel = jnp.ones([2, 8, 8, channels]), jnp.ones([5, 5, channels, 16])
-    jaxpr = jax.make_jaxpr(lambda *args: convolution.convolve(*args))(x, kernel)
+    jaxpr = jax.make_jaxpr(lambda *args: kernels.convolve(*args))(x, kernel)
     assert [e.primitive.name for e in jaxpr.eqns] == ["conv_general_dilated"]
 
 
 def test_what_cannot_be_convolved_or_pooled_is_refused():
     x = jnp.ones([1, 8, 8, 16])
     with pytest.raises(ValueError, match="kernel of 32 channels, float32, for images of 16"):
-        convolution.convolve(x, jnp.ones([3, 3, 32, 16]))
+        kernels.convolve(x, jnp.ones([3, 3, 32, 16]))
     with pytest.raises(ValueError, match="bfloat16, for images of 16, float32"):
-        convolution.convolve(x, jnp.ones([3, 3, 16, 16], jnp.bfloat16))
+        kernels.convolve(x, jnp.ones([3, 3, 16, 16], jnp.bfloat16))
     for padding in ("same", "FULL", ((1, 1), (1, 1))):
         with pytest.raises(ValueError, match="expected 'VALID' or 'SAME'"):
-            convolution.convolve(x, jnp.ones([3, 3, 16, 16]), padding)
+            kernels.convolve(x, jnp.ones([3, 3, 16, 16]), padding)
         with pytest.raises(ValueError, match="expected 'VALID' or 'SAME'"):
-            convolution.max_pool(x, 2, padding=padding)
+            kernels.max_pool(x, 2, padding=padding)
     with pytest.raises(ValueError, match="floating-point values to pool, got int32"):
-        convolution.max_pool(x.astype(jnp.int32), 2)
+        kernels.max_pool(x.astype(jnp.int32), 2)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4, 16), (0, 8, 8, 16)])
 def test_no_output_is_an_empty_array(shape):
     kernel = jnp.ones([5, 5, 16, 16])
     n, side = shape[0], max(shape[1] - 4, 0)
-    assert convolution.convolve(jnp.ones(shape), kernel).shape == (n, side, side, 16)
+    assert kernels.convolve(jnp.ones(shape), kernel).shape == (n, side, side, 16)
 
 
 @PADDINGS
@@ -204,11 +205,31 @@ def test_gradients_of_a_convolution_of_few_channels_equal_those_of_xla(padding, 
         jax.lax.conv_general_dilated, window_strides=(1, 1), padding=padding, **options
     )
     expected, of_theirs = jax.vjp(theirs, x, kernel)
-    found, of_ours = jax.vjp(lambda *args: convolution.convolve(*args, padding), x, kernel)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    y, of_ours = jax.vjp(lambda *args: kernels.convolve(*args, padding), x, kernel)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
     dy = jax.random.normal(keys[2], expected.shape)
     for gradient, wanted in zip(of_ours(dy), of_theirs(dy), strict=True):
         np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+def test_batches_of_any_size_can_be_exported(padding):
+    """Sizes that are symbols take XLA's usual operations."""
+    keys = jax.random.split(KEY, 3)
+    kernel = jax.random.normal(keys[0], (3, 3, 16, 16))
+    depthwise = jax.random.normal(keys[1], (3, 3, 1, 16))
+
+    def layers(x):
+        x = kernels.convolve(x, kernel, padding)
+        x = kernels.convolve_depthwise(x, depthwise, padding=padding)
+        return kernels.max_pool(x, 2, padding=padding)
+
+    (n,) = export.symbolic_shape("n")
+    shape = jax.ShapeDtypeStruct((n, 8, 8, 16), jnp.float32)
+    exported = export.export(jax.jit(layers))(shape)
+    for size in (1, 3):
+        x = jax.random.normal(keys[2], (size, 8, 8, 16))
+        np.testing.assert_allclose(exported.call(x), layers(x), rtol=1e-3, atol=1e-3)
 
 
 def updates(steps=20):

@@ -1,0 +1,595 @@
+"""Compiled programs of many updates: on one device or several, for one key or many, or a stream.
+
+Every program makes the same step: it draws the batch of step t, a pure function of (key, t),
+preprocesses it and makes the update with the noise of (key, t). ``_rows`` and ``_step`` are the
+only places where that is written; ``jax.jit``, ``jax.pmap``, ``jax.vmap`` over keys,
+``jax.lax.scan`` and a stream of batches are thin drivers of them.
+
+A study over K keys runs under ``jax.vmap``: each key has its own initialization, data order and
+dropout, and all share the images on the device. On several devices the keys are spread over them
+first, so that nothing has to be averaged; where there are too few keys for that, several devices
+share the batches of each. The same axis can carry settings that vary:
+
+    def make_update(settings, axis_name):
+        mu = lambda step: mu_p(progress(step, steps), settings["mu0"])
+        lam = lambda step: lambda_p(progress(step, steps), settings["gamma"])
+        return make_update_step(model, make_optimizer(mu), lam, axis_name=axis_name)
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    settings = {"mu0": jnp.full(4, 0.01), "gamma": jnp.array([5.0, 10.0, 15.0, 20.0])}
+    states = init_states(model, make_optimizer(lambda step: 0.01), keys, image)
+    train = make_study_steps(make_update, examples=..., batch=(64, 64), preprocess=...)
+    states, metrics = train(states, replicate(arrays), keys, 100, settings)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dann_jax import batches, kernels
+from dann_jax.networks import DannModel
+from dann_jax.training import Metrics, TrainState, init_state
+
+__all__ = [
+    "AXIS",
+    "Program",
+    "StudySteps",
+    "TrainSteps",
+    "init_states",
+    "make_stream_steps",
+    "make_study_steps",
+    "make_train_steps",
+    "replicate",
+]
+
+AXIS = "device"  # mapped axis of the devices that share a batch
+_IN_FLIGHT = 2  # streamed steps that the device has to do before the host waits for it
+
+Preprocess = Callable[[batches.DomainBatch], batches.DomainBatch]
+
+
+# --- the step ----------------------------------------------------------------------------
+
+
+class _Sizes(NamedTuple):
+    """What batches are drawn from, see ``batches.batch_indices``."""
+
+    examples: tuple[int, int]
+    batch: tuple[int, int]
+    labelled: tuple[int, int] | None
+
+
+def _rows(sizes, key, first_step, steps):
+    """Returns which examples the batches of some steps hold, ``[steps, batch]`` a domain."""
+    order_key = batches.split_key(key).order
+    return batches.batch_indices(order_key, first_step, steps=steps, **sizes._asdict())
+
+
+def _step(update, preprocess, state, batch, key):
+    """Returns the state after the update with a batch as stored, and the metrics."""
+    return update(state, preprocess(batch), batches.split_key(key).noise)
+
+
+def _step_of_rows(update, preprocess, labelled, state, arrays, source, target, key):
+    """Returns the same for the examples with the given indices."""
+    batch = batches.gather(arrays, source, target, labelled)
+    return _step(update, preprocess, state, batch, key)
+
+
+def _scanned(step):
+    """Returns a program of all steps of a call; rows have a first axis of steps, metrics too."""
+
+    def steps(state, arrays, source, target, *keys):
+        def body(state, rows):
+            return step(state, arrays, *rows, *keys)
+
+        return jax.lax.scan(body, state, (source, target))
+
+    return steps
+
+
+def _scans(devices):
+    """Returns whether a call's updates are one program unless the caller says otherwise."""
+    # XLA on CPU brings the gradients of convolutions into the form that its fast kernels take
+    # outside of loops only.
+    return devices[0].platform != "cpu"
+
+
+def _check_steps(steps):
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+
+# --- one training ------------------------------------------------------------------------
+
+
+class TrainSteps(Protocol):
+    """A compiled training program."""
+
+    def __call__(
+        self, state: TrainState, arrays: batches.DomainArrays, key: chex.PRNGKey, steps: int
+    ) -> tuple[TrainState, Metrics]:
+        """Returns the state after ``steps`` updates and their metrics, ``[steps]`` each."""
+
+    def lower(
+        self, state: TrainState, arrays: batches.DomainArrays, key: chex.PRNGKey, steps: int
+    ) -> jax.stages.Lowered:
+        """Returns the lowering of the program that such a call runs; nothing is trained.
+
+        Its ``compile()`` tells the memory and the operations that the program takes. Where the
+        loop over the steps runs in Python, the program is that of one step.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A ``TrainSteps``: a compiled function and what to call it with.
+
+    Attributes:
+      compiled: ``(state, arrays, *inputs) -> (state, metrics)``, from ``jax.jit`` or ``jax.pmap``.
+      inputs: Takes what the program takes, and returns the inputs of each call of ``compiled``.
+      axis: Axis of the steps in the metrics where ``compiled`` makes one step; None where it
+        makes all of them.
+    """
+
+    compiled: Callable[..., tuple[Any, Any]]
+    inputs: Callable[..., list[tuple[Any, ...]]]
+    axis: int | None
+
+    def __call__(self, state, arrays, *args, **kwargs):
+        """Returns the new state and the metrics."""
+        of_calls = []
+        for inputs in self.inputs(state, arrays, *args, **kwargs):
+            state, metrics = self.compiled(state, arrays, *inputs)
+            of_calls.append(metrics)
+        if self.axis is None:
+            return state, metrics
+        return state, jax.tree.map(lambda *m: jnp.stack(m, self.axis), *of_calls)
+
+    def lower(self, state, arrays, *args, **kwargs):
+        """Returns the lowering of ``compiled``."""
+        inputs, *_ = self.inputs(state, arrays, *args, **kwargs)
+        return self.compiled.lower(state, arrays, *inputs)
+
+
+def make_train_steps(
+    make_update: Callable[..., Callable],
+    *,
+    examples: tuple[int, int],
+    batch: tuple[int, int],
+    preprocess: Preprocess,
+    labelled: tuple[int, int] | None = None,
+    devices: list[jax.Device] | None = None,
+    fused: bool | None = None,
+) -> TrainSteps:
+    """Returns a program that draws batches on the device and performs many updates a call.
+
+    The state is donated: the one passed in must not be used again. On several devices the
+    update runs under ``jax.pmap``, each device on its share of the same global batch that one
+    device would get. They may be those of several processes (``jax.distributed``): each of these
+    makes the same calls, and has the state, the images and the metrics whole. The updates of a
+    call are one program by ``jax.lax.scan``, or, on CPU by default, a loop in Python.
+
+    Args:
+      make_update: ``axis_name -> update``, such as ``make_update_step`` with all its arguments
+        but ``axis_name`` bound by ``functools.partial``.
+      examples: Number of examples in (source, target).
+      batch: Examples a step, over all devices, in (source, target).
+      preprocess: Turns a batch as stored into one that G_f takes, inside the program.
+      labelled: Number of labelled examples in the target, and a step, over all devices; see
+        ``batches.batch_indices``. Training uses no other label of the target.
+      devices: Devices to use, ``jax.devices()`` for those of all processes; None for all local
+        ones.
+      fused: Whether to scan over the steps of a call; None for a scan except on CPU, where
+        convolutions are slower inside one.
+
+    Returns:
+      ``train(state, arrays, key, steps) -> (state, metrics)``, where ``steps`` is static and
+      the first batch is that of step ``state.step``. Put ``state`` and ``arrays`` on the
+      devices with ``replicate`` first. ``train.lower`` takes the same, see ``TrainSteps``.
+
+    Raises:
+      ValueError: A batch does not split evenly over the devices.
+    """
+    devices = _grouped(devices)
+    count = len(devices)
+    for name, size in zip(("source", "target"), batch, strict=True):
+        if size % count:
+            raise ValueError(
+                f"batch of {size} {name} examples cannot be split over {count} devices: "
+                f"make the batch size a multiple of {count}"
+            )
+    fused = _scans(devices) if fused is None else fused
+    update = make_update(axis_name=AXIS if count > 1 else None)
+    step = functools.partial(_step_of_rows, update, preprocess, labelled)
+    compiled = _compile_over(devices, _scanned(step) if fused else step, (None, None, 0, 0, None))
+    draw = functools.partial(_rows, _Sizes(examples, batch, labelled))
+    local = np.array([d.process_index == jax.process_index() for d in devices])
+
+    def by_device(rows):  # [steps, batch] -> [devices of this process, steps, share]
+        if count == 1:
+            return rows
+        return rows.reshape(len(rows), count, -1).swapaxes(0, 1)[local]
+
+    @functools.partial(jax.jit, static_argnums=2, out_shardings=_shares(devices))
+    def draw_shares(key, first_step, steps):
+        return jax.tree.map(by_device, draw(key, first_step, steps))
+
+    rows_on_host = batches.in_blocks(jax.jit(draw, static_argnums=2))
+
+    def inputs(state, arrays, key, steps):
+        batches.check_arrays(arrays, examples, labelled)
+        _check_steps(steps)
+        if fused:
+            return [(*draw_shares(key, state.step, steps), key)]
+        source, target = map(by_device, rows_on_host(key, int(state.step), steps))
+        axis = 1 if count > 1 else 0
+        return [(source.take(s, axis), target.take(s, axis), key) for s in range(steps)]
+
+    return Program(compiled, inputs, axis=None if fused else 0)
+
+
+# --- devices -----------------------------------------------------------------------------
+
+
+def _grouped(devices):
+    """Returns the devices, those of a process together; all local ones for None."""
+    if devices is None:
+        return jax.local_devices()
+    return sorted(devices, key=lambda device: device.process_index)
+
+
+def _compile_over(devices, program, in_axes):
+    """Returns ``program(state, ...) -> (state, metrics)`` compiled: for one device, or mapped.
+
+    Args:
+      devices: One, or several, over which ``AXIS`` is mapped.
+      program: The function. Its first argument is donated.
+      in_axes: Axis of each argument along which the devices get their shares, on several.
+
+    Returns:
+      The compiled function; what it returns is equal on all devices, without an axis for them.
+    """
+    if len(devices) == 1:
+        options = kernels.compiler_options(devices[0].platform)
+        return jax.jit(program, donate_argnums=0, compiler_options=options)
+    return jax.pmap(
+        program,
+        axis_name=AXIS,
+        in_axes=in_axes,
+        out_axes=(None, None),
+        donate_argnums=0,
+        devices=devices,
+    )
+
+
+def _shares(devices):
+    """Returns the layout of an array whose first axis is that of this process's devices."""
+    return NamedSharding(_mesh(devices), PartitionSpec(AXIS if len(devices) > 1 else None))
+
+
+def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
+    """Returns ``tree`` copied to each device, in the layout of a pmapped state: no new axis.
+
+    Args:
+      tree: Pytree of arrays, equal in all processes.
+      devices: None for all local ones; other processes copy to their own.
+
+    Returns:
+      Pytree of arrays that are whole on each device of this process.
+    """
+    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()), may_alias=False)
+
+
+def _mesh(devices):
+    """Returns the devices of this process as a mesh."""
+    local = [d for d in _grouped(devices) if d.process_index == jax.process_index()]
+    return Mesh(np.asarray(local), (AXIS,))
+
+
+# --- many trainings ----------------------------------------------------------------------
+
+
+def init_states(
+    model: DannModel,
+    optimizer: optax.GradientTransformation,
+    keys: chex.PRNGKey,
+    image: chex.Array,
+) -> TrainState:
+    """Returns the states of many trainings before the first update.
+
+    Args:
+      model: G_f, G_y and G_d.
+      optimizer: The optimizer whose state to start. The learning rate does not matter here, but
+        that it is a function of the step, or is not, does.
+      keys: PRNG keys of the initializations, ``[K]``.
+      image: An example batch ``[n, height, width, channel]`` as G_f gets it (values unused).
+
+    Returns:
+      A state whose arrays have a first axis of K; entry i is ``init_state`` of ``keys[i]``.
+    """
+    return jax.vmap(lambda key: init_state(model, optimizer, key, image))(keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySteps:
+    """A compiled program of many trainings.
+
+    Attributes:
+      program_of: Returns the program of K trainings, the same for the same K.
+    """
+
+    program_of: Callable[[int], Program]
+
+    def __call__(
+        self,
+        states: TrainState,
+        arrays: batches.DomainArrays,
+        keys: chex.PRNGKey,
+        steps: int,
+        settings: Any = None,
+    ) -> tuple[TrainState, Metrics]:
+        """Returns the states after ``steps`` updates and their metrics, ``[K, steps]`` each.
+
+        States, keys and settings may lie on any devices.
+        """
+        return self.program_of(len(keys))(states, arrays, keys, steps, settings)
+
+    def lower(
+        self,
+        states: TrainState,
+        arrays: batches.DomainArrays,
+        keys: chex.PRNGKey,
+        steps: int,
+        settings: Any = None,
+    ) -> jax.stages.Lowered:
+        """Returns the lowering of the program of such a call, see ``TrainSteps.lower``."""
+        return self.program_of(len(keys)).lower(states, arrays, keys, steps, settings)
+
+
+def make_study_steps(
+    make_update: Callable[..., Callable],
+    *,
+    examples: tuple[int, int],
+    batch: tuple[int, int],
+    preprocess: Preprocess,
+    labelled: tuple[int, int] | None = None,
+    devices: list[jax.Device] | None = None,
+    devices_per_training: int | None = None,
+    fused: bool | None = None,
+) -> StudySteps:
+    """Returns a program that makes many updates of each of K trainings.
+
+    Training i has the batches and the noise of ``make_train_steps`` with ``keys[i]`` on as many
+    devices as share it here. The states are donated: those passed in must not be used again.
+
+    Args:
+      make_update: ``(settings, axis_name) -> update``, where the update is that of
+        ``make_update_step``, and ``settings`` those of one training, or None. It is called with
+        ``axis_name`` as a keyword; None where no devices share a training.
+      examples: Number of examples in (source, target).
+      batch: Examples a step and training, over all devices, in (source, target).
+      preprocess: Turns a batch as stored into one that G_f takes, inside the program.
+      labelled: Number of labelled examples in the target, and a step and training; see
+        ``batches.batch_indices``.
+      devices: Devices to spread the trainings over; None for all local ones.
+      devices_per_training: How many devices share the batches of each training, and average its
+        gradients. None for as few as keep all devices busy: one where the devices divide the
+        number of trainings.
+      fused: Whether to scan over the steps of a call, see ``make_train_steps``.
+
+    Returns:
+      ``train(states, arrays, keys, steps, settings=None) -> (states, metrics)``: states and
+      settings are pytrees of arrays with a first axis of K, keys ``[K]``, metrics
+      ``[K, steps]`` each. Put ``arrays`` on the devices with ``replicate`` first.
+
+    Raises:
+      ValueError: From the program: K trainings or their batches do not spread evenly over the
+        devices, keys, states and settings differ in their number, or there are other numbers of
+        examples.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    fused = _scans(devices) if fused is None else fused
+    sizes = _Sizes(examples, batch, labelled)
+
+    @functools.cache
+    def program_of(size):
+        sharing = _sharing(size, batch, len(devices), devices_per_training)
+        axis_name = AXIS if sharing > 1 else None
+
+        def step(state, arrays, source, target, key, settings):
+            update = make_update(settings, axis_name=axis_name)
+            return _step_of_rows(update, preprocess, labelled, state, arrays, source, target, key)
+
+        # jax.pmap, which is a jax.shard_map over one axis, has no place for the second.
+        mesh = Mesh(np.reshape(devices, (-1, sharing)), ("training", AXIS))
+        return _study_program(jax.vmap(step, in_axes=(0, None, 0, 0, 0, 0)), sizes, mesh, fused)
+
+    return StudySteps(program_of)
+
+
+def _study_program(step, sizes, mesh, fused):
+    """Returns the program of trainings whose ``step`` is mapped already."""
+
+    def steps(*args):
+        states, metrics = _scanned(step)(*args)
+        return states, jax.tree.map(lambda m: m.swapaxes(0, 1), metrics)
+
+    each, whole = PartitionSpec("training"), PartitionSpec()
+    rows = PartitionSpec(*([None] if fused else []), "training", AXIS)
+    in_specs = each, whole, rows, rows, each, each
+    placed = functools.partial(NamedSharding, mesh)
+    compiled = jax.jit(
+        jax.shard_map(
+            steps if fused else step,
+            mesh=mesh,
+            in_specs=in_specs,
+            out_specs=each,
+            check_vma=False,  # as in jax.pmap: loops in a network need not know of devices
+        ),
+        in_shardings=jax.tree.map(placed, in_specs),
+        out_shardings=placed(each),
+        donate_argnums=0,
+        compiler_options=kernels.compiler_options(mesh.devices.flat[0].platform),
+    )
+
+    @functools.partial(jax.jit, static_argnums=2, out_shardings=placed(rows) if fused else None)
+    def draw(keys, first_step, steps):
+        first_step = jnp.ravel(first_step)[0]
+        of_key = functools.partial(_rows, sizes, first_step=first_step, steps=steps)
+        return jax.vmap(of_key, out_axes=1)(keys)  # [steps, K, batch]
+
+    rows_on_host = batches.in_blocks(draw)
+
+    def prepared(states, arrays, keys, steps, settings):
+        _check_study(states, keys, settings)
+        _check_steps(steps)
+        batches.check_arrays(arrays, sizes.examples, sizes.labelled)
+        states, keys, settings = _moved((states, keys, settings), placed(each))
+        return states, arrays, keys, steps, settings
+
+    def inputs(states, arrays, keys, steps, settings):
+        if fused:
+            return [(*draw(keys, states.step, steps), keys, settings)]
+        of_steps = zip(*rows_on_host(keys, int(states.step[0]), steps), strict=True)
+        return [(*of_step, keys, settings) for of_step in of_steps]
+
+    return _SpreadProgram(compiled, inputs, None if fused else 1, prepared)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SpreadProgram(Program):
+    """A program of states, keys and settings that may lie on other devices than its own."""
+
+    prepared: Callable[..., tuple[Any, ...]]
+
+    def __call__(self, *args):
+        return super().__call__(*self.prepared(*args))
+
+    def lower(self, *args):
+        return super().lower(*self.prepared(*args))
+
+
+def _moved(tree, sharding):
+    """Returns a tree with the arrays that are tied to other devices, as restored ones, moved."""
+
+    def moved(x):
+        tied = isinstance(x, jax.Array) and x.committed
+        if not tied or x.sharding.is_equivalent_to(sharding, x.ndim):
+            return x  # jax.jit takes it as it is
+        return jax.device_put(x, sharding, may_alias=False)  # a copy: states are donated
+
+    return jax.tree.map(moved, tree)
+
+
+def _sharing(size, batch, count, wanted):
+    """Returns how many of the devices share each training."""
+
+    def possible(count):
+        return [
+            sharing
+            for sharing in range(1, count + 1)
+            if not (count % sharing or size % (count // sharing))
+            and not any(n % sharing for n in batch)
+        ]
+
+    for sharing in possible(count):
+        if wanted in (None, sharing):
+            return sharing
+    what = f"{size} trainings with batches of {batch[0]} source and {batch[1]} target examples"
+    if possible(count):
+        raise ValueError(
+            f"{what} cannot have {wanted} devices each of {count}: make devices_per_training "
+            f"one of {', '.join(map(str, possible(count)))}, or None"
+        )
+    raise ValueError(
+        f"{what} cannot be spread over {count} devices: use one of "
+        f"{', '.join(str(n) for n in range(1, count) if possible(n))} devices"
+    )
+
+
+def _check_study(states, keys, settings):
+    size = len(keys)
+    sizes = {len(x) if jnp.ndim(x) else None for x in jax.tree.leaves((states, settings))}
+    if sizes != {size}:
+        raise ValueError(
+            f"expected states and settings of {size} trainings, as many as keys, got arrays with "
+            f"a first axis of {', '.join(map(str, sorted(sizes, key=str)))}"
+        )
+
+
+# --- a stream ----------------------------------------------------------------------------
+
+
+def make_stream_steps(
+    make_update: Callable[..., Callable],
+    *,
+    preprocess: Preprocess,
+    devices: list[jax.Device] | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns the program of ``make_train_steps`` for batches from ``streaming.batch_stream``.
+
+    The state is donated. A batch is read and copied to the devices while they are busy with the
+    one before it. The program takes no batch without training on it, so between two calls the
+    position of the stream is the step.
+
+    Args:
+      make_update: ``axis_name -> update``, see ``make_train_steps``.
+      preprocess: Turns a batch as streamed into one that G_f takes, inside the program.
+      devices: Devices to use; None for all local ones. On those of several processes each takes
+        its own rows of the global batch, which are what its stream gives.
+
+    Returns:
+      ``train(state, stream, key, steps) -> (state, metrics)``, with the key that
+      ``batch_stream`` got. Put ``state`` on the devices with ``replicate`` first.
+
+    Raises:
+      ValueError: From the program: the stream stands at another step than the state, or the
+        batch does not split evenly over the devices.
+    """
+    devices = _grouped(devices)
+    count = len(devices)
+    update = make_update(axis_name=AXIS if count > 1 else None)
+    compiled = _compile_over(devices, functools.partial(_step, update, preprocess), (None, 0, None))
+    shares = _shares(devices)
+    local = shares.num_devices
+
+    def place(batch):
+        if count > 1:
+            for x in jax.tree.leaves(batch):
+                if len(x) % local:
+                    raise ValueError(
+                        f"batch of {len(x)} examples cannot be split over {local} devices: "
+                        f"make the batch size a multiple of {local}"
+                    )
+            batch = jax.tree.map(lambda x: x.reshape(local, -1, *x.shape[1:]), batch)
+        return jax.device_put(batch, shares)
+
+    def train(state, stream, key, steps):
+        _check_steps(steps)
+        first = stream.get_state()["next_index"]
+        batch = place(next(stream))
+        if first != int(state.step):  # waits for the device, which by now has a batch to go on
+            raise ValueError(
+                f"the stream is at step {first} and the state at {int(state.step)}: "
+                "set the stream to the step of the state"
+            )
+        of_steps = []
+        for s in range(steps):
+            state, metrics = compiled(state, batch, key)
+            of_steps.append(metrics)
+            if s + 1 < steps:
+                batch = place(next(stream))
+            if s >= _IN_FLIGHT:  # or the batches of many steps would pile up on the device
+                jax.block_until_ready(of_steps[s - _IN_FLIGHT])
+        return state, jax.tree.map(lambda *m: jnp.stack(m), *of_steps)
+
+    return train
