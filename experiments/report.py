@@ -9,7 +9,8 @@ import argparse
 import pathlib
 import sys
 
-from experiments import benchmark_tables, result_tables, results
+from experiments import result_tables, results
+from experiments.benchmark import tables as benchmark_tables
 
 __all__ = ["BEGIN", "BENCHMARKS", "END", "FOLDER", "ROOT", "main"]
 
