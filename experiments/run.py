@@ -25,7 +25,6 @@ from rich.console import Console
 from experiments import (
     allocation,
     compilations,
-    curves,
     display,
     domains,
     heads,
@@ -36,6 +35,7 @@ from experiments import (
     tables,
 )
 from experiments import config as configs
+from experiments.figures import curves
 
 __all__ = ["Options", "main"]
 

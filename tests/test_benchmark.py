@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import math
+import pathlib
+import subprocess
 import sys
 
 import jax
@@ -107,6 +109,13 @@ def test_all_cases_are_measured_and_written(small, devices, tmp_path):
     assert "2 source examples cannot be split over 4" in found["strong"][0]["reason"]
     assert found["weak"][0]["times_one_device"] > 0
     assert found["weak"][1]["reason"] == "this process has 4 devices"
+
+
+def test_it_is_a_program():
+    command = [sys.executable, "-m", "experiments.benchmark", "--help"]
+    root = pathlib.Path(benchmark.__file__).parents[2]
+    printed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert "python -m experiments.benchmark" in printed and "--against-pytorch" in printed
 
 
 def test_what_does_not_fit_is_left_out(small, tmp_path, monkeypatch):

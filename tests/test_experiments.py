@@ -11,7 +11,8 @@ from PIL import Image
 
 from dann_jax import datasets
 from experiments import config as configs
-from experiments import domains, heads, look, results, run, study
+from experiments import domains, heads, results, run, study
+from experiments.figures import look
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

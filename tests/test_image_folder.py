@@ -12,7 +12,8 @@ from PIL import Image
 
 from dann_jax import datasets
 from experiments import config as configs
-from experiments import domains, look, run
+from experiments import domains, run
+from experiments.figures import look
 
 BRIGHT = {"cat": 250, "dog": 60}
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dann_jax import evaluate, predict
-from experiments.moons import DEGREES, LAM, MODEL, moons, train
+from experiments.figures.moons import DEGREES, LAM, MODEL, moons, train
 
 KEYS = 3
 

@@ -19,7 +19,8 @@ from dann_jax.backbones.weights import Layer
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
 from experiments import config as configs
-from experiments import domains, embed, pretraining, run, study
+from experiments import domains, pretraining, run, study
+from experiments.figures import embed
 from experiments.study import Group
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from dann_jax import __version__
+from experiments import config as configs
 from experiments import paper, report, result_tables, results
 from experiments.benchmark import tables as benchmark_tables
-from experiments import config as configs
 
 STEPS = configs.find_config("mnist_mnist_m")[0].steps
 

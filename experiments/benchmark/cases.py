@@ -33,9 +33,7 @@ COMPILATION = 10.0  # seconds a case, about; for the estimate of the total time 
 class Benchmark:
     """One run of the program."""
 
-    def __init__(
-        self, options: Options, setup: Setup, path: pathlib.Path, console: Console
-    ):
+    def __init__(self, options: Options, setup: Setup, path: pathlib.Path, console: Console):
         """Starts the record.
 
         Args:

@@ -2,8 +2,8 @@
 
 FOLDER holds the result files METHOD.json of one experiment, such as runs/CONFIG or
 experiments/results/CONFIG. Each method has a colour and a kind of line. Thin lines are single
-keys, thick ones their mean; thick lines of losses, which are taken from small batches, are
-running means over a fiftieth of the training.
+keys, thick ones their mean. Losses come from small batches, so their thick lines are running means
+over a fiftieth of the training.
 """
 
 import dataclasses
@@ -16,7 +16,9 @@ import numpy as np
 import tyro
 
 from dann_jax.objective import chance_domain_loss
-from experiments import results, style
+from experiments import results
+from experiments.figures import program, style
+from experiments.methods import METHODS
 
 __all__ = ["PANELS", "Options", "draw", "main", "read", "running_mean"]
 
@@ -36,7 +38,8 @@ _CURVES = {
 }
 
 PANELS = (*_CURVES, "schedules")
-NEEDED = ("config", "steps", "resolved_config", "curves")  # of a result
+NEEDED = ("config", "steps", "resolved_config", "curves")  # entries of a result
+PARTS = ("evaluations", "training")  # of its curves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,23 +57,19 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program.
+    """Runs the program with these arguments, or those of the process; returns its exit status."""
+    return program.run(_draw, Options, arguments, program=PROGRAM, description=__doc__)
 
-    Args:
-      arguments: Of the command line; None for those of the process.
 
-    Returns:
-      The exit status: 0, or 2 where there is nothing to draw.
-    """
-    try:
-        options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=__doc__)
-        path = options.output or options.folder / "curves.png"
-        draw(read(options.folder), path, panels=options.panels)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"written: {path}")
-    return 0
+def _draw(options):
+    path = options.output or options.folder / "curves.png"
+    draw(read(options.folder), path, panels=options.panels)
+    return path
+
+
+def _drawable():
+    """Returns the names of the methods that have curves, in the order of a legend."""
+    return [name for name, method in METHODS.items() if method.line]
 
 
 def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -79,22 +78,26 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: There are none, or one is not of trainings.
     """
-    every = {method: results.read(folder / f"{method}.json") for method in style.LINES}
-    found = {method: result for method, result in every.items() if result}
+    paths = {method: folder / f"{method}.json" for method in _drawable()}
+    found = {method: results.read(path) for method, path in paths.items()}
+    found = {method: result for method, result in found.items() if result}
     if not found:
-        raise ValueError(
-            f"no results in {folder}: expected one of {', '.join(f'{m}.json' for m in every)}"
-        )
-    parts = {part for part, *_ in _CURVES.values()}
+        names = ", ".join(path.name for path in paths.values())
+        raise ValueError(f"no results in {folder}: expected one of {names}")
     for method, result in found.items():
-        missing = [name for name in NEEDED if not result.get(name)]
-        if missing:
-            raise ValueError(f"{folder / method}.json is no result: it has no {', '.join(missing)}")
-        if not all(isinstance(curve, dict) and parts <= curve.keys() for curve in result["curves"]):
-            raise ValueError(
-                f"{folder / method}.json is no result: its curves lack {' or '.join(sorted(parts))}"
-            )
+        if problem := _problem(result):
+            raise ValueError(f"{paths[method]} is no result: {problem}")
     return found
+
+
+def _problem(result):
+    """Returns why curves cannot be drawn from a file; an empty string if they can."""
+    missing = [name for name in NEEDED if not result.get(name)]
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    if all(isinstance(curve, dict) and curve.keys() >= set(PARTS) for curve in result["curves"]):
+        return ""
+    return f"its curves lack {' or '.join(PARTS)}"
 
 
 def draw(
@@ -106,32 +109,34 @@ def draw(
     """Draws the curves of the methods of one experiment.
 
     Args:
-      found: Result of each method, see ``experiments.run``; those of other methods are left out.
+      found: Result of each method, see ``experiments.run``; methods without curves are left out.
       path: Where to, PNG or SVG.
       panels: Which of ``PANELS``.
 
     Raises:
       ValueError: There is nothing to draw, or ``path`` is neither.
     """
-    found = {method: found[method] for method in style.LINES if method in found}
+    found = {method: found[method] for method in _drawable() if method in found}
     if not found or not panels:
         raise ValueError(f"expected methods and panels to draw, got {list(found)}, {list(panels)}")
     columns = min(COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    width = style.COLUMN if columns == 1 else style.PAGE
-    names = style.method_names(list(found))
+    rows = math.ceil(len(panels) / columns)
+    names = style.legend_names(found)
     names_a_row = min(2 * columns, 4)
-    height = rows * HEIGHT + math.ceil(len(names) / names_a_row) * style.LINE_HEIGHT
+    size = {
+        "shape": (rows, columns),
+        "width": style.COLUMN if columns == 1 else style.PAGE,
+        "height": rows * HEIGHT + math.ceil(len(names) / names_a_row) * style.LINE_HEIGHT,
+    }
     config = next(iter(found.values()))["config"]
-    command = " ".join(
-        [PROGRAM, f"RUNS/{config}", *(("--panels", *panels) if panels != PANELS else ())]
-    )
-    with style.figure(path, command, rows, columns, width=width, height=height) as (drawn, axes):
+    chosen = ("--panels", *panels) if panels != PANELS else ()
+    command = " ".join([PROGRAM, f"RUNS/{config}", *chosen])
+    with style.figure(path, command, **size) as (figure, axes):
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw_panel(axis, panel, found)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
-        drawn.legend(
+        figure.legend(
             handles=[_line([], [], method, name) for method, name in names.items()],
             loc="outside upper center",
             ncols=names_a_row,
@@ -142,15 +147,7 @@ def _draw_panel(axis, panel, found):
     if panel == "schedules":
         _draw_schedules(axis, found)
     else:
-        part, name, label = _CURVES[panel]
-        axis.set_ylabel(label)
-        for method, result in found.items():
-            entries = [curve[part] for curve in result["curves"]]
-            values = np.array([entry[name] for entry in entries], float)  # null is NaN
-            if "accuracy" in name:
-                values = 1 - values
-            if not np.isnan(values).all():  # a target without labels, or no domain classifier
-                _draw_curves(axis, method, entries[0]["step"], values, part == "training")
+        _draw_methods(axis, panel, found)
     if panel == "label-loss" and axis.lines:
         axis.set_yscale("log")
     else:
@@ -167,62 +164,75 @@ def _draw_panel(axis, panel, found):
     axis.set_xlabel("updates")
 
 
-def _draw_curves(axis, method, steps, values, smooth):
+def _draw_methods(axis, panel, found):
+    """Draws the curves of all methods that have those of a panel."""
+    part, name, label = _CURVES[panel]
+    axis.set_ylabel(label)
+    for method, result in found.items():
+        entries = [curve[part] for curve in result["curves"]]
+        values = np.array([entry[name] for entry in entries], float)  # null is NaN
+        if name.endswith("accuracy"):
+            values = 1 - values
+        if not np.isnan(values).all():  # a target without labels, or no domain classifier
+            smooth = part == "training"
+            _draw_curves(axis, method, np.array(entries[0]["step"]), values, smooth=smooth)
+
+
+def _draw_curves(axis, method, steps, values, *, smooth):
     """Draws ``values [key, step]``, as far as they are known."""
     known = ~np.isnan(values).all(0)  # unknown at all keys: a loss that was not finite
-    steps, values = np.array(steps)[known], values[:, known]
-    thick = np.nanmean(values, 0)
+    steps, values = steps[known], values[:, known]
+    mean = np.nanmean(values, 0)
     if smooth:
-        thick = running_mean(thick, len(steps) // WINDOWS)
+        mean = running_mean(mean, len(steps) // WINDOWS)
     if smooth or len(values) > 1:
-        for line in values:
-            axis.plot(steps, line, color=style.LINES[method].colour, lw=0.5, alpha=0.35)
-    line = _line(steps, thick, method)
+        axis.plot(steps, values.T, color=METHODS[method].line.colour, lw=0.5, alpha=0.35)
+    line = _line(steps, mean, method)
     line.set_markevery(max(1, len(steps) // MARKS))
     axis.add_line(line)
     axis.autoscale_view()
 
 
 def _draw_schedules(axis, found):
-    """Draws lambda and mu of the first method with a domain classifier, or else mu."""
-    result = next(filter(_adapted, found.values()), next(iter(found.values())))
+    """Draws mu, and lambda of the first method with a domain classifier if there is one."""
+    result = next(filter(_has_domain_loss, found.values()), next(iter(found.values())))
     training = result["curves"][0]["training"]
     mu0 = result["resolved_config"]["mu0"]
     axis.plot(training["step"], np.divide(training["mu"], mu0), "0.45", label=r"$\mu_p / \mu_0$")
-    if _adapted(result):
+    if _has_domain_loss(result):
         axis.plot(training["step"], training["lam"], "k", dashes=(5, 1.5), label=r"$\lambda_p$")
     axis.set_ylabel(rf"schedules ($\mu_0$ = {mu0:g})")
     axis.legend(loc="best")
 
 
-def _adapted(result):
-    """Whether a method has a domain classifier."""
+def _has_domain_loss(result):
     return result.get("domain_loss") is not None
 
 
 def _chance(found):
-    """Returns L_d, nats, where the domains cannot be told apart; None where that is not one value.
+    """Returns L_d, nats, of indistinguishable domains; None if that is not one value.
 
-    So it is without a domain classifier, and with several that normalise L_d in several ways.
+    It is not without a domain classifier, and with several that normalize L_d differently.
     """
-    conventions = {r["domain_loss"]["normalisation"] for r in found.values() if _adapted(r)}
+    with_domains = filter(_has_domain_loss, found.values())
+    conventions = {result["domain_loss"]["normalization"] for result in with_domains}
     return chance_domain_loss(conventions.pop()) if len(conventions) == 1 else None
 
 
 def _line(x, y, method, label=None):
     from matplotlib.lines import Line2D
 
-    look = style.LINES[method]
+    look = METHODS[method].line
     shape = {"ls": look.dashes, "marker": look.marker, "ms": 3.2}
     return Line2D(x, y, color=look.colour, label=label, **shape)
 
 
-def running_mean(values, window):
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Returns the mean of the ``window`` values around each, of fewer at the ends.
 
     Args:
       values: ``[n]``.
-      window: Odd, or one more is taken before than after; less than 1 is 1.
+      window: If even, one more is taken before than after; less than 1 is 1.
     """
     weights = np.ones(max(1, window))
     return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")

@@ -1,12 +1,11 @@
 """Draws images of pairs of domains: python -m experiments.look PAIR [PAIR ...] [options].
 
 PAIR is the name of an experiment. A single pair is drawn as a contact sheet: each row shows one
-class, source on the left and target on the right. Several are drawn beside each other as in the
-paper, source above and target below. Which images is a function of the key.
+class, source on the left and target on the right. Several pairs are drawn side by side as in the
+paper, source above and target below. The key decides which images are shown.
 """
 
 import dataclasses
-import itertools
 import pathlib
 import sys
 from typing import Annotated
@@ -16,7 +15,8 @@ import tyro
 
 from dann_jax import datasets
 from experiments import config as configs
-from experiments import domains, style
+from experiments import domains
+from experiments.figures import program, style
 
 __all__ = ["Options", "draw", "draw_pairs", "main", "mixed", "sheet"]
 
@@ -41,6 +41,9 @@ NAMES = {
 class Options:
     """What to look at."""
 
+    pairs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PAIR ...")]
+    """Names of experiments."""
+
     source: str | None = None
     """Another source than that of the experiment: the name of a data set, or a folder."""
 
@@ -55,7 +58,7 @@ class Options:
     any classes, by default 2."""
 
     key: int = 0
-    """Which images."""
+    """Decides which images."""
 
     output: pathlib.Path | None = None
     """Where to, PNG or SVG; by default PAIR.png, or pairs.png."""
@@ -68,77 +71,59 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program.
-
-    Args:
-      arguments: Of the command line; None for those of the process.
-
-    Returns:
-      The exit status: 0, or 2 where the arguments or the data are not right.
-    """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    if not names and not {"-h", "--help"} & set(arguments):
-        known = ", ".join(configs.config_names())
-        print(
-            f"usage: {PROGRAM} PAIR [PAIR ...] [options]\nPAIR is one of {known}", file=sys.stderr
-        )
-        return 2
-    try:
-        options = tyro.cli(
-            Annotated[Options, tyro.conf.arg(name="")],
-            args=arguments[len(names) :],
-            default=Options(),
-            prog=f"{PROGRAM} {' '.join(names) or 'PAIR'}",
-            description=__doc__,
-        )
-        path = options.output or pathlib.Path(f"{names[0] if len(names) == 1 else 'pairs'}.png")
-        _look(names, options, path)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"written: {path}")
-    return 0
+    """Runs the program with these arguments, or those of the process; returns its exit status."""
+    return program.run(_look, Options, arguments, program=PROGRAM, description=__doc__)
 
 
-def _look(names, options, path):
+def _look(options):
     """Draws what the options ask for."""
+    changes = {"source": options.source, "target": options.target}
+    changes = {name: value for name, value in changes.items() if value}
+    single = len(options.pairs) == 1
+    path = options.output or pathlib.Path(f"{options.pairs[0] if single else 'pairs'}.png")
+    rows, columns = SHEET if single else BLOCK
+    rows = rows if options.rows is None else options.rows
+    columns = columns if options.columns is None else options.columns
+    _check(options, changes, rows, columns)
     style.check_format(path)
-    usual = SHEET if len(names) == 1 else BLOCK
-    asked = options.rows, options.columns
-    rows, columns = (u if n is None else n for n, u in zip(asked, usual, strict=True))
+    # Never frozen: the figure shows images, not the output of a backbone.
+    shown = [  # all names are checked before any data is loaded
+        dataclasses.replace(configs.find_config(name)[0], frozen=False, **changes)
+        for name in options.pairs
+    ]
+    places = {"rows": rows, "columns": columns, "key": options.key}
+    words = [f"--{name} {value}" for name, value in (changes | places).items()]
+    command = " ".join([PROGRAM, *options.pairs, *words])
+    if single:
+        draw(shown[0], _load(shown[0], options), path, command=command, **places)
+        return path
+    blocks = []
+    for config in shown:
+        pair = _load(config, options)  # one pair in memory at a time
+        sides = _sides(config, pair)
+        blocks.append([(_title(name, images), mixed(images, **places)) for name, images in sides])
+    draw_pairs(blocks, path, command=command)
+    return path
+
+
+def _check(options, changes, rows, columns):
+    if not options.pairs:
+        raise ValueError(f"expected a PAIR: one of {', '.join(configs.config_names())}")
     if min(rows, columns) < 1:
         raise ValueError(f"--columns and --rows must be at least 1, got {columns} and {rows}")
     if options.key < 0:
         raise ValueError(f"--key must not be negative, got {options.key}")
-    changes = {"source": options.source, "target": options.target}
-    changes = {name: value for name, value in changes.items() if value}
-    if changes and len(names) > 1:
-        raise ValueError(f"--source and --target are of one pair, got {len(names)} pairs")
-    found = [configs.find_config(name)[0] for name in names]  # all names, before any data
-    # Never frozen: images are to be seen, not what a backbone makes of them.
-    found = [dataclasses.replace(config, frozen=False, **changes) for config in found]
+    if changes and len(options.pairs) > 1:
+        raise ValueError(f"--source and --target need a single pair, got {len(options.pairs)}")
 
-    def load(config):
-        return domains.load_pair(
-            config,
-            data_dir=options.data_dir,
-            manual_dir=options.manual_dir,
-            progress=sys.stderr.isatty(),
-        )
 
-    shape = {"rows": rows, "columns": columns, "key": options.key}
-    words = [f"--{name} {value}" for name, value in (changes | shape).items()]
-    command = " ".join([PROGRAM, *names, *words])
-    if len(found) == 1:
-        draw(found[0], load(found[0]), path, command=command, **shape)
-        return
-
-    def block(config):  # one pair in memory at a time
-        sides = _sides(config, load(config))
-        return [(_title(name, images), mixed(images, **shape)) for name, images in sides]
-
-    draw_pairs([block(config) for config in found], path, command=command)
+def _load(config, options):
+    return domains.load_pair(
+        config,
+        data_dir=options.data_dir,
+        manual_dir=options.manual_dir,
+        progress=sys.stderr.isatty(),
+    )
 
 
 def _sides(config, pair):
@@ -150,7 +135,16 @@ def _title(name, images):
     return NAMES.get(name, name) + ("" if images.label.max() >= 0 else " (no labels)")
 
 
-def draw(config, pair, path, *, rows: int, columns: int, key: int, command: str = PROGRAM) -> None:
+def draw(
+    config: configs.Config,
+    pair: domains.Pair,
+    path: pathlib.Path,
+    *,
+    rows: int,
+    columns: int,
+    key: int,
+    command: str = PROGRAM,
+) -> None:
     """Draws the training images of both domains as a contact sheet.
 
     Args:
@@ -159,35 +153,35 @@ def draw(config, pair, path, *, rows: int, columns: int, key: int, command: str 
       path: Where to, PNG or SVG.
       rows: Most classes to show.
       columns: Images of each class and domain.
-      key: Which images.
-      command: How it was made.
+      key: Decides which images.
+      command: How the figure was made.
     """
     names = pair.class_names
     shown = np.unique(np.linspace(0, len(names) - 1, min(rows, len(names))).round().astype(int))
     side = pair.source_train.image.shape[1]
     step = side + _gap(side)
     size = {"width": 2 * INCHES * columns + 2, "height": INCHES * len(shown) + 2 * TITLE}
-    with style.figure(path, command, 1, 2, **size) as (_, axes):
+    with style.figure(path, command, shape=(1, 2), **size) as (_, axes):
         for axis, (name, images) in zip(axes[0], _sides(config, pair), strict=True):
             _show(axis, sheet(images, shown, columns, key))
             axis.set_title(_title(name, images))
             axis.set_yticks([])
         places = [step * row + side / 2 for row in range(len(shown))]
-        axes[0, 0].set_yticks(places, [names[c] for c in shown])  # of both: the rows are the same
+        axes[0, 0].set_yticks(places, [names[c] for c in shown])  # rows are the same in both
 
 
 def draw_pairs(blocks, path: pathlib.Path, *, command: str = PROGRAM) -> None:
-    """Draws pairs beside each other, source above and target below.
+    """Draws pairs side by side, source above and target below.
 
     Args:
-      blocks: Of each pair, the title and the pixels ``[height, width, 3]`` of both domains.
+      blocks: For each pair, the title and the pixels ``[height, width, 3]`` of both domains.
       path: Where to, PNG or SVG.
-      command: How it was made.
+      command: How the figure was made.
     """
     height, width, _ = blocks[0][0][1].shape
     tall = style.PAGE / len(blocks) * height / width + TITLE
-    size = {"width": style.PAGE, "height": 2 * tall}
-    with style.figure(path, command, 2, len(blocks), **size) as (_, axes):
+    size = {"shape": (2, len(blocks)), "width": style.PAGE, "height": 2 * tall}
+    with style.figure(path, command, **size) as (_, axes):
         for column, sides in zip(axes.T, blocks, strict=True):
             for axis, (title, pixels) in zip(column, sides, strict=True):
                 _show(axis, pixels)
@@ -214,10 +208,10 @@ def sheet(images: datasets.ImageSet, classes: np.ndarray, columns: int, key: int
     """Returns images side by side, a row for each class.
 
     Args:
-      images: Those to choose from; where no label is known, rows mean nothing.
+      images: Those to choose from; if no label is known, rows have no meaning.
       classes: Labels of the rows.
-      columns: Images a row; places stay white where a class has fewer.
-      key: Which images.
+      columns: Images a row; places stay white if a class has fewer.
+      key: Decides which images.
 
     Returns:
       uint8 ``[height, width, 3]``.

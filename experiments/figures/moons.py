@@ -1,8 +1,8 @@
 """The toy of JMLR Sec. 5.1.1, trained and drawn: python -m experiments.moons [options].
 
-Two inter-twinning moons of 150 points each are the labelled source, and the same turned by 35
-degrees the unlabelled target. A network with one hidden layer of 15 units learns them twice, with
-lambda = 0 (G_d learns, and G_f does not hear of it) and with lambda rising to 6.
+Two inter-twinning moons of 150 points each are the labelled source; the same moons turned by 35
+degrees are the unlabelled target. A network with one hidden layer of 15 units is trained twice:
+with lambda = 0 (G_d learns, but G_f gets none of its gradient) and with lambda rising to 6.
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from dann_jax import (
     DannModel,
@@ -32,7 +31,7 @@ from dann_jax import (
     reversed_objective,
 )
 from dann_jax.networks import FullyConnected
-from experiments import style
+from experiments.figures import program, style
 
 __all__ = ["LAM", "MODEL", "Options", "draw", "main", "moons", "train"]
 
@@ -42,7 +41,7 @@ NOISE = 0.05  # standard deviation of the points' places; the moons have radius 
 DEGREES = 35
 LAM = 6.0
 STEPS = 3000
-GRID = 200  # points of a side on which a boundary is found
+GRID = 200  # points a side, to draw a boundary
 MARGIN = 0.2  # around the points, whose centre is 0
 HEIGHT = 3.75  # inches
 MARKERS = "o", "^"  # of the moons
@@ -76,24 +75,15 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program.
+    """Runs the program with these arguments, or those of the process; returns its exit status."""
+    return program.run(_draw, Options, arguments, program=PROGRAM, description=__doc__)
 
-    Args:
-      arguments: Of the command line; None for those of the process.
 
-    Returns:
-      The exit status: 0, or 2 where the arguments are not right.
-    """
-    try:
-        options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=__doc__)
-        if options.key < 0:
-            raise ValueError(f"--key must not be negative, got {options.key}")
-        draw(options.key, options.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"written: {options.output}")
-    return 0
+def _draw(options):
+    if options.key < 0:
+        raise ValueError(f"--key must not be negative, got {options.key}")
+    draw(options.key, options.output)
+    return options.output
 
 
 def moons(seed: int, degrees: float) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +112,7 @@ def train(
     """Returns states after training on whole domains at each step, one for each key at once.
 
     Args:
-      lam: What lambda rises to; with 0, G_f and G_y are those of a net without G_d.
+      lam: Final value of lambda; with 0, G_f and G_y are those of a network without G_d.
       key: ``[k]`` PRNG keys.
       source_x: ``[k, n, 2]``.
       source_y: ``[k, n]``.
@@ -144,10 +134,10 @@ def train(
 
 
 def draw(key: int, path: pathlib.Path) -> None:
-    """Trains a plain network and DANN, and draws them beside each other.
+    """Trains a plain network and DANN, and draws one above the other.
 
-    Panels, from left to right: where G_y changes its mind, the first two principal components of
-    the features, where G_d does, and the line on which each hidden unit is 0.
+    Panels, from left to right: the boundary of G_y, the first two principal components of the
+    features, the boundary of G_d, and the line on which each hidden unit is 0.
 
     Args:
       key: Of the points and of the initial weights.
@@ -158,8 +148,8 @@ def draw(key: int, path: pathlib.Path) -> None:
     """
     source, target = moons(key, 0), moons(key + 100, DEGREES)
     keys = jax.random.split(jax.random.key(key), 1)
-    size = {"width": style.PAGE, "height": HEIGHT}
-    with style.figure(path, f"{PROGRAM} --key {key}", 2, 4, **size) as (figure, axes):
+    size = {"shape": (2, 4), "width": style.PAGE, "height": HEIGHT}
+    with style.figure(path, f"{PROGRAM} --key {key}", **size) as (figure, axes):
         for row, (name, lam) in zip(axes, {"plain net": 0.0, "DANN": LAM}.items(), strict=True):
             states = train(lam, keys, source[0][None], source[1][None], target[0][None])
             state = jax.tree.map(lambda a: a[0], states)
@@ -194,9 +184,9 @@ def _draw_row(row, state, points):
         axis.contour(*mesh, score, [0], colors="k", linewidths=1.2)
     for unit in features(MODEL, state, grid, layer="f").T:
         units.contour(*mesh, unit.reshape(GRID, GRID), [0], colors="0.35", linewidths=0.8)
-    found = {domain: features(MODEL, state, x) for domain, (x, _) in points.items()}
-    mean, principal = _principal_axes(np.concatenate(list(found.values())))
-    places = {domain: ((f - mean) @ principal, points[domain][1]) for domain, f in found.items()}
+    hidden = {domain: features(MODEL, state, x) for domain, (x, _) in points.items()}
+    mean, principal = _principal_axes(np.concatenate(list(hidden.values())))
+    places = {domain: ((f - mean) @ principal, points[domain][1]) for domain, f in hidden.items()}
     _scatter(inside, places)
     reach = 1.1 * max(np.abs(x).max() for x, _ in places.values())
     inside.set(xlim=(-reach, reach), ylim=(-reach, reach))
@@ -215,7 +205,7 @@ def _scatter(axis, points):
 
 
 def _look(domain, marker):
-    """Returns how points look: those of the source are full, so that grey print shows them."""
+    """Returns how points look; those of the source are filled, so that grey print shows them."""
     colour = style.DOMAINS[domain].colour
     face = {"source": colour, "target": "none"}[domain]
     return {"ls": "", "marker": marker, "ms": 2.2, "mew": 0.5, "mec": colour, "mfc": face}
