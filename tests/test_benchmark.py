@@ -81,12 +81,14 @@ def test_flop_of_a_step_are_those_counted_by_hand(network, pixels, of_f, of_y, o
 # --- the program
 
 
-def test_all_cases_are_measured_and_written(small, devices, tmp_path):
+def test_all_cases_are_measured_and_written(small, devices, tmp_path, capsys):
     path = tmp_path / "cpu.json"
     more = ["--steps-per-call", "2", "--keys", "2", "--devices", "4", "5"]
     assert main([*QUICK, *more, "--output", str(path)]) == 0
     record = results.read(path)
     assert record["finished"] and record["simulated_devices"]
+    assert capsys.readouterr().out.startswith("8 cases, each with up to 30 s of calls")
+    assert len(record["cases"]) == 8
     assert record["compilation_cache"] == "off"
     assert record["command"].endswith(
         "--networks mnist --keys 2 --steps-per-call 2 --devices 4 5 --batch 4"

@@ -93,7 +93,8 @@ class Benchmark:
         minutes = count * (options.seconds + COMPILATION) / 60
         self.console.print(
             f"{count} cases, each with up to {options.seconds:g} s of calls and about "
-            f"{COMPILATION:g} s of compilation: up to about {minutes:.0f} minutes"
+            f"{COMPILATION:g} s of compilation: up to about {minutes:.0f} minutes",
+            soft_wrap=True,
         )
 
     def _network(self, labels, product_rate):

@@ -11,7 +11,7 @@ import numpy as np
 
 from dann_jax import DannModel, lambda_p, make_optimizer, make_update_step, mu_p, progress
 from dann_jax.batches import DomainArrays, DomainBatch
-from dann_jax.studies import init_states, make_study_steps
+from dann_jax.studies import make_study_steps
 from dann_jax.training import init_state, make_train_steps, replicate
 from experiments.benchmark import machine
 from experiments.config import NETWORKS
@@ -65,7 +65,6 @@ def _lam(step):
 _OPTIMIZER = make_optimizer(lambda step: mu_p(progress(step, HORIZON)))
 # Compiled once for all programs of a network: the initialization is not what is measured.
 _init_state = jax.jit(init_state, static_argnums=(0, 1))
-_init_states = jax.jit(init_states, static_argnums=(0, 1))
 
 
 class Training:
@@ -95,16 +94,17 @@ class Training:
           ValueError: The batch does not split evenly over the devices.
         """
         self.devices = devices
-        self.key = jax.random.key(0)
+        self.key = key = jax.random.key(0)
         if keys is not None:
-            self.key = jax.random.split(self.key, keys)
+            self.key = jax.random.split(key, keys)
         self.program = program or _program(subject.model, batch, devices, many=keys is not None)
-        init = _init_state if keys is None else _init_states
         image = jnp.zeros([2, subject.pixels, subject.pixels, 3])
-        shapes = jax.eval_shape(functools.partial(init, subject.model, _OPTIMIZER), self.key, image)
-        size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(shapes))
-        machine.check_room(size, devices[0])
-        self.state = replicate(init(subject.model, _OPTIMIZER, self.key, image), devices)
+        state = _init_state(subject.model, _OPTIMIZER, key, image)
+        size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
+        machine.check_room((keys or 1) * size, devices[0])
+        if keys is not None:  # the same for each: initializing many takes longer to compile
+            state = jax.tree.map(lambda a: jnp.stack([a] * keys), state)
+        self.state = replicate(state, devices)
         self.arrays = subject.arrays if len(devices) == 1 else replicate(subject.arrays, devices)
 
     def __call__(self, steps: int) -> None:
