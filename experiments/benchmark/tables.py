@@ -1,12 +1,18 @@
 """The tables of docs/speed.md: benchmarks of several machines side by side."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.results import DASH
 
 __all__ = ["SCALING", "step_time", "tables"]
 
 SCALING = ("strong", "weak")  # cases of a benchmark that are on several devices
+
+
+class _Entry(NamedTuple):
+    file: str  # name
+    record: dict[str, Any]
+    case: dict[str, Any]
 
 
 def tables(records: dict[str, dict]) -> dict[str, list[list[str]]]:
@@ -18,77 +24,21 @@ def tables(records: dict[str, dict]) -> dict[str, list[list[str]]]:
     Returns:
       Tables ``'benchmark'``, ``'steps-per-call'``, ``'keys'`` and ``'devices'``.
     """
-    found = sorted(
-        (
-            (case["network"], case["pixels"], _arithmetic(record, case), name, record, case)
-            for name, record in records.items()
-            for case in record["cases"]
-            if "network" in case
-        ),
-        key=lambda entry: entry[:4],
-    )
-
-    def rows(head, measures, cells):
-        lines = [["network", "arithmetic", "device", "examples a step", *head]]
-        for network, pixels, arithmetic, name, record, case in found:
-            if case["measures"] in measures:
-                lines.append(
-                    [f"{network}, {pixels} px", arithmetic, _machine(record), str(case["batch"])]
-                    + cells(name, record, case)
-                )
-        return lines
-
+    entries = [
+        _Entry(file, record, case)
+        for file, record in records.items()
+        for case in record["cases"]
+        if "network" in case
+    ]
+    entries.sort(key=lambda e: (e.case["network"], e.case["pixels"], _arithmetic(e), e.file))
     return {
-        "benchmark": rows(
-            (
-                *("ms a step (quartiles)", "examples/s", "compile s", "GFLOP/s (share of product)"),
-                *("peak MB", "PyTorch / ours", "file"),
-            ),
-            ("update",),
-            lambda name, record, case: [
-                step_time(case),
-                _number(case, "examples_per_second", "{:,.0f}"),
-                _compile_time(case),
-                _rate(case),
-                _number(case, "peak_memory_bytes", "{:,.0f}", 1e-6),
-                _against_pytorch(case),
-                f"[json](experiments/results/benchmark/{name})",
-            ],
-        ),
-        "steps-per-call": rows(
-            ("steps a call", "ms a step (quartiles)", "compile s"),
-            ("steps_per_call",),
-            lambda name, record, case: [
-                str(case["steps_per_call"]),
-                step_time(case),
-                _compile_time(case),
-            ],
-        ),
-        "keys": rows(
-            (
-                *("keys", "ms a step of all (quartiles)", "times one key", "examples/s"),
-                *("compile s", "peak MB"),
-            ),
-            ("keys",),
-            lambda name, record, case: [
-                str(case["keys"]),
-                step_time(case),
-                _number(case, "times_one_key", "{:.2f}"),
-                _number(case, "examples_per_second", "{:,.0f}"),
-                _compile_time(case),
-                _number(case, "peak_memory_bytes", "{:,.0f}", 1e-6),
-            ],
-        ),
-        "devices": rows(
-            ("scaling", "devices", "ms a step (quartiles)", "times one device's examples/s"),
-            SCALING,
-            lambda name, record, case: [
-                case["measures"],
-                f"{case['devices']}{' simulated' if record['simulated_devices'] else ''}",
-                step_time(case),
-                _number(case, "times_one_device", "{:.2f}"),
-            ],
-        ),
+        title: [list(columns := _SUBJECT | more)]
+        + [
+            [cell(entry) for cell in columns.values()]
+            for entry in entries
+            if entry.case["measures"] in measures
+        ]
+        for title, (measures, more) in _TABLES.items()
     }
 
 
@@ -104,46 +54,103 @@ def step_time(case: dict[str, Any]) -> str:
     return f"{median} ({lower}–{upper})"
 
 
-def _arithmetic(record, case):
+def _arithmetic(entry):
     """Returns how products are computed."""
+    record, precision = entry.record, entry.case["precision"]
     if record["dtype"] == "bfloat16":
         return "bfloat16"
-    if case["precision"] == "tensorfloat32":
+    if precision == "tensorfloat32":
         return "TF32"
-    exact = case["precision"] == "highest" or record["platform"] == "cpu"
+    exact = precision == "highest" or record["platform"] == "cpu"
     return "float32" if exact else "float32, default products"
 
 
-def _machine(record):
+def _machine(entry):
+    record = entry.record
     if record["platform"] == "cpu":
         return f"{record['processor']}, {record['cores']} cores"
     return record["device"]
 
 
-def _number(case, name, form, factor=1.0):
-    return form.format(case[name] * factor) if case.get(name) is not None else DASH
+def _number(values, name, form, factor=1.0):
+    return form.format(values[name] * factor) if values.get(name) is not None else DASH
 
 
-def _compile_time(case):
+def _column(name, form, factor=1.0):
+    """Returns the cells of a number of a case; a dash where it has none."""
+    return lambda entry: _number(entry.case, name, form, factor)
+
+
+def _compile_time(entry):
+    case = entry.case
     if "compile_seconds" not in case:
         return DASH
     return f"{case['lowering_seconds'] + case['compile_seconds']:.1f}"
 
 
-def _rate(case):
-    if "flop_per_second" not in case:
+def _rate(entry):
+    if "flop_per_second" not in entry.case:
         return DASH
-    share = _number(case, "share_of_product", "{:.0%}")
-    return f"{case['flop_per_second'] / 1e9:,.0f} ({share})"
+    share = _number(entry.case, "share_of_product", "{:.0%}")
+    return f"{entry.case['flop_per_second'] / 1e9:,.0f} ({share})"
 
 
-def _against_pytorch(case):
+def _against_pytorch(entry):
     """Returns how many times longer PyTorch takes, for each way to run it."""
-    return (
-        ", ".join(
-            f"{mode['engine'].replace('_', ' ')}{' channels last' * mode['channels_last']} "
-            f"{_number(mode, 'ratio', '{:.2f}')}"
-            for mode in case.get("pytorch", [])
-        )
-        or DASH
+    ratios = (
+        f"{mode['engine'].replace('_', ' ')}{' channels last' * mode['channels_last']} "
+        f"{_number(mode, 'ratio', '{:.2f}')}"
+        for mode in entry.case.get("pytorch", [])
     )
+    return ", ".join(ratios) or DASH
+
+
+def _devices(entry):
+    return f"{entry.case['devices']}{' simulated' * entry.record['simulated_devices']}"
+
+
+_SUBJECT = {  # the first columns of all tables: each a head, and what gives the cell of an entry
+    "network": lambda e: f"{e.case['network']}, {e.case['pixels']} px",
+    "arithmetic": _arithmetic,
+    "device": _machine,
+    "examples a step": _column("batch", "{}", 1),
+}
+_STEP = {"ms a step (quartiles)": lambda e: step_time(e.case)}
+_COMPILATION = {"compile s": _compile_time}
+_PACE = {"examples/s": _column("examples_per_second", "{:,.0f}")}
+_MEMORY = {"peak MB": _column("peak_memory_bytes", "{:,.0f}", 1e-6)}
+
+_TABLES = {  # the cases of each, and its other columns
+    "benchmark": (
+        ("update",),
+        {
+            **(_STEP | _PACE | _COMPILATION),
+            "GFLOP/s (share of product)": _rate,
+            **_MEMORY,
+            "PyTorch / ours": _against_pytorch,
+            "file": lambda e: f"[json](experiments/results/benchmark/{e.file})",
+        },
+    ),
+    "steps-per-call": (
+        ("steps_per_call",),
+        {"steps a call": _column("steps_per_call", "{}", 1)} | _STEP | _COMPILATION,
+    ),
+    "keys": (
+        ("keys",),
+        {
+            "keys": _column("keys", "{}", 1),
+            "ms a step of all (quartiles)": _STEP["ms a step (quartiles)"],
+            "times one key": _column("times_one_key", "{:.2f}"),
+            **(_PACE | _COMPILATION | _MEMORY),
+        },
+    ),
+    "devices": (
+        SCALING,
+        {
+            "scaling": lambda e: e.case["measures"],
+            "devices": _devices,
+            **_STEP,
+            "times one device's examples/s": _column("times_one_device", "{:.2f}"),
+        },
+    ),
+}
