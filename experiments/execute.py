@@ -10,7 +10,6 @@ import jax
 from rich.console import Console
 
 from experiments import (
-    curves,
     display,
     domains,
     heads,
@@ -20,6 +19,7 @@ from experiments import (
     runtime,
     train,
 )
+from experiments.figures import curves
 from experiments.methods import METHODS
 from experiments.options import Options
 from experiments.plan import Plan, command, resolved

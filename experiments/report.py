@@ -9,7 +9,8 @@ import argparse
 import pathlib
 import sys
 
-from experiments import benchmark_tables, record, result_tables
+from experiments import record, result_tables
+from experiments.benchmark import tables as benchmark_tables
 
 __all__ = ["BEGIN", "BENCHMARKS", "END", "FOLDER", "ROOT", "main"]
 

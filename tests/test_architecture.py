@@ -50,7 +50,15 @@ def modules_of(name):
 
 
 def test_importing_the_library_imports_no_optional_package():
-    heavy = "tensorflow tensorflow_datasets sklearn matplotlib orbax.checkpoint PIL grain".split()
+    heavy = [
+        "tensorflow",
+        "tensorflow_datasets",
+        "sklearn",
+        "matplotlib",
+        "orbax.checkpoint",
+        "PIL",
+        "grain",
+    ]
     code = (
         "import sys, dann_jax; "
         f"print(*[m for m in {heavy!r} if m in sys.modules], "
@@ -127,7 +135,8 @@ def test_no_module_is_named_after_nothing():
 @pytest.mark.parametrize("name", CORE)
 def test_every_public_name_exists_and_is_documented(name):
     module = importlib.import_module(f"dann_jax.{name}")
-    assert module.__doc__ and module.__all__
+    assert module.__doc__
+    assert module.__all__
     assert list(module.__all__) == sorted(set(module.__all__))
     for public in module.__all__:
         value = getattr(module, public)

@@ -57,7 +57,8 @@ def test_every_corner_is_equally_likely_and_half_are_mirrored():
     cells, counts = np.unique(corner, axis=0, return_counts=True)
     np.testing.assert_array_equal(cells, [(top, left) for top in range(3) for left in range(5)])
     # 6000 views in 15 cells: 400 each, standard deviation below 20.
-    assert 300 < counts.min() and counts.max() < 500
+    assert counts.min() > 300
+    assert counts.max() < 500
     assert 2800 < mirrored.sum() < 3200
     assert not draw(0, count=6000, mirror=False).mirrored.any()
 
@@ -77,7 +78,8 @@ def test_host_and_device_take_the_same_pixels():
         views = draw(step)
         device = jax.jit(take_views, static_argnums=2)(IMAGES, views, SIZE)
         host = [take_view(*one, SIZE) for one in zip(IMAGES, *map(np.asarray, views), strict=True)]
-        assert device.dtype == np.uint8 and device.shape == (8, SIZE, SIZE, 3)
+        assert device.dtype == np.uint8
+        assert device.shape == (8, SIZE, SIZE, 3)
         np.testing.assert_array_equal(device, np.stack(host))
 
 

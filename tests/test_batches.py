@@ -27,7 +27,8 @@ def divide(step, batch, examples):
 
 def test_shapes_dtypes_and_ranges():
     indices = draw(0, 6)
-    assert indices.source.shape == (6, 4) and indices.target.shape == (6, 3)
+    assert indices.source.shape == (6, 4)
+    assert indices.target.shape == (6, 3)
     assert indices.source.dtype == indices.target.dtype == jnp.int32
     assert {*np.ravel(indices.source)} == set(range(10))
     assert {*np.ravel(indices.target)} == set(range(7))
@@ -81,7 +82,8 @@ def test_domains_and_keys_have_orders_of_their_own():
     indices = draw(0, 5, examples=(20, 20), batch=(4, 4))
     assert jnp.any(indices.source != indices.target)
     other = draw(0, 5, examples=(20, 20), batch=(4, 4), key=jax.random.key(8))
-    assert jnp.any(indices.source != other.source) and jnp.any(indices.target != other.target)
+    assert jnp.any(indices.source != other.source)
+    assert jnp.any(indices.target != other.target)
 
 
 @pytest.mark.parametrize("examples", [1, 7, 64, 1000, 59_001, 479_400, 2**25])
@@ -115,7 +117,8 @@ def test_gather_takes_the_examples_as_stored():
     )
     source, target = jnp.array([4, 0]), jnp.array([1, 1])
     batch = gather(arrays, source, target)
-    assert batch.source_image.dtype == jnp.uint8 and batch.target_label is None
+    assert batch.source_image.dtype == jnp.uint8
+    assert batch.target_label is None
     np.testing.assert_array_equal(batch.source_image, arrays.source_image[[4, 0]])
     np.testing.assert_array_equal(batch.source_label, [4, 0])
     np.testing.assert_array_equal(batch.target_image, arrays.target_image[[1, 1]])

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import math
+import pathlib
+import subprocess
 import sys
 
 import flax.linen as nn
@@ -12,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import experiments
 from dann_jax import batches, networks, schedules, training
 from dann_jax.backbones import AlexNet
-from experiments import benchmark, benchmark_tables, report, workload
-from experiments.record import read
+from experiments import benchmark, report
+from experiments import record as result_files
+from experiments.benchmark import machine, measures, operations, tables, timing, workload
+from experiments.benchmark.__main__ import main
 from experiments.settings import NETWORKS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -38,9 +41,9 @@ def small(monkeypatch):
     monkeypatch.setitem(workload.NETWORKS, "mnist", network)
     monkeypatch.setattr(workload, "SIZES", {"mnist": (8,)})
     monkeypatch.setattr(workload, "EXAMPLES", 8)
-    monkeypatch.setattr(benchmark, "PRODUCT", {"cpu": 16})
-    monkeypatch.setattr(benchmark, "PAUSE", 0.0)
-    monkeypatch.setattr(benchmark, "REPEATS", 2)
+    monkeypatch.setattr(measures, "PRODUCT", {"cpu": 16})
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "REPEATS", 2)
 
 
 def cases(path):
@@ -74,18 +77,21 @@ def test_flop_of_a_step_are_those_counted_by_hand(network, pixels, of_f, of_y, o
     model = NETWORKS[network](**({"classes": 43} if network == "gtsrb" else {}))
     # Forward, for weights and for inputs, images excepted; G_y sees one half. Two each.
     expected = 2 * (10 * (3 * sum(of_f) - of_f[0] + 3 * of_d) + 5 * 3 * of_y)
-    assert workload.flop_of_step(model, pixels, 10) == expected
+    assert operations.flop_of_step(model, pixels, 10) == expected
 
 
 # --- the program
 
 
-def test_all_cases_are_measured_and_written(small, devices, tmp_path):
+def test_all_cases_are_measured_and_written(small, devices, tmp_path, capsys):
     path = tmp_path / "cpu.json"
     more = ["--steps-per-call", "2", "--keys", "2", "--devices", "4", "5"]
-    assert benchmark.main([*QUICK, *more, "--output", str(path)]) == 0
-    record = read(path)
-    assert record["finished"] and record["simulated_devices"]
+    assert main([*QUICK, *more, "--output", str(path)]) == 0
+    record = result_files.read(path)
+    assert record["finished"]
+    assert record["simulated_devices"]
+    assert capsys.readouterr().out.startswith("8 cases, each with up to 30 s of calls")
+    assert len(record["cases"]) == 8
     assert record["compilation_cache"] == "off"
     assert record["command"].endswith(
         "--networks mnist --keys 2 --steps-per-call 2 --devices 4 5 --batch 4"
@@ -103,43 +109,52 @@ def test_all_cases_are_measured_and_written(small, devices, tmp_path):
     (product,) = found["product"]
     share = update["flop_per_second"] / product["flop_per_second"]
     assert update["share_of_product"] == pytest.approx(share)
-    assert update["compile_seconds"] > 0 and update["peak_memory_bytes"] > 0
+    assert update["compile_seconds"] > 0
+    assert update["peak_memory_bytes"] > 0
     # What cannot be measured has a reason, and what follows is measured nevertheless.
     assert "2 source examples cannot be split over 4" in found["strong"][0]["reason"]
     assert found["weak"][0]["times_one_device"] > 0
     assert found["weak"][1]["reason"] == "this process has 4 devices"
 
 
+def test_it_is_a_program():
+    command = [sys.executable, "-m", "experiments.benchmark", "--help"]
+    root = pathlib.Path(benchmark.__file__).parents[2]
+    printed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert "python -m experiments.benchmark" in printed
+    assert "--against-pytorch" in printed
+
+
 def test_what_does_not_fit_is_left_out(small, tmp_path, monkeypatch):
     path = tmp_path / "cpu.json"
     run = [*QUICK, "--steps-per-call", "1", "--keys", "--devices", "--output", str(path)]
-    monkeypatch.setattr(workload, "_memory", lambda d: {"bytes_limit": 100, "bytes_in_use": 0})
-    assert benchmark.main(run) == 0
+    monkeypatch.setattr(machine, "_statistics", lambda d: {"bytes_limit": 100, "bytes_in_use": 0})
+    assert main(run) == 0
     assert "GB are free" in cases(path)["update"][0]["reason"]
 
 
 def test_a_case_whose_call_takes_too_long_is_left_out(small, tmp_path, monkeypatch):
     path = tmp_path / "cpu.json"
 
-    def alone(self, subject, *, steps, batch):
+    def alone(self, steps):
         return {"step_seconds": {"median": 4.0, "quartiles": [4.0, 4.0], "calls": 1}}
 
-    monkeypatch.setattr(benchmark._Benchmark, "_alone", alone)
+    monkeypatch.setattr(measures.NetworkMeasures, "steps_per_call", alone)
     run = [*QUICK, "--steps-per-call", "1", "10", "--keys", "--devices", "--output", str(path)]
-    assert benchmark.main(run) == 0
+    assert main(run) == 0
     first, second = cases(path)["steps_per_call"]
     assert first["step_seconds"]["median"] == 4.0
     assert "about 40 s, more than --seconds 30" in second["reason"]
 
 
 def test_a_run_that_is_cut_off_leaves_what_it_has(small, tmp_path, monkeypatch):
-    def cut(self, subject, **settings):
+    def cut(self, steps):
         raise KeyboardInterrupt
 
     path = tmp_path / "cpu.json"
-    monkeypatch.setattr(benchmark._Benchmark, "_alone", cut)
-    assert benchmark.main([*QUICK, "--output", str(path)]) == 130
-    record = read(path)
+    monkeypatch.setattr(measures.NetworkMeasures, "steps_per_call", cut)
+    assert main([*QUICK, "--output", str(path)]) == 130
+    record = result_files.read(path)
     assert not record["finished"]
     assert [case["measures"] for case in record["cases"]] == ["product"]
 
@@ -147,7 +162,7 @@ def test_a_run_that_is_cut_off_leaves_what_it_has(small, tmp_path, monkeypatch):
 def test_a_file_is_not_overwritten_unasked(tmp_path, capsys):
     path = tmp_path / "cpu.json"
     path.write_text("kept")
-    assert benchmark.main([*QUICK, "--output", str(path)]) == 2
+    assert main([*QUICK, "--output", str(path)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert path.read_text() == "kept"
 
@@ -157,26 +172,26 @@ def test_a_file_is_not_overwritten_unasked(tmp_path, capsys):
 )
 def test_wrong_arguments_are_refused_before_anything_is_measured(wrong, tmp_path, capsys):
     path = tmp_path / "cpu.json"
-    assert benchmark.main([*wrong, "--output", str(path)]) == 2
+    assert main([*wrong, "--output", str(path)]) == 2
     assert wrong[0] in capsys.readouterr().err
     assert not path.exists()
 
 
 def test_pytorch_is_needed_only_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "experiments.pytorch_training", None)  # as without torch
-    monkeypatch.delattr(experiments, "pytorch_training", raising=False)
-    assert benchmark.main([*QUICK, "--against-pytorch", "--output", str(tmp_path / "a.json")]) == 2
+    monkeypatch.setitem(sys.modules, "experiments.benchmark.pytorch_twin", None)  # without torch
+    monkeypatch.delattr(benchmark, "pytorch_twin", raising=False)
+    assert main([*QUICK, "--against-pytorch", "--output", str(tmp_path / "a.json")]) == 2
     assert "install it, or leave it out" in capsys.readouterr().err
 
 
 def test_calls_take_turns(monkeypatch):
-    monkeypatch.setattr(benchmark, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
     calls = []
     programs = {name: lambda steps, name=name: calls.append(name) for name in "ab"}
-    times = benchmark._interleaved(programs, 1, seconds=60.0)
-    timed = calls[2 * benchmark.WARM_UP :]
-    assert timed == ["a", "b"] * benchmark.REPEATS
-    assert times["a"]["calls"] == times["b"]["calls"] == benchmark.REPEATS
+    times = timing.interleaved(programs, 1, seconds=60.0)
+    timed = calls[4:]  # after a compilation and a warm-up of each
+    assert timed == ["a", "b"] * timing.REPEATS
+    assert times["a"]["calls"] == times["b"]["calls"] == timing.REPEATS
 
 
 def test_memory_of_more_keys_is_more(small):
@@ -216,8 +231,8 @@ def record_of(**case):
 def test_machines_stand_side_by_side():
     gpu = record_of(precision="tensorfloat32", pytorch=[]) | {"platform": "gpu", "device": "A GPU"}
     failed = record_of(network="gtsrb", pixels=40, reason="needs 9 GB more")
-    tables = benchmark_tables.tables({"a.json": record_of(), "g.json": gpu, "z.json": failed})
-    head, *rows = tables["benchmark"]
+    found = tables.tables({"a.json": record_of(), "g.json": gpu, "z.json": failed})
+    head, *rows = found["benchmark"]
     assert [row[:3] for row in rows] == [
         ["gtsrb, 40 px", "float32", "A CPU, 2 cores"],
         ["mnist, 28 px", "TF32", "A GPU"],
@@ -242,9 +257,9 @@ def test_calls_keys_and_devices_have_tables():
         "devices": record_of(measures="weak", devices=4, times_one_device=1.9),
     }
     for name, record in kinds.items():
-        tables = benchmark_tables.tables({"a.json": record})
-        assert [title for title, lines in tables.items() if len(lines) > 1] == [name]
-    assert benchmark_tables.tables({"a": kinds["devices"]})["devices"][1][4:6] == [
+        found = tables.tables({"a.json": record})
+        assert [title for title, lines in found.items() if len(lines) > 1] == [name]
+    assert tables.tables({"a": kinds["devices"]})["devices"][1][4:6] == [
         "weak",
         "4 simulated",
     ]
@@ -262,7 +277,8 @@ def test_report_checks_every_document(tmp_path, monkeypatch, capsys):
     assert report.main(["--check", *paths]) == 1
     assert "old" in readme.read_text()
     assert report.main(paths) == 0
-    assert "58.1" in readme.read_text() and readme.read_text().endswith("rest\n")
+    assert "58.1" in readme.read_text()
+    assert readme.read_text().endswith("rest\n")
     assert "| 999 |" not in readme.read_text()
     assert report.main(["--check", *paths]) == 0
     speed.write_text("<!-- keys: begin -->\n")
@@ -277,9 +293,9 @@ def test_report_checks_every_document(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def pytorch():
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    from experiments import pytorch_training
+    from experiments.benchmark import pytorch_twin
 
-    return pytorch_training
+    return pytorch_twin
 
 
 def layers(theta):
@@ -384,20 +400,20 @@ def test_pytorch_makes_the_same_update(pytorch, name, pixels, classes, channels_
 
 def test_pytorch_has_our_schedules(pytorch):
     for step in (0, 1234, 10_000, 20_000):
-        p = schedules.progress(step, pytorch.HORIZON)
+        p = schedules.progress(step, workload.HORIZON)
         expected = schedules.lambda_p(p), schedules.mu_p(p)
         np.testing.assert_allclose(pytorch._schedules(step), expected, rtol=1e-5)
 
 
 def test_a_network_without_translation_has_a_reason(pytorch):
     with pytest.raises(ValueError, match="no translation"):
-        pytorch.parts(networks.mnist_batch_norm(), 32)
+        pytorch.translated(networks.mnist_batch_norm(), 32)
 
 
 def test_pytorch_is_measured_in_turn(pytorch, small, tmp_path):
     path = tmp_path / "cpu.json"
     run = [*QUICK, "--steps-per-call", "1", "--keys", "--devices", "--output", str(path)]
-    assert benchmark.main([*run, "--against-pytorch"]) == 0
+    assert main([*run, "--against-pytorch"]) == 0
     (update,) = cases(path)["update"]
     assert [mode["channels_last"] for mode in update["pytorch"]] == [False, True]
     for mode in update["pytorch"]:

@@ -104,7 +104,8 @@ def work(port, index, path):
     jax.distributed.initialize(
         f"localhost:{port}", PROCESSES, index, initialization_timeout=SECONDS
     )
-    assert len(jax.local_devices()) == 1 and len(jax.devices()) == PROCESSES
+    assert len(jax.local_devices()) == 1
+    assert len(jax.devices()) == PROCESSES
     np.savez(path, **trained(jax.devices()))
 
 

@@ -110,7 +110,8 @@ def test_eqs_4_5_6_one_update_is_theta_minus_mu_times_the_triple(theta, lam):
     new, metrics = update(state, BATCH, jax.random.key(3))
     close(new.theta, jax.tree.map(lambda t, g: t - MU * g, theta, triple(theta, lam)))
     close((metrics.label_loss, metrics.domain_loss), losses(*theta.values(), "mean"))
-    assert new.step == 1 and metrics.lam == np.float32(lam)
+    assert new.step == 1
+    assert metrics.lam == np.float32(lam)
 
 
 def test_momentum_sums_the_triples(theta):
@@ -163,7 +164,8 @@ def test_eq2_and_eq3_a_step_moves_each_player_its_own_way(theta, lam):
         e_min, _ = E({"f": new["f"], "y": new["y"], "d": old["d"]})
         e_max, l_d_after = E({"f": old["f"], "y": old["y"], "d": new["d"]})
         assert e_min < e  # Eq. (2)
-        assert e_max > e and l_d_after < l_d  # Eq. (3)
+        assert e_max > e
+        assert l_d_after < l_d
 
 
 def test_theta_f_alone_raises_the_domain_loss_where_only_it_counts(theta):
@@ -215,7 +217,8 @@ def cited(text):
 
 def test_citations_are_read_as_written():
     assert cited("Eqs. (4)-(6) and (9); Eq. (7) and Eq. (8)") == {4, 5, 6, 7, 8, 9}
-    assert cited("Eqs. (2) and (3) ask") == {2, 3} and cited("Sec. 3 (see (1))") == set()
+    assert cited("Eqs. (2) and (3) ask") == {2, 3}
+    assert cited("Sec. 3 (see (1))") == set()
 
 
 @pytest.mark.parametrize("number", range(1, 10))

@@ -62,7 +62,8 @@ def by_hand(state):
 @pytest.mark.parametrize("batch_size", [1, 7, 22, 23, 24, 512])
 def test_predictions_do_not_depend_on_the_batch_size(state, batch_size):
     got = predict(MODEL, state, IMAGES, preprocess=preprocess, batch_size=batch_size)
-    assert got.shape == (23, 4) and got.dtype == np.float32
+    assert got.shape == (23, 4)
+    assert got.dtype == np.float32
     np.testing.assert_allclose(got, by_hand(state)[1], rtol=1e-4, atol=1e-5)
 
 

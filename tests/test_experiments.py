@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from dann_jax import datasets
-from experiments import configs, domains, execute, look, record, run, train
+from experiments import configs, domains, execute, record, run, train
+from experiments.figures import look
 from experiments.methods import METHODS, gap_covered
 from experiments.settings import Config
 

@@ -413,7 +413,8 @@ def test_settings_that_do_not_fit_are_told_before_anything_starts(options, hint,
     except SystemExit as stop:
         status = stop.code
     told = capsys.readouterr()
-    assert status == 2 and hint in " ".join((told.err + told.out).split())
+    assert status == 2
+    assert hint in " ".join((told.err + told.out).split())
     assert list(tmp_path.iterdir()) == []
 
 

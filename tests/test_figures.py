@@ -3,7 +3,9 @@
 import contextlib
 import json
 import re
+import runpy
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from PIL import Image
 
 from dann_jax import checkpoints, datasets
-from experiments import configs, curves, domains, embed, look, moons, style, train
+from experiments import configs, domains, train
+from experiments.figures import curves, embed, look, moons, style
 from experiments.methods import METHODS
 from experiments.plan import Group, resolved
 from experiments.record import read, write_json
@@ -92,7 +95,7 @@ def test_curves_show_errors_losses_with_chance_and_schedules(tmp_path, kept, cap
     target, source, label, domain, domain_error, schedules = axes.flat
     assert all(axis.get_xlim() == (0, 1030) for axis in axes.flat)  # of 1,000 updates
     assert legend(figure) == ["source-only", "DANN", "train-on-target"]
-    dann = style.LINES["dann"].colour
+    dann = METHODS["dann"].line.colour
     np.testing.assert_allclose(thick(target)[dann], [0.45, 0.3])  # 1 - means over both keys
     np.testing.assert_allclose(thick(source)[dann], [0.1, 0.05])
     assert len(thick(target)) == len(thick(label)) == 3
@@ -112,8 +115,9 @@ def test_the_semi_supervised_plot_has_the_papers_legend(tmp_path, kept):
     assert curves.main([str(tmp_path), "--panels", "target-error", "--output", str(path)]) == 0
     figure, axes = kept
     names = ["Real only", "Syn only", "Syn + Real", "Syn adapted", "Syn + Real adapted"]
-    assert legend(figure) == names and axes.size == 1
-    best = style.LINES["dann-and-few-labels"].colour
+    assert legend(figure) == names
+    assert axes.size == 1
+    best = METHODS["dann-and-few-labels"].line.colour
     np.testing.assert_allclose(thick(axes[0, 0])[best], [0.45, 0.15])
     with Image.open(path) as image:
         told, dots = image.info["Description"], image.info["dpi"]
@@ -121,16 +125,27 @@ def test_the_semi_supervised_plot_has_the_papers_legend(tmp_path, kept):
     assert np.round(dots).tolist() == [200, 200]
 
 
+@pytest.mark.parametrize("name", ["curves", "embed", "look", "moons"])
+def test_figures_are_programs(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"experiments.{name}", run_name="__main__")
+    assert end.value.code == 0
+    assert f"python -m experiments.{name}" in capsys.readouterr().out
+
+
 def test_methods_look_different_in_grey_print():
-    shapes = [(str(line.dashes), line.marker) for line in style.LINES.values()]
-    assert len({marker for _, marker in shapes}) == len(shapes)
+    markers = [method.line.marker for method in METHODS.values() if method.line]
+    assert len(markers) > 1
+    assert len(set(markers)) == len(markers)
 
 
 def test_a_target_without_labels_has_no_error(tmp_path, kept):
     found = {"dann": result([[None, None]], adapted=True)}
     curves.draw(found, tmp_path / "curves.png")
     target, source = kept[1].flat[:2]
-    assert not thick(target) and len(thick(source)) == 1
+    assert not thick(target)
+    assert len(thick(source)) == 1
 
 
 def test_a_loss_that_is_not_finite_any_more_ends_its_curve(tmp_path, kept):
@@ -139,7 +154,7 @@ def test_a_loss_that_is_not_finite_any_more_ends_its_curve(tmp_path, kept):
         curve["training"]["label_loss"] = [2.0] * last + [None] * (100 - last)
     curves.draw(found, tmp_path / "curves.png", panels=("label-loss",))
     (axis,) = kept[1].flat
-    np.testing.assert_allclose(thick(axis)[style.LINES["source-only"].colour], [2.0] * 60)
+    np.testing.assert_allclose(thick(axis)[METHODS["source-only"].line.colour], [2.0] * 60)
 
 
 def test_the_same_vector_figure_is_the_same_file(tmp_path):
@@ -195,7 +210,8 @@ def test_moons_are_drawn(tmp_path, kept, monkeypatch, capsys):
     assert moons.main(["--output", str(path)]) == 0
     assert "written" in capsys.readouterr().out
     figure, axes = kept
-    assert axes.shape == (2, 4) and path.exists()
+    assert axes.shape == (2, 4)
+    assert path.exists()
     assert axes[0, 0].get_ylabel().startswith("plain net\ntarget error")
     assert axes[1, 0].get_ylabel().startswith("DANN\ntarget error")
     assert len(legend(figure)) == 4
@@ -261,10 +277,11 @@ def test_what_cannot_be_embedded_is_refused(trained, tmp_path, capsys):
 
 def test_which_images_are_drawn_is_a_function_of_the_seed():
     images = datasets.ImageSet(np.arange(40).reshape(10, 2, 2, 1), np.zeros(10, np.int32))
-    first = embed.drawn(images, 4, (0, 1))
-    np.testing.assert_array_equal(embed.drawn(images, 4, (0, 1)), first)
-    assert first.shape == (4, 2, 2, 1) and (embed.drawn(images, 4, (1, 1)) != first).any()
-    np.testing.assert_array_equal(embed.drawn(images, 20, 0), images.image)
+    first = embed.choose_images(images, 4, (0, 1))
+    np.testing.assert_array_equal(embed.choose_images(images, 4, (0, 1)), first)
+    assert first.shape == (4, 2, 2, 1)
+    assert (embed.choose_images(images, 4, (1, 1)) != first).any()
+    np.testing.assert_array_equal(embed.choose_images(images, 20, 0), images.image)
 
 
 def test_domains_that_are_apart_are_told_apart():
@@ -286,4 +303,4 @@ def test_several_pairs_are_drawn_beside_each_other(trained, kept, tmp_path, caps
     ]
     assert axes[1, 0].images[0].get_array().shape[:2] == (28, 3 * 28 + 2 * 1)
     assert look.main([*pairs, "--source", "mnist", *folders]) == 2
-    assert "are of one pair" in capsys.readouterr().err
+    assert "need a single pair" in capsys.readouterr().err

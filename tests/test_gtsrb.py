@@ -75,12 +75,14 @@ def refused(tmp_path, manual_dir, match):
         prepared(tmp_path, manual_dir)
     message = str(raised.value)
     assert message.startswith(f"{manual_dir / gtsrb.ARCHIVE.name}: expected ")
-    assert "https://sid.erda.dk" in message and "--manual-dir" in message and "\n" not in message
+    assert "https://sid.erda.dk" in message
+    assert "--manual-dir" in message
+    assert "\n" not in message
     assert not [p for p in (tmp_path / "gtsrb").glob("*") if p.name[0].isdigit()]
 
 
 @pytest.mark.parametrize(
-    "name, root",
+    ("name", "root"),
     [(gtsrb.ARCHIVE.name, ROOT), ("GTSRB-Training_fixed.zip", "GTSRB/Training")],
 )
 def test_every_picture_is_in_one_split_under_its_label(tmp_path, manual_dir, name, root):
@@ -104,7 +106,8 @@ def test_split_is_a_fixed_random_permutation():
     assert order[:5].tolist() == [17283, 10058, 6017, 25266, 30220]
     assert np.any(gtsrb.permutation(39209, seed=1) != order)
     counts = gtsrb.Builder.CLASS_COUNTS
-    assert sum(counts["train"]) == 31367 and sum(counts["test"]) == 7842
+    assert sum(counts["train"]) == 31367
+    assert sum(counts["test"]) == 7842
     totals = np.array(list(counts.values())).sum(axis=0)
     labels = np.repeat(np.arange(CLASSES), totals)[order]
     np.testing.assert_array_equal(np.bincount(labels[:31367]), counts["train"])
@@ -122,7 +125,8 @@ def test_whole_picture_is_resized_without_keeping_its_shape(tmp_path):
     folder = f"{ROOT}/00000"
     write(path, {f"{folder}/00000_00000.ppm": file.getvalue(), f"{folder}/GT-00000.csv": listed})
     image, label = gtsrb.read(path, [1], size=(40, 40))
-    assert image.shape == (1, 40, 40, 3) and label.tolist() == [0]
+    assert image.shape == (1, 40, 40, 3)
+    assert label.tolist() == [0]
     red = np.round(image[0, :, :28, 0].mean(axis=1) / 200)
     assert red.tolist() == [1] * 20 + [0] * 20
     blue = np.round(image[0, :, :, 2].mean(axis=0) / 200)
@@ -131,12 +135,12 @@ def test_whole_picture_is_resized_without_keeping_its_shape(tmp_path):
 
 def test_there_are_43_classes_and_10_labelled_images_of_each():
     assert len(set(gtsrb.Builder.CLASS_NAMES)) == CLASSES
-    assert gtsrb.Builder.SUBSETS == {"labelled": image_sets.Subset("train", 10, 0)}
+    assert {"labelled": image_sets.Subset("train", 10, 0)} == gtsrb.Builder.SUBSETS
     assert {len(counts) for counts in gtsrb.Builder.CLASS_COUNTS.values()} == {CLASSES}
 
 
 @pytest.mark.parametrize(
-    "change, count, in_table",
+    ("change", "count", "in_table"),
     [
         ({"00000_00001.ppm": None}, 2, 2),
         ({"00000_00009.ppm": ppm(colour(7, 1))}, 4, 3),
@@ -156,7 +160,7 @@ def test_class_that_is_not_whole_is_refused(tmp_path, manual_dir, change, count,
 
 
 @pytest.mark.parametrize(
-    "content, got",
+    ("content", "got"),
     [
         (b"not a picture", r"00000_00000.ppm \(cannot identify"),
         (ppm((1, 2, 3))[:-50], "00000_00000.ppm .*trunc"),
@@ -215,4 +219,5 @@ def test_missing_archive_gives_one_sentence_with_the_cure(tmp_path, manual_dir):
         prepared(tmp_path, manual_dir)
     message = str(raised.value)
     assert re.match(r"GTSRB_Final_Training_Images.zip is not found as ", message)
-    assert "GTSRB-Training_fixed.zip" in message and "\n" not in message
+    assert "GTSRB-Training_fixed.zip" in message
+    assert "\n" not in message

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from dann_jax import datasets
-from experiments import configs, domains, look, run
+from experiments import configs, domains, run
+from experiments.figures import look
 
 BRIGHT = {"cat": 250, "dog": 60}
 
@@ -105,7 +106,8 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
     orientation = Image.Exif()
     orientation[0x0112] = 6
     seen = one(tmp_path, Image.fromarray(pixels), "one.jpg", exif=orientation, quality=95)
-    assert seen[:6].mean() < 20 and seen[10:].mean() > 180
+    assert seen[:6].mean() < 20
+    assert seen[10:].mean() > 180
 
 
 def test_what_is_transparent_is_white(tmp_path):

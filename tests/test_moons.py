@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from dann_jax import evaluate, predict
-from experiments.moons import DEGREES, LAM, MODEL, moons, train
+from experiments.figures.moons import DEGREES, LAM, MODEL, moons, train
 
-KEYS = 3
+KEYS = 32  # where a single adapted training ends hangs on rounding, their mean does not
 
 
 @pytest.fixture(scope="module")
@@ -18,24 +18,29 @@ def domains():
 
 
 def accuracies(states, x, y):
+    """Accuracy of each key."""
     states = [jax.tree.map(lambda a, i=i: a[i], states) for i in range(KEYS)]
-    return [evaluate(predict(MODEL, s, x[i]), y[i]) for i, s in enumerate(states)]
+    return np.array([evaluate(predict(MODEL, s, x[i]), y[i]) for i, s in enumerate(states)])
 
 
+@pytest.mark.slow
 def test_dann_beats_source_only_on_the_rotated_moons(domains):
     source_x, source_y, target_x, target_y = domains
     keys = jax.random.split(jax.random.key(0), KEYS)
     plain, dann = (train(lam, keys, source_x, source_y, target_x) for lam in (0.0, LAM))
-    source_only, adapted = (accuracies(s, target_x, target_y) for s in (plain, dann))
     assert min(accuracies(plain, source_x, source_y)) > 0.95  # it has learnt its own domain
-    assert min(accuracies(dann, source_x, source_y)) > 0.95
-    for before, after in zip(source_only, adapted, strict=True):
-        assert before < 0.82
-        assert after > before + 0.07
-    assert np.mean(adapted) > np.mean(source_only) + 0.12
+    assert np.mean(accuracies(dann, source_x, source_y)) > 0.95
+    source_only, adapted = (accuracies(s, target_x, target_y) for s in (plain, dann))
+    gain = adapted - source_only
+    assert np.mean(source_only) < 0.8
+    assert max(source_only) < 0.83
+    assert np.mean(gain) > 0.12
+    assert np.mean(gain > 0.07) >= 0.75
+    assert np.mean(gain) > 8 * np.std(gain, ddof=1) / np.sqrt(KEYS)  # standard errors
 
 
 def test_moons_are_turned_counter_clockwise():
     (x, y), (turned, labels) = moons(0, 0), moons(0, 90)
     np.testing.assert_allclose(turned, np.stack([-x[:, 1], x[:, 0]], -1), atol=1e-6)
-    assert list(y) == list(labels) and list(np.bincount(y)) == [150, 150]
+    assert list(y) == list(labels)
+    assert list(np.bincount(y)) == [150, 150]

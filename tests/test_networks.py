@@ -192,7 +192,8 @@ def test_svhn_dropout_rates_are_1_minus_the_probabilities_of_srivastava():
 
 def test_networks_built_twice_are_equal_so_that_programs_are_compiled_once():
     for network in (mnist, mnist_batch_norm, svhn, svhn_batch_norm, gtsrb):
-        assert network() == network() and hash(network()) == hash(network())
+        assert network() == network()
+        assert hash(network()) == hash(network())
     assert svhn() != svhn(kernel_init=nn.initializers.he_normal())
 
 
@@ -204,9 +205,11 @@ def test_networks_built_twice_are_equal_so_that_programs_are_compiled_once():
 def test_every_network_passes_the_options_of_its_layers_on(network):
     kernel_init = nn.initializers.constant(0.5)
     model = network(classes=7, kernel_init=kernel_init, dtype=jnp.bfloat16)
-    assert model.label_predictor.outputs == 7 and model.domain_classifier.outputs == 1
+    assert model.label_predictor.outputs == 7
+    assert model.domain_classifier.outputs == 1
     for part in (model.feature_extractor, model.label_predictor, model.domain_classifier):
-        assert part.kernel_init is kernel_init and part.dtype == jnp.bfloat16
+        assert part.kernel_init is kernel_init
+        assert part.dtype == jnp.bfloat16
     with pytest.raises(TypeError, match="initializer"):
         network(initializer=kernel_init)
 

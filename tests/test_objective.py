@@ -124,9 +124,11 @@ def test_all_weights_zero_give_zero_and_finite_gradients(normalization):
     value, gradient = jax.value_and_grad(
         lambda z: domain_loss(z, DOMAINS, zeros, normalization=normalization)
     )(LOGITS)
-    assert value == 0.0 and not jnp.any(gradient)
+    assert value == 0.0
+    assert not jnp.any(gradient)
     value, gradient = jax.value_and_grad(lambda z: label_loss(z, jnp.arange(3), zeros))(jnp.eye(3))
-    assert value == 0.0 and not jnp.any(gradient)
+    assert value == 0.0
+    assert not jnp.any(gradient)
 
 
 def test_objective_with_masks_equals_the_smaller_batch():
@@ -162,8 +164,10 @@ def test_extreme_logits_give_finite_values_and_gradients(dtype, size, normalizat
     value, gradient = jax.value_and_grad(lambda z: domain_loss(z, d, normalization=normalization))(
         z
     )
-    assert gradient.dtype == dtype and value.dtype == jnp.float32
-    assert jnp.isfinite(value) and jnp.all(jnp.isfinite(gradient))
+    assert gradient.dtype == dtype
+    assert value.dtype == jnp.float32
+    assert jnp.isfinite(value)
+    assert jnp.all(jnp.isfinite(gradient))
     # The two wrong examples cost `size` each, the two right ones nothing.
     want = size / 2 if normalization == "mean" else size
     np.testing.assert_allclose(value, want, rtol=1e-5)
@@ -171,7 +175,8 @@ def test_extreme_logits_give_finite_values_and_gradients(dtype, size, normalizat
     z = jnp.array([[size, -size, 0.0], [-size, size, 0.0]], dtype)
     for labels, want in (([0, 1], 0.0), ([1, 0], 2 * size)):
         value, gradient = jax.value_and_grad(label_loss)(z, jnp.array(labels))
-        assert gradient.dtype == dtype and jnp.all(jnp.isfinite(gradient))
+        assert gradient.dtype == dtype
+        assert jnp.all(jnp.isfinite(gradient))
         np.testing.assert_allclose(value, want, rtol=1e-5)
 
 
@@ -202,7 +207,8 @@ def test_eq1_value_is_label_loss_minus_lambda_domain_loss():
     close((value, terms.label_loss, terms.domain_loss), (L_y - 0.3 * L_d, L_y, L_d))
     close(terms.features, jnp.concatenate([f_s, f_t]))
     np.testing.assert_array_equal(terms.domains, [0, 0, 0, 1, 1, 1, 1, 1])
-    assert terms.domain_logits.shape == (8,) and terms.label_logits.shape == (3, 2)
+    assert terms.domain_logits.shape == (8,)
+    assert terms.label_logits.shape == (3, 2)
 
 
 def test_eq9_value_is_label_loss_plus_domain_loss_whatever_lambda():
@@ -274,9 +280,11 @@ def test_label_objective_does_not_look_at_the_target():
     )(theta, other)
     f = jnp.tanh(batch.source_image @ theta["f"])
     close(value, label_loss(f @ theta["y"], batch.source_label))
-    assert not jnp.any(gradient["d"]) and jnp.any(gradient["f"])
+    assert not jnp.any(gradient["d"])
+    assert jnp.any(gradient["f"])
     _, terms = label_objective(theta, batch, 1.0, APPLY)
-    assert terms.domain_loss is None and terms.domain_logits is None
+    assert terms.domain_loss is None
+    assert terms.domain_logits is None
 
 
 def domains_said(objective, batch, theta):

@@ -18,8 +18,9 @@ from dann_jax.backbones.normalized_convolution import NormalizedConvolution
 from dann_jax.backbones.weights import Layer
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
-from experiments import configs, domains, embed, plan, pretraining, run, train
+from experiments import configs, domains, plan, pretraining, run, train
 from experiments.configs import office31
+from experiments.figures import embed
 from experiments.methods import METHODS
 from experiments.plan import Group
 from experiments.settings import Config, make_model
@@ -108,7 +109,8 @@ def leaves(tree):
 
 def test_features_are_those_of_the_middle_and_of_its_mirror_image(config, tmp_path):
     made = pretraining.features(above_frozen(config), SETS[0], "digest", tmp_path)
-    assert made.image.shape == (24, 1, 2, WIDTH) and made.image.dtype == np.float32
+    assert made.image.shape == (24, 1, 2, WIDTH)
+    assert made.image.dtype == np.float32
     np.testing.assert_array_equal(made.label, SETS[0].label)
     middle = SETS[0].image[:, 1:11, 1:11].astype(np.float32)
     backbone = BACKBONES[NAME]
@@ -306,7 +308,7 @@ def test_batch_norm_sees_the_joint_batch_in_g_d_and_changes_nothing_where_it_is_
     assert set(plain.init(jax.random.key(0), x)["params"]["fc1"]) == {"dense"}
 
 
-@pytest.mark.parametrize("source, target", DIRECTIONS)
+@pytest.mark.parametrize(("source", "target"), DIRECTIONS)
 def test_each_direction_has_a_config_for_each_recipe(source, target):
     for suffix, recipe in (
         ("", office31.paper),
@@ -318,7 +320,7 @@ def test_each_direction_has_a_config_for_each_recipe(source, target):
 
 
 @pytest.mark.parametrize(
-    "changes, match",
+    ("changes", "match"),
     [
         ({"backbone": None, "weights": None, "mean": "joint"}, "expected a backbone"),
         ({"network": "mnist"}, "expected a backbone for .* got network mnist and backbone resnet"),
@@ -345,7 +347,7 @@ def test_results_name_the_weights_by_file_name_and_digest(config, weights):
 
 
 @pytest.mark.parametrize(
-    "options, hint",
+    ("options", "hint"),
     [
         ([], "resnet50-0676ba61.pth"),
         (["--weights", "nowhere/resnet50.pth"], "no file nowhere/resnet50.pth"),
@@ -355,7 +357,8 @@ def test_missing_weights_are_told_before_anything_starts(options, hint, tmp_path
     call = ["office31_amazon_webcam_resnet50", "--output", str(tmp_path / "runs"), *options]
     assert run.main([*call, "--data-dir", str(tmp_path)]) == 2
     told = capsys.readouterr().err
-    assert hint in told and "--weights FILE" in told
+    assert hint in told
+    assert "--weights FILE" in told
     assert list(tmp_path.iterdir()) == []
 
 

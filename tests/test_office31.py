@@ -63,13 +63,14 @@ def refused(tmp_path, manual_dir, match):
         prepared(tmp_path, manual_dir)
     message = str(raised.value)
     assert message.startswith(f"{manual_dir / office31.ARCHIVE.name}: expected ")
-    assert "https://drive.google.com" in message and "--manual-dir" in message
+    assert "https://drive.google.com" in message
+    assert "--manual-dir" in message
     assert "\n" not in message
     assert not [p for p in (tmp_path / "office31" / "dslr").glob("*") if p.name[0].isdigit()]
 
 
 @pytest.mark.parametrize(
-    "domain, prefix",
+    ("domain", "prefix"),
     [("amazon", ""), ("dslr", "domain_adaptation_images/"), ("webcam", "./")],
 )
 def test_domain_holds_its_own_pictures_by_class_and_number(tmp_path, manual_dir, domain, prefix):
@@ -104,13 +105,14 @@ def test_images_cannot_become_a_class(tmp_path, manual_dir):
 
 def test_official_office31_is_what_is_expected_by_default():
     builder = office31.Builder
-    assert len(NAMES) == len(set(NAMES)) == 31 and list(NAMES) == sorted(NAMES)
+    assert len(NAMES) == len(set(NAMES)) == 31
+    assert list(NAMES) == sorted(NAMES)
     assert tuple(config.name for config in builder.BUILDER_CONFIGS) == DOMAINS
     sizes = {domain: sum(counts) for domain, counts in builder.DOMAIN_COUNTS.items()}
     assert sizes == {"amazon": 2817, "dslr": 498, "webcam": 795}
     assert {len(counts) for counts in builder.DOMAIN_COUNTS.values()} == {31}
     built = builder(config="webcam", data_dir="unused")
-    assert built.CLASS_COUNTS == {"train": builder.DOMAIN_COUNTS["webcam"]}
+    assert {"train": builder.DOMAIN_COUNTS["webcam"]} == built.CLASS_COUNTS
     for domain, per_class in {"amazon": 20, "dslr": 8, "webcam": 8}.items():
         subsets = builder(config=domain, data_dir="unused").SUBSETS
         assert subsets == {f"split_{key}": ("train", per_class, key, True) for key in range(5)}
@@ -146,7 +148,7 @@ def test_members_elsewhere_and_links_are_ignored(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, got",
+    ("content", "got"),
     [
         (None, "1 pictures dslr/images/mug/frame_.*jpg, got 0"),
         (b"\0" * ((4 << 20) + 1), "at most 4,194,304 bytes, got dslr/.*_0001.jpg of 4,194,305"),
@@ -183,4 +185,5 @@ def test_missing_archive_gives_one_sentence_with_the_cure(tmp_path, manual_dir):
         prepared(tmp_path, manual_dir)
     message = str(raised.value)
     assert message.startswith(f"{office31.ARCHIVE.name} is not found as ")
-    assert "--manual-dir" in message and "\n" not in message
+    assert "--manual-dir" in message
+    assert "\n" not in message

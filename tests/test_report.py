@@ -6,7 +6,8 @@ import json
 import pytest
 
 from dann_jax import __version__
-from experiments import benchmark_tables, configs, paper, record, report, result_tables
+from experiments import configs, paper, record, report, result_tables
+from experiments.benchmark import tables as benchmark_tables
 from experiments.methods import METHODS
 
 STEPS = configs.find_config("mnist_mnist_m")[0].steps

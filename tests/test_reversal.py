@@ -95,7 +95,8 @@ def test_traced_lambda_is_not_compiled_again():
 def test_gradient_of_lambda_is_zero():
     for lam in (0.7, jnp.float32(0.7), jnp.bfloat16(0.7)):
         gradient = jax.grad(loss, argnums=1)(X, lam)
-        assert gradient == 0.0 and gradient.dtype == jnp.result_type(lam)
+        assert gradient == 0.0
+        assert gradient.dtype == jnp.result_type(lam)
 
 
 def test_vmap_over_x():

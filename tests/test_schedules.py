@@ -60,12 +60,14 @@ def test_schedules_take_arrays_and_tracers(schedule):
 
 def test_lambda_rises_and_mu_falls():
     p = jnp.linspace(0, 1, 101)
-    assert jnp.all(jnp.diff(lambda_p(p)) > 0) and jnp.all(jnp.diff(mu_p(p)) < 0)
+    assert jnp.all(jnp.diff(lambda_p(p)) > 0)
+    assert jnp.all(jnp.diff(mu_p(p)) < 0)
 
 
 def test_progress_is_the_share_of_steps_done():
     np.testing.assert_allclose(progress(jnp.arange(5), 4), [0, 0.25, 0.5, 0.75, 1.0])
-    assert progress(9, 4) == 1.0 and progress(-1, 4) == 0.0
+    assert progress(9, 4) == 1.0
+    assert progress(-1, 4) == 0.0
 
 
 def test_lambda_horizon_ends_lambda_before_the_run():

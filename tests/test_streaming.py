@@ -327,11 +327,11 @@ def test_errors_of_workers_reach_the_reader():
 
 def test_images_of_another_shape_are_refused():
     target = records([*ARRAYS.target_image[:-1], ARRAYS.target_image[-1][:5]])
-    with opened(target=target, crop=CROP) as stream:
-        with pytest.raises(
-            RuntimeError, match=r"target: expected uint8 \(6, 6, 3\), got uint8 \(5,"
-        ):
-            taken(stream, 4)
+    with (
+        opened(target=target, crop=CROP) as stream,
+        pytest.raises(RuntimeError, match=r"target: expected uint8 \(6, 6, 3\), got uint8 \(5,"),
+    ):
+        taken(stream, 4)
 
 
 @pytest.mark.parametrize(
@@ -346,9 +346,8 @@ def test_images_of_another_shape_are_refused():
     ],
 )
 def test_errors_say_what_was_expected(options, message):
-    with pytest.raises(ValueError, match=message):
-        with opened(**options):
-            pass
+    with pytest.raises(ValueError, match=message), opened(**options):
+        pass
 
 
 # --- prepared data sets ------------------------------------------------------------------

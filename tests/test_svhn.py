@@ -49,8 +49,10 @@ def refused(tmp_path, manual_dir, match, name="train_32x32.mat"):
     with pytest.raises(ValueError, match=match) as raised:
         prepared(tmp_path, manual_dir)
     message = str(raised.value)
-    assert message.startswith(f"{manual_dir / name}: expected ") and "\n" not in message
-    assert f"fetch {name} again from http://ufldl" in message and "--manual-dir" in message
+    assert message.startswith(f"{manual_dir / name}: expected ")
+    assert "\n" not in message
+    assert f"fetch {name} again from http://ufldl" in message
+    assert "--manual-dir" in message
     assert not [p for p in (tmp_path / "svhn").glob("*") if p.name[0].isdigit()]
 
 
@@ -92,7 +94,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path, manual_di
 
 
 @pytest.mark.parametrize(
-    "changed, got",
+    ("changed", "got"),
     [
         ({"X": pixels(6).transpose(3, 0, 1, 2)}, r"holds .*\(6, 32, 32, 3\)"),
         ({"X": pixels(5)}, r"holds .*\(32, 32, 3, 5\)"),
@@ -119,7 +121,8 @@ def test_a_missing_file_gives_one_sentence_with_the_cure(tmp_path, manual_dir):
     with pytest.raises(FileNotFoundError, match="no network in tests") as raised:
         prepared(tmp_path, manual_dir)
     message = str(raised.value)
-    assert message.startswith("test_32x32.mat is not found as ") and "\n" not in message
+    assert message.startswith("test_32x32.mat is not found as ")
+    assert "\n" not in message
     assert "http://ufldl.stanford.edu/housenumbers/test_32x32.mat" in message
 
 

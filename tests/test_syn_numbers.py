@@ -70,7 +70,8 @@ def test_other_font_file_is_refused():
 
 def test_images_do_not_depend_on_the_range_in_which_they_are_made():
     whole = rendering.images(3, "train", 0, 150)
-    assert whole.shape == (150, 32, 32, 3) and whole.dtype == np.uint8
+    assert whole.shape == (150, 32, 32, 3)
+    assert whole.dtype == np.uint8
     for start, stop in ((0, 1), (1, 70), (64, 128), (149, 150)):
         np.testing.assert_array_equal(rendering.images(3, "train", start, stop), whole[start:stop])
 
@@ -130,7 +131,8 @@ def test_digits_are_lighter_or_darker_from_faint_to_strong():
     )
     assert 0.35 < (contrast > 0).mean() < 0.65
     faint, strong = np.quantile(np.abs(contrast), (0.1, 0.9))
-    assert faint < 0.12 and strong > 0.3
+    assert faint < 0.12
+    assert strong > 0.3
 
 
 # --- what can be read -----------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_drawings_are_distinct():
         assert difference.min() > 0.04, f"{atlas.names()[label]} and {atlas.names()[nearest]}"
 
 
-@pytest.mark.parametrize("left, right", [(19, 20), (33, 34), (36, 37), (38, 39)])
+@pytest.mark.parametrize(("left", "right"), [(19, 20), (33, 34), (36, 37), (38, 39)])
 def test_drawings_of_left_and_right_are_mirrored(left, right):
     one, other = (atlas.atlas()[:, label] for label in (left, right))
     np.testing.assert_allclose(one, other[..., ::-1], atol=0.07)  # edges fall otherwise
@@ -105,11 +105,14 @@ def test_drawings_of_left_and_right_are_mirrored(left, right):
 
 def test_atlas_holds_colours_times_opacity_and_an_empty_drawing():
     all_of_them = atlas.atlas()
-    assert all_of_them.shape == (4, ROUND + 1, 66, 66) and all_of_them.dtype == np.float32
-    assert all_of_them.min() == 0 and all_of_them.max() == 1
+    assert all_of_them.shape == (4, ROUND + 1, 66, 66)
+    assert all_of_them.dtype == np.float32
+    assert all_of_them.min() == 0
+    assert all_of_them.max() == 1
     assert np.all(all_of_them[:3] <= all_of_them[3])
     assert not all_of_them[:, -1].any()
-    assert not all_of_them[..., [0, -1], :].any() and not all_of_them[..., [0, -1]].any()
+    assert not all_of_them[..., [0, -1], :].any()
+    assert not all_of_them[..., [0, -1]].any()
     # A red sign with a white bar (17): red at its top, white in the middle.
     np.testing.assert_allclose(all_of_them[:, 17, 12, 33], [0.757, 0.071, 0.11, 1], atol=0.002)
     np.testing.assert_array_equal(all_of_them[:, 17, 33, 33], [1, 1, 1, 1])
@@ -150,7 +153,8 @@ def test_box_covers_its_area():
     edges = (np.array([edge]) for edge in (-0.23, 0.27, -0.51, 0.29))
     covered = planes.box(40, *edges)
     np.testing.assert_allclose(covered.mean(), 0.1, atol=1e-4)
-    assert covered[0, 0, 18, 20] == 1 and covered[0, 0, 0, 0] == 0
+    assert covered[0, 0, 18, 20] == 1
+    assert covered[0, 0, 0, 0] == 0
 
 
 # --- camera ---------------------------------------------------------------------------------
@@ -217,7 +221,8 @@ def some_images():
 
 def test_image_i_is_a_function_of_seed_stream_and_i(some_images):
     n = len(some_images)
-    assert some_images.shape == (n, 40, 40, 3) and some_images.dtype == np.uint8
+    assert some_images.shape == (n, 40, 40, 3)
+    assert some_images.dtype == np.uint8
     for size in (64, 17):
         parts = [rendering.images(0, "train", i, min(i + size, n)) for i in range(0, n, size)]
         np.testing.assert_array_equal(np.concatenate(parts), some_images)
@@ -276,7 +281,9 @@ def test_train_and_test_share_no_background():
         {tile.tobytes() for tile in rendering._tiles(stream).swapaxes(0, 1)}
         for stream in ("train", "test")
     )
-    assert len(train) == 24 and len(test) == 6 and not train & test
+    assert len(train) == 24
+    assert len(test) == 6
+    assert not train & test
 
 
 def test_calm_sign_is_its_drawing():
@@ -305,7 +312,7 @@ def seen_and_labels(kind, stream, rounds):
     return seen, rendering.labels(0, len(images))
 
 
-@pytest.mark.parametrize("kind, rounds, share", [(Mild, 12, 0.95), (Chance, 40, 0.75)])
+@pytest.mark.parametrize(("kind", "rounds", "share"), [(Mild, 12, 0.95), (Chance, 40, 0.75)])
 def test_labels_are_visible(kind, rounds, share):
     from sklearn import linear_model
 

@@ -46,13 +46,15 @@ def test_heads_are_made_once_for_trainings_that_have_none(call, tmp_path, capsys
     options = NAME, "--methods", "source-only", "--keys", "2"
     assert call(*options) == 0
     result = record.read(path)
-    assert len(result["svm_accuracy"]) == 2 and min(result["svm_accuracy"]) >= 0
+    assert len(result["svm_accuracy"]) == 2
+    assert min(result["svm_accuracy"]) >= 0
     assert result["svm_mean"] == pytest.approx(np.mean(result["svm_accuracy"]))
     assert result["svm_std"] == pytest.approx(np.std(result["svm_accuracy"], ddof=1))
     assert record.faults(result) == []
     about = result["svm"]
     assert (about["layer"], about["features"], about["examples"]) == ("y/fc2", 100, 40)
-    assert len(about["C"]) == 2 and set(about["C"]) <= set(heads.GRID)
+    assert len(about["C"]) == 2
+    assert set(about["C"]) <= set(heads.GRID)
     assert str(tmp_path) not in json.dumps(result)
 
     after = written(folder)
@@ -78,7 +80,8 @@ def test_alignment_writes_a_choice_without_target_labels_and_the_oracles(call, t
     assert (result["method"], result["keys"], result["steps"]) == ("sa", [0, 1], 2)
     assert result["mean"] == pytest.approx(np.mean(result["target_accuracy"]))
     assert all(np.less_equal(result["target_accuracy"], result["oracle_accuracy"]))
-    assert "no target labels" in result["selection"] and "oracle" in result["oracle_selection"]
+    assert "no target labels" in result["selection"]
+    assert "oracle" in result["oracle_selection"]
     assert record.faults(result) == []
     components = result["by_components"]["components"]
     assert components == list(range(2, 40))  # of 40 examples
@@ -156,7 +159,8 @@ def test_a_row_without_data_is_told_first_and_the_others_are_run(small, call, tm
     told = capsys.readouterr()
     assert told.err.startswith("error: mnist_mnist_m: ")
     assert "error: mnist_mnist_m is not complete" in told.err
-    assert "small: accuracy" in told.out and "linear SVM" in told.out
+    assert "small: accuracy" in told.out
+    assert "linear SVM" in told.out
     assert "svm_mean" in record.read(tmp_path / NAME / "source-only.json")
     before = written(tmp_path / NAME)
     assert call(*options) == 2

@@ -156,7 +156,8 @@ def test_one_trace_over_five_steps_while_lambda_and_mu_change(count, fused, devi
         lambdas.append(float(metrics.lam[0]))
     assert traces == 1
     np.testing.assert_allclose(lambdas, [lam(t) for t in range(5)], rtol=1e-5)
-    assert len(set(lambdas)) == 5 and int(state.step) == 5
+    assert len(set(lambdas)) == 5
+    assert int(state.step) == 5
 
 
 def test_mu_is_that_of_the_step():
@@ -306,7 +307,8 @@ def test_a_resumed_run_is_bit_exact(arrays, tmp_path):
     half, _ = train(start(model), arrays, KEY, 5)
     checkpoints.save(tmp_path / "run", half)
     restored = checkpoints.restore(tmp_path / "run", start(model))
-    assert isinstance(restored, TrainState) and int(restored.step) == 5
+    assert isinstance(restored, TrainState)
+    assert int(restored.step) == 5
     resumed, _ = train(restored, arrays, KEY, 5)
     equal(straight, resumed)
 
@@ -394,7 +396,8 @@ def test_one_domain_after_the_other_is_the_joint_call_with_dsbn(model, order):
     close(*states)  # with momentum: the gradients of all updates, and the running averages
     close(*metrics)
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), states[1], start(model))
-    assert all(jax.tree.leaves(moved.batch_stats)) and all(jax.tree.leaves(moved.theta["f"]))
+    assert all(jax.tree.leaves(moved.batch_stats))
+    assert all(jax.tree.leaves(moved.theta["f"]))
 
 
 def test_one_domain_after_the_other_is_the_joint_call_on_a_mapped_axis():
@@ -537,7 +540,8 @@ def test_source_only_training_leaves_the_domain_classifier_unchanged(arrays):
     state, metrics = train(state, replicate(arrays, jax.devices()[:1]), KEY, 5)
     equal(state.theta["d"], before["d"])
     assert np.any(np.asarray(state.theta["f"]["dense"]["kernel"]) != before["f"]["dense"]["kernel"])
-    assert np.all(np.isnan(metrics.domain_loss)) and np.all(np.isnan(metrics.domain_accuracy))
+    assert np.all(np.isnan(metrics.domain_loss))
+    assert np.all(np.isnan(metrics.domain_accuracy))
     assert np.all(np.isfinite(metrics.label_loss))
 
 
@@ -637,4 +641,5 @@ def test_init_state_uses_the_shape_of_the_image_only_and_a_key_a_part():
     )
     theta = init_state(same, optimizer(), KEY, jnp.zeros([2, 4])).theta
     kernels = [np.asarray(theta[part]["logits"]["kernel"]) for part in "fyd"]
-    assert np.any(kernels[0] != kernels[1]) and np.any(kernels[1] != kernels[2])
+    assert np.any(kernels[0] != kernels[1])
+    assert np.any(kernels[1] != kernels[2])

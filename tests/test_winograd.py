@@ -29,7 +29,8 @@ def plain(x, kernel, padding):
 
 
 def assert_close(y, expected):
-    assert y.shape == expected.shape and y.dtype == expected.dtype
+    assert y.shape == expected.shape
+    assert y.dtype == expected.dtype
     assert float(jnp.abs(y - expected).max() / jnp.abs(expected).max()) < CLOSE
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from experiments import paper, record
@@ -13,12 +13,11 @@ __all__ = [
     "DOMAINS",
     "FORMATS",
     "LINE_HEIGHT",
-    "LINES",
     "PAGE",
     "Points",
     "check_format",
     "figure",
-    "method_names",
+    "legend_names",
 ]
 
 PAGE = 6.75  # width of the paper's text, inches
@@ -39,7 +38,7 @@ RULES = {
     "figure.constrained_layout.h_pad": 0.06,  # inches
     "figure.constrained_layout.w_pad": 0.06,
     "legend.frameon": False,
-    "legend.handlelength": 3.2,  # so that dashes can be told from each other
+    "legend.handlelength": 3.2,  # so that dashes can be told apart
     "lines.linewidth": 1.4,
     "savefig.dpi": DOTS,
     "svg.hashsalt": "dann_jax",  # the same file each time
@@ -47,7 +46,7 @@ RULES = {
     "ytick.major.width": 0.6,
 }
 
-# Where a file of each format keeps how it was made, and what else would change with the time.
+# Metadata that would change with the time or with the version of matplotlib, by format.
 FORMATS = {".png": {"Software": None}, ".svg": {"Creator": None, "Date": None}}
 
 
@@ -58,21 +57,19 @@ class Points(NamedTuple):
     marker: str
 
 
-LINES = {name: method.line for name, method in METHODS.items() if method.line}
-
 DOMAINS = {"source": Points("#0b4fa0", "o"), "target": Points("#e8503a", "x")}
 
 
-def method_names(methods: list[str]) -> dict[str, str]:
-    """Returns what a legend calls methods: as the paper does, where few labels are among them."""
+def legend_names(methods: Iterable[str]) -> dict[str, str]:
+    """Returns what a legend calls methods: as the paper does if one of them has few labels."""
     names = {name: METHODS[name].label.strip("*") for name in methods}
-    if any(METHODS[name].few_labels for name in methods):
-        names |= {name: paper.SEMI_SUPERVISED.get(name, names[name]) for name in methods}
+    if any(METHODS[name].few_labels for name in names):
+        return {name: paper.SEMI_SUPERVISED.get(name, label) for name, label in names.items()}
     return names
 
 
 def check_format(path: pathlib.Path) -> None:
-    """Raises a ValueError where a figure cannot be written there, before work is done for it."""
+    """Raises a ValueError if a figure cannot have this name; call it before the work is done."""
     if path.suffix not in FORMATS:
         raise ValueError(
             f"{path}: expected a name that ends in {' or '.join(FORMATS)}, got {path.suffix!r}"
@@ -81,15 +78,14 @@ def check_format(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def figure(
-    path: pathlib.Path, command: str, rows: int, columns: int, *, width: float, height: float
+    path: pathlib.Path, command: str, *, shape: tuple[int, int], width: float, height: float
 ) -> Iterator[tuple[Any, Any]]:
-    """Gives a figure and its axes ``[rows, columns]`` to draw on, and then writes it.
+    """Gives a figure and its axes ``[rows, columns]`` to draw on, and then writes the figure.
 
     Args:
       path: Where to, PNG or SVG by its suffix; folders are created.
-      command: How it was made; it is written into the file.
-      rows: Of axes.
-      columns: Of axes.
+      command: How the figure was made; the file says it.
+      shape: Rows and columns of axes.
       width: Inches.
       height: Inches.
 
@@ -100,9 +96,9 @@ def figure(
     from matplotlib.figure import Figure
 
     check_format(path)
-    path.parent.mkdir(parents=True, exist_ok=True)  # if it cannot be, that is told at once
+    path.parent.mkdir(parents=True, exist_ok=True)  # an error comes before the work
     with matplotlib.rc_context(RULES):
-        drawn = Figure(figsize=(width, height), layout="constrained")
-        yield drawn, drawn.subplots(rows, columns, squeeze=False)
+        canvas = Figure(figsize=(width, height), layout="constrained")
+        yield canvas, canvas.subplots(*shape, squeeze=False)
         with record.whole(path) as temporary:
-            drawn.savefig(temporary, metadata={"Description": command, **FORMATS[path.suffix]})
+            canvas.savefig(temporary, metadata={"Description": command, **FORMATS[path.suffix]})

@@ -1,0 +1,100 @@
+"""Measures the speed of training on this machine: python -m experiments.benchmark [options].
+
+Trains on random images and writes one JSON file: time and memory of a step, of several steps a
+call, of many keys at once and on several devices. A case that cannot be measured is recorded with
+its reason. With --against-pytorch the same networks are trained in PyTorch, in turn with ours.
+"""
+
+import sys
+
+import jax
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments import runtime
+from experiments.benchmark import machine, tables
+from experiments.benchmark.cases import Benchmark
+from experiments.benchmark.measures import Setup
+from experiments.benchmark.options import PROGRAM, Options
+
+__all__ = ["main"]
+
+WIDTH = 150  # columns that the printed tables need
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+      arguments: Of the command line; None for those of the process.
+
+    Returns:
+      The exit status: 0, 2 if the arguments are not valid, 130 if interrupted.
+    """
+    cached = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)  # or compiling would take no time
+    try:
+        options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=__doc__)
+        _run(options, Console(highlight=False))
+    except KeyboardInterrupt:
+        print("interrupted: the file has what was measured until then", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
+    return 0
+
+
+def _run(options, console):
+    options.check()
+    devices = jax.local_devices()
+    path = options.path(runtime.device_kind(devices))
+    twin = _pytorch_twin(devices[0].platform) if options.against_pytorch else None
+    setup = Setup(
+        devices=devices,
+        dtype=options.dtype,
+        batch=options.batch,
+        seconds=options.seconds,
+        twin=twin,
+    )
+    benchmark = Benchmark(options, setup, path, console)
+    benchmark.run()
+    _show(benchmark.record, path, console)
+
+
+def _pytorch_twin(platform):
+    """Returns the module of PyTorch trainings, if they can run where JAX does."""
+    if platform not in ("cpu", "gpu"):
+        raise ValueError("--against-pytorch needs a CPU or a GPU: leave it out on this machine")
+    try:
+        from experiments.benchmark import pytorch_twin
+    except ImportError as error:
+        raise ValueError(
+            f"--against-pytorch needs the package torch ({error}): install it, or leave it out"
+        ) from error
+    torch = pytorch_twin.torch
+    if platform == "gpu" and not torch.cuda.is_available():
+        raise ValueError("--against-pytorch: JAX has a GPU, torch has none: install torch for CUDA")
+    torch.set_num_threads(machine.cores())
+    return pytorch_twin
+
+
+def _show(record, path, console):
+    """Prints the tables of a benchmark."""
+    console.width = max(WIDTH, console.width)
+    for title, (head, *rows) in tables.tables({path.name: record}).items():
+        columns = [i for i, name in enumerate(head) if name not in ("device", "file")]
+        table = Table(*(head[i] for i in columns), title=title)
+        for row in rows:
+            table.add_row(*(row[i] for i in columns))
+        if rows:
+            console.print(table)
+    console.print(f"written: {path}", soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    runtime.keep_freed_memory()  # as experiments.run does; for PyTorch as well
+    sys.exit(main())

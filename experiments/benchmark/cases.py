@@ -1,0 +1,182 @@
+"""The cases of a benchmark, one after the other; the file has each as soon as it is measured."""
+
+import functools
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from dann_jax.kernels import compiler_options
+from experiments import record as result_files
+from experiments import runtime
+from experiments.benchmark import machine, tables, timing, workload
+from experiments.benchmark.measures import (
+    FAILURES,
+    NetworkMeasures,
+    Setup,
+    failure,
+    measure_product,
+)
+from experiments.benchmark.options import Options
+
+__all__ = ["Benchmark"]
+
+# Values of jax_default_matmul_precision that float32 networks are measured with.
+PRECISIONS = {"cpu": ("default",), "gpu": ("highest", "tensorfloat32")}
+PRECISIONS_OF_OTHERS = ("highest", "default")  # a TPU's default is bfloat16
+COMPILATION = 10.0  # seconds a case, about; for the estimate of the total time alone
+
+
+class Benchmark:
+    """One run of the program."""
+
+    def __init__(self, options: Options, setup: Setup, path: pathlib.Path, console: Console):
+        """Starts the record.
+
+        Args:
+          options: What to measure.
+          setup: What all cases have in common.
+          path: File of the result.
+          console: Each case is printed there.
+        """
+        self.options, self.setup, self.path, self.console = options, setup, path, console
+        self.begin = time.perf_counter()
+        precisions = PRECISIONS.get(setup.platform, PRECISIONS_OF_OTHERS)
+        self.precisions = precisions if options.dtype == "float32" else ("default",)
+        self.record = {
+            "device": runtime.device_kind(setup.devices),
+            "platform": setup.platform,
+            "device_count": len(setup.devices),
+            "simulated_devices": setup.platform == "cpu" and len(setup.devices) > 1,
+            "processor": machine.processor(),
+            "cores": machine.cores(),
+            "versions": runtime.versions(),
+            "command": options.command(),
+            "compilation_cache": "off",
+            "compiler_options": compiler_options(setup.platform),
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+            "dtype": options.dtype,
+            "examples": workload.EXAMPLES,
+            "finished": False,
+            "cases": [],
+        }
+        if setup.twin is not None:
+            self.record["versions"]["torch"] = setup.twin.torch.__version__
+            self.record["pytorch_threads"] = setup.twin.torch.get_num_threads()
+
+    def run(self) -> None:
+        """Measures all cases."""
+        self._print_estimate()
+        for precision in self.precisions:
+            if self.setup.twin is not None:
+                self.setup.twin.set_precision(tf32=precision == "tensorfloat32")
+            with jax.default_matmul_precision(precision):
+                labels = {"measures": "product", "precision": precision}
+                product = self._case(labels, functools.partial(measure_product, self.setup))
+                for network in self.options.networks:
+                    for pixels in workload.SIZES[network]:
+                        labels = {"network": network, "pixels": pixels, "precision": precision}
+                        self._network(labels, product.get("flop_per_second"))
+        self.record["finished"] = True
+        self._write()
+
+    def _print_estimate(self):
+        """Prints about how long all cases take at most."""
+        options = self.options
+        sizes = sum(len(workload.SIZES[network]) for network in options.networks)
+        of_each = len(options.steps_per_call) + 1 + len(options.keys)
+        of_each += 2 * len(self._device_counts())
+        count = len(self.precisions) * (1 + sizes * of_each)
+        minutes = count * (options.seconds + COMPILATION) / 60
+        self.console.print(
+            f"{count} cases, each with up to {options.seconds:g} s of calls and about "
+            f"{COMPILATION:g} s of compilation: up to about {minutes:.0f} minutes",
+            soft_wrap=True,
+        )
+
+    def _network(self, labels, product_rate):
+        """Measures all cases of a network.
+
+        Args:
+          labels: The network, the size of its images and the precision.
+          product_rate: FLOP/s of the matrix product; None if it was not measured.
+        """
+        options, batch = self.options, self.options.batch
+        subject = workload.Subject.of(labels["network"], labels["pixels"], options.dtype)
+        measures = NetworkMeasures(self.setup, subject)
+
+        def case(name, measure, steps, expected, **settings):
+            entries = {"measures": name, **labels, "batch": batch, **settings}
+            measure = functools.partial(measure, steps, **settings)
+            return self._case(entries | {"steps_per_call": steps}, measure, expected * steps)
+
+        step = 0.0  # expected seconds of a step; not known before the first case
+        for steps in sorted(options.steps_per_call):
+            entries = case("steps_per_call", measures.steps_per_call, steps, step)
+            step = entries.get("step_seconds", {}).get("median", step)
+        update = functools.partial(measures.update, product_rate=product_rate)
+        case("update", update, self._steps(step * (1 + len(self.setup.modes))), step)
+        for keys in options.keys:
+            case("keys", measures.keys, self._steps((keys + 1) * step), keys * step, keys=keys)
+        for devices in self._device_counts():
+            for scaling, times in (("strong", 1), ("weak", devices)):
+                settings = {"batch": times * batch, "devices": devices}
+                steps = self._steps((times + 1) * step)
+                case(scaling, measures.devices, steps, times * step, **settings)
+
+    def _steps(self, expected):
+        """Returns the most steps a call, of those asked for, that leave time for enough calls.
+
+        Args:
+          expected: Seconds that a step of all programs in turn is expected to take.
+        """
+        options = self.options
+        fits = [n for n in options.steps_per_call if timing.CALLS * n * expected <= options.seconds]
+        return max(fits, default=min(options.steps_per_call))
+
+    def _case(
+        self, labels: dict[str, Any], measure: Callable[[], dict[str, Any]], expected: float = 0.0
+    ) -> dict[str, Any]:
+        """Returns the entries of a case, or the reason why it was not measured; writes them too.
+
+        Args:
+          labels: What the case is.
+          measure: Measures it.
+          expected: Seconds that a call is expected to take.
+        """
+        try:
+            if expected > self.options.seconds:
+                raise ValueError(
+                    f"a call would take about {expected:.2g} s, more than --seconds "
+                    f"{self.options.seconds:g}"
+                )
+            entries = measure()
+        except FAILURES as error:
+            entries = failure(error)
+        self.record["cases"].append(labels | entries)
+        self._write()
+        words = ", ".join(f"{name} {value}" for name, value in labels.items())
+        self.console.print(f"{words}: {_summary(entries)}", markup=False, soft_wrap=True)
+        return entries
+
+    def _write(self):
+        self.record["wall_seconds"] = round(time.perf_counter() - self.begin, 1)
+        result_files.write_json(self.path, self.record)
+
+    def _device_counts(self):
+        if self.options.devices is not None:
+            return self.options.devices
+        count = len(self.setup.devices)
+        return sorted({2**i for i in range(1, count.bit_length())} | {count} - {1})
+
+
+def _summary(entries):
+    if "reason" in entries:
+        return f"not measured: {entries['reason']}"
+    if "step_seconds" in entries:
+        return f"{tables.step_time(entries)} ms a step"
+    return f"{entries['flop_per_second'] / 1e9:,.0f} GFLOP/s"

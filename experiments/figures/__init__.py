@@ -1,0 +1,1 @@
+"""Figures, a module each: ``python -m experiments.curves``, ``embed``, ``look`` and ``moons``."""

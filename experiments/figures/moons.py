@@ -1,0 +1,225 @@
+"""The toy of JMLR Sec. 5.1.1, trained and drawn: python -m experiments.moons [options].
+
+Two inter-twinning moons of 150 points each are the labelled source; the same moons turned by 35
+degrees are the unlabelled target. A network with one hidden layer of 15 units is trained twice:
+with lambda = 0 (G_d learns, but G_f gets none of its gradient) and with lambda rising to 6.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dann_jax import (
+    DannModel,
+    DomainBatch,
+    TrainState,
+    evaluate,
+    features,
+    init_state,
+    lambda_p,
+    make_optimizer,
+    make_update_step,
+    mu_p,
+    predict,
+    progress,
+    reversed_objective,
+)
+from dann_jax.networks import FullyConnected
+from experiments.figures import program, style
+
+__all__ = ["LAM", "MODEL", "Options", "draw", "main", "moons", "train"]
+
+PROGRAM = "python -m experiments.moons"
+POINTS = 300  # of a domain
+NOISE = 0.05  # standard deviation of the points' places; the moons have radius 1
+DEGREES = 35
+LAM = 6.0
+STEPS = 3000
+GRID = 200  # points a side, to draw a boundary
+MARGIN = 0.2  # around the points, whose centre is 0
+HEIGHT = 3.75  # inches
+MARKERS = "o", "^"  # of the moons
+
+
+class Tanh(nn.Module):
+    """One hidden layer of 15."""
+
+    @nn.compact
+    def __call__(self, x):
+        """Returns features ``[n, 15]`` of places ``[n, 2]``."""
+        return jnp.tanh(nn.Dense(15, name="hidden")(x))
+
+
+MODEL = DannModel(
+    feature_extractor=Tanh(),
+    label_predictor=FullyConnected((), 2),
+    domain_classifier=FullyConnected((15,), 1),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to draw."""
+
+    key: int = 0
+    """Of the points and of the initial weights."""
+
+    output: pathlib.Path = pathlib.Path("moons.png")
+    """Where to, PNG or SVG."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program with these arguments, or those of the process; returns its exit status."""
+    return program.run(_draw, Options, arguments, program=PROGRAM, description=__doc__)
+
+
+def _draw(options):
+    if options.key < 0:
+        raise ValueError(f"--key must not be negative, got {options.key}")
+    draw(options.key, options.output)
+    return options.output
+
+
+def moons(seed: int, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns two moons of 150 points, turned about their centre.
+
+    Args:
+      seed: Of the noise.
+      degrees: By how much they are turned, counter-clockwise.
+
+    Returns:
+      Places ``[300, 2]`` float32 and labels ``[300]`` int32.
+    """
+    from sklearn.datasets import make_moons
+
+    x, y = make_moons(POINTS, noise=NOISE, random_state=seed)
+    a = np.deg2rad(degrees)
+    x = (x - x.mean(0)) @ np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
+    return x.astype(np.float32), y.astype(np.int32)
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
+def train(
+    lam: float, key: jax.Array, source_x: jax.Array, source_y: jax.Array, target_x: jax.Array
+) -> TrainState:
+    """Returns states after training on whole domains at each step, one for each key at once.
+
+    Args:
+      lam: Final value of lambda; with 0, G_f and G_y are those of a network without G_d.
+      key: ``[k]`` PRNG keys.
+      source_x: ``[k, n, 2]``.
+      source_y: ``[k, n]``.
+      target_x: ``[k, m, 2]``.
+    """
+    optimizer = make_optimizer(
+        lambda step: mu_p(progress(step, STEPS), mu0=0.05),
+        factors=lambda path: 5.0 if path[0] == "d" else 1.0,  # G_d keeps up with G_f
+    )
+    update = make_update_step(
+        MODEL,
+        optimizer,
+        lambda step: lam * lambda_p(progress(step, STEPS)),
+        objective=reversed_objective,
+    )
+    state = init_state(MODEL, optimizer, key, source_x)
+    batch = DomainBatch(source_x, source_y, target_x)
+    return jax.lax.scan(lambda s, _: update(s, batch, key), state, length=STEPS)[0]
+
+
+def draw(key: int, path: pathlib.Path) -> None:
+    """Trains a plain network and DANN, and draws one above the other.
+
+    Panels, from left to right: the boundary of G_y, the first two principal components of the
+    features, the boundary of G_d, and the line on which each hidden unit is 0.
+
+    Args:
+      key: Of the points and of the initial weights.
+      path: Where to, PNG or SVG.
+
+    Raises:
+      ValueError: The path is neither.
+    """
+    source, target = moons(key, 0), moons(key + 100, DEGREES)
+    keys = jax.random.split(jax.random.key(key), 1)
+    size = {"shape": (2, 4), "width": style.PAGE, "height": HEIGHT}
+    with style.figure(path, f"{PROGRAM} --key {key}", **size) as (figure, axes):
+        for row, (name, lam) in zip(axes, {"plain net": 0.0, "DANN": LAM}.items(), strict=True):
+            states = train(lam, keys, source[0][None], source[1][None], target[0][None])
+            state = jax.tree.map(lambda a: a[0], states)
+            error = 1 - evaluate(predict(MODEL, state, target[0]), target[1])
+            row[0].set_ylabel(f"{name}\ntarget error {error:.0%}")
+            _draw_row(row, state, {"source": source, "target": target})
+        titles = ("labels ($G_y$)", "features (PCA)", "domains ($G_d$)", "zeros of hidden units")
+        for axis, title in zip(axes[0], titles, strict=True):
+            axis.set_title(title)
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[], aspect=1)
+            axis.spines[:].set(visible=True, color="0.6")
+        figure.legend(loc="outside lower center", ncols=4, handlelength=1, handles=_legend())
+
+
+def _draw_row(row, state, points):
+    """Draws the four panels of a network."""
+    labels, inside, domains, units = row
+    reach = max(np.abs(x).max() for x, _ in points.values()) + MARGIN
+    for axis in (labels, domains, units):
+        _scatter(axis, points)
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    mesh = np.meshgrid(*[np.linspace(-reach, reach, GRID)] * 2)
+    grid = np.stack([m.ravel() for m in mesh], -1).astype(np.float32)
+    logits = predict(MODEL, state, grid)
+    for axis, score in (
+        (labels, logits[:, 1] - logits[:, 0]),
+        (domains, features(MODEL, state, grid, layer="d")),
+    ):
+        score = score.reshape(GRID, GRID)
+        axis.contourf(*mesh, score, [0, np.inf], colors=["0.9"])
+        axis.contour(*mesh, score, [0], colors="k", linewidths=1.2)
+    for unit in features(MODEL, state, grid, layer="f").T:
+        units.contour(*mesh, unit.reshape(GRID, GRID), [0], colors="0.35", linewidths=0.8)
+    hidden = {domain: features(MODEL, state, x) for domain, (x, _) in points.items()}
+    mean, principal = _principal_axes(np.concatenate(list(hidden.values())))
+    places = {domain: ((f - mean) @ principal, points[domain][1]) for domain, f in hidden.items()}
+    _scatter(inside, places)
+    reach = 1.1 * max(np.abs(x).max() for x, _ in places.values())
+    inside.set(xlim=(-reach, reach), ylim=(-reach, reach))
+
+
+def _principal_axes(features):
+    """Returns the mean of features ``[n, d]``, and their two principal axes ``[d, 2]``."""
+    mean = features.mean(0)
+    return mean, np.linalg.svd(features - mean, full_matrices=False)[2][:2].T
+
+
+def _scatter(axis, points):
+    for domain, (x, y) in points.items():
+        for c, marker in enumerate(MARKERS):
+            axis.plot(*x[y == c].T, **_look(domain, marker))
+
+
+def _look(domain, marker):
+    """Returns how points look; those of the source are filled, so that grey print shows them."""
+    colour = style.DOMAINS[domain].colour
+    face = {"source": colour, "target": "none"}[domain]
+    return {"ls": "", "marker": marker, "ms": 2.2, "mew": 0.5, "mec": colour, "mfc": face}
+
+
+def _legend():
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D([], [], **_look(domain, marker), label=f"{domain}, {moon} moon")
+        for domain in style.DOMAINS
+        for marker, moon in zip(MARKERS, ("upper", "lower"), strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
