@@ -1,4 +1,4 @@
-"""Draws learning curves: python -m experiments.curves, see ``figures/curves.py``."""
+"""Draws learning curves: python -m experiments.curves."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Draws features of both domains by t-SNE: python -m experiments.embed, see ``figures/embed.py``."""
+"""Draws features of both domains by t-SNE: python -m experiments.embed."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Draws contact sheets of a pair of domains: python -m experiments.look, see ``figures/look.py``."""
+"""Draws contact sheets of a pair of domains: python -m experiments.look."""
 
 import sys
 

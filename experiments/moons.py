@@ -1,4 +1,4 @@
-"""Draws the inter-twinning moons: python -m experiments.moons, see ``figures/moons.py``."""
+"""Draws the inter-twinning moons: python -m experiments.moons."""
 
 import sys
 
