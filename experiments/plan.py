@@ -153,13 +153,13 @@ def _wanted(options, output, keys):
     """Returns the methods that are asked for, and those that they need or that need them."""
     wanted = set(options.methods)
     for method in METHODS.values():
-        if method.aligns and method.name in wanted:
-            if not all(_state(output / method.aligns, key).exists() for key in keys):
-                wanted.add(method.aligns)
+        asked = method.aligns and method.name in wanted
+        if asked and not all(_state(output / method.aligns, key).exists() for key in keys):
+            wanted.add(method.aligns)
     for method in METHODS.values():
-        if method.aligns in wanted and options.overwrite:
-            if (output / f"{method.name}.json").exists():  # or it would be that of other features
-                wanted.add(method.name)
+        stale = options.overwrite and (output / f"{method.name}.json").exists()
+        if method.aligns in wanted and stale:  # or it would be that of other features
+            wanted.add(method.name)
     return of_names(wanted)
 
 

@@ -48,7 +48,7 @@ def small(monkeypatch):
 
 def cases(path):
     found = {}
-    for case in read(path)["cases"]:
+    for case in result_files.read(path)["cases"]:
         found.setdefault(case["measures"], []).append(case)
     return found
 

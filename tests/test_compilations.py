@@ -72,7 +72,7 @@ def test_broken_entries_are_warned_of_and_compiled_anew(cache):
 
 def test_a_folder_that_cannot_be_written_is_warned_of(cache, capsys):
     cache.write_text("not a folder")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="exists|directory"):
         runtime.keep_programs(cache)
     execute._keep_programs(cache, Console())
     told = " ".join(capsys.readouterr().out.split())

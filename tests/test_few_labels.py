@@ -333,9 +333,9 @@ def test_a_stream_has_no_labelled_example_without_its_label():
     few = PAIR.target_train._replace(label=np.full(24, -1))
     sizes = {"batch": (4, 6), "labelled": (5, 2), "workers": 0}
     stream = streaming.batch_stream(streamed(PAIR.source_train), streamed(few), KEY, **sizes)
-    with contextlib.closing(stream):
-        with pytest.raises(RuntimeError, match="record [0-4] of the target has no label.* first 5"):
-            next(stream)
+    refusal = pytest.raises(RuntimeError, match="record [0-4] of the target has no label.* first 5")
+    with contextlib.closing(stream), refusal:
+        next(stream)
 
 
 class Counter(NamedTuple):

@@ -290,15 +290,15 @@ def test_a_loop_of_ones_own_trains_the_same():
 
 
 def test_a_stream_at_another_step_is_refused():
-    with opened(crop=CROP, first_step=2) as stream:
-        with pytest.raises(ValueError, match="the stream is at step 2 and the state at 0"):
-            streamed()(start(), stream, KEY, 1)
+    refusal = pytest.raises(ValueError, match="the stream is at step 2 and the state at 0")
+    with opened(crop=CROP, first_step=2) as stream, refusal:
+        streamed()(start(), stream, KEY, 1)
 
 
 def test_a_batch_that_does_not_split_over_the_devices_is_refused(devices):
-    with opened(crop=CROP, batch=(8, 6)) as stream:
-        with pytest.raises(ValueError, match="batch of 6 examples cannot be split over 4 devices"):
-            streamed(4)(start(4), stream, KEY, 1)
+    refusal = pytest.raises(ValueError, match="batch of 6 examples cannot be split over 4 devices")
+    with opened(crop=CROP, batch=(8, 6)) as stream, refusal:
+        streamed(4)(start(4), stream, KEY, 1)
 
 
 # --- workers -----------------------------------------------------------------------------
@@ -320,9 +320,9 @@ class Broken(list):
 
 
 def test_errors_of_workers_reach_the_reader():
-    with opened(Broken(SOURCE)) as stream:
-        with pytest.raises(RuntimeError, match="a batch of the source: record 13 is torn"):
-            taken(stream, 3)  # more than an epoch
+    torn = pytest.raises(RuntimeError, match="a batch of the source: record 13 is torn")
+    with opened(Broken(SOURCE)) as stream, torn:
+        taken(stream, 3)  # more than an epoch
 
 
 def test_images_of_another_shape_are_refused():

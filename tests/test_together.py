@@ -167,7 +167,7 @@ def test_a_group_cut_off_between_its_last_records_stays_together(ready, tmp_path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record, "write_json", full)
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="no space left"):
             train.train(ready, [0, 1, 2], tmp_path, together=None)
     records = train.train(ready, [0, 1, 2], tmp_path, together=None)
     assert [each["together"] for each in records] == [[0, 1, 2]] * 3

@@ -270,8 +270,8 @@ def test_unequal_domains_are_refused_where_halves_tell_them_apart():
 
 
 def test_programs_say_which_arrays_and_steps_they_expect(arrays):
+    fewer = arrays._replace(source_image=arrays.source_image[1:])
     with pytest.raises(ValueError, match="20 source and 12 target examples, got 19 images"):
-        fewer = arrays._replace(source_image=arrays.source_image[1:])
         cached_program()(start(), fewer, KEY, 1)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         cached_program()(start(), arrays, KEY, 0)
