@@ -1,5 +1,6 @@
 """The README and the documents: its program runs, links lead to files, Python blocks are valid."""
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -77,5 +78,20 @@ def test_modules_that_documents_run_exist():
     modules = set(re.findall(r"python -m (experiments[\w.]*)", text))
     assert {"experiments.run", "experiments.verify", "experiments.report"} <= modules
     for module in modules:
-        file = ROOT.joinpath(*module.split("."))
-        assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
+        spec = importlib.util.find_spec(module)
+        assert spec, module
+        if spec.submodule_search_locations:
+            assert importlib.util.find_spec(f"{module}.__main__"), module
+
+
+@pytest.mark.parametrize("package", ["dann_jax", "experiments"])
+def test_the_layout_has_a_line_for_each_module(package):
+    page = (ROOT / "docs" / "layout.md").read_text().split(f"## {package}:")[1].split("## ")[0]
+    lines = re.findall(r"^([a-z_]+(?:\.py|/)) ", page, re.M)
+    entries = (ROOT / package).iterdir()
+    modules = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in entries
+        if not path.name.startswith(("_", ".")) and (path.is_dir() or path.suffix == ".py")
+    }
+    assert sorted(lines) == sorted(modules)
