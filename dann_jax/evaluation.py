@@ -155,11 +155,18 @@ def last_hidden_layer(model: DannModel) -> str:
 
 
 def evaluate(label_logits: chex.Array, labels: chex.Array) -> float:
-    """Returns the accuracy, in [0, 1], over the examples whose label is known; NaN without any.
+    """Returns the accuracy, in [0, 1], over the examples whose label is known.
 
     Args:
       label_logits: ``[n, classes]``.
       labels: ``[n]`` int, negative where unknown.
+
+    Returns:
+      The accuracy; NaN if no label is known, or if a logit is not finite: the largest of such
+      logits means nothing.
+
+    Raises:
+      ValueError: The shapes do not fit each other.
     """
     if np.ndim(label_logits) != 2 or np.shape(labels) != np.shape(label_logits)[:1]:
         raise ValueError(
@@ -167,6 +174,8 @@ def evaluate(label_logits: chex.Array, labels: chex.Array) -> float:
             f"and {list(np.shape(labels))}"
         )
     labels = np.asarray(labels)
+    if not np.isfinite(label_logits).all():
+        return float("nan")
     return jax.jit(accuracy_counts)(np.asarray(label_logits), labels, labels >= 0).accuracy
 
 

@@ -1,6 +1,27 @@
 """The paper's figures: accuracies on the target, as its tables print them."""
 
-__all__ = ["OFFICE31", "OFFICE31_DIRECTIONS", "OFFICE31_SPLITS", "PUBLISHED", "SEMI_SUPERVISED"]
+__all__ = [
+    "DATA_SETS",
+    "OFFICE31",
+    "OFFICE31_DIRECTIONS",
+    "OFFICE31_SPLITS",
+    "PUBLISHED",
+    "SEMI_SUPERVISED",
+]
+
+DATA_SETS = {  # as the paper prints their names
+    "digits": "digits",
+    "digits_m": "digits-M",
+    "mnist": "MNIST",
+    "mnist_m": "MNIST-M",
+    "svhn": "SVHN",
+    "syn_numbers": "SYN NUMBERS",
+    "syn_signs": "SYN SIGNS",
+    "gtsrb": "GTSRB",
+    "office31/amazon": "Amazon",
+    "office31/dslr": "DSLR",
+    "office31/webcam": "Webcam",
+}
 
 # Tables 1 and 2, and Table 1 of the first preprint (arXiv:1409.7495v1); None where that has no
 # figure of the same protocol. SA's components are picked on the target's test accuracy.

@@ -22,6 +22,7 @@ __all__ = [
     "FORMAT",
     "alone",
     "columns",
+    "diverged",
     "digest",
     "dumps",
     "faults",
@@ -221,6 +222,12 @@ def mean_and_std(values: list[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+def diverged(result: dict[str, Any]) -> list[bool]:
+    """Returns whether each key's training ended in a loss that is not finite."""
+    curves = result.get("curves") or [None] * len(result["keys"])
+    return [each is not None and each["training"]["label_loss"][-1] is None for each in curves]
+
+
 def oracle(result: dict[str, Any]) -> dict[str, Any]:
     """Returns the result of a closed form with the oracle's mean and deviation as its own."""
     return result | {name: result[f"oracle_{name}"] for name in ("mean", "std")}
@@ -273,11 +280,19 @@ def _wrong_entries(result):
     for name, *entries in _SUMMARIES:
         if name in result:
             values, stored = result[name], [result.get(each) for each in entries]
-            if any(value is None or not 0 <= value <= 1 for value in values):
+            if any(
+                not (lost if value is None else 0 <= value <= 1)
+                for value, lost in zip(values, diverged(result), strict=True)
+            ):
                 wrong.append(f"{name} is not between 0 and 1: {values}")
-            elif not all(map(_close, mean_and_std(values), stored)):
+            elif not all(map(_close, _summarized(values), stored)):
                 wrong.append(f"{' and '.join(entries)} are not those of {name}: {stored}")
     return wrong
+
+
+def _summarized(values):
+    """Returns mean and deviation as a file has them: null where a value is."""
+    return (None, None) if None in values else mean_and_std(values)
 
 
 def _wrong_curves(result):

@@ -1,4 +1,4 @@
-"""The tables of the README: the paper's figures beside those of the result files."""
+"""The tables of the documents: the paper's figures beside those of the result files."""
 
 import dataclasses
 import pathlib
@@ -17,6 +17,8 @@ PAIRS = {  # of the paper, and those of ours beside them
     "office31": (*configs.find_rows("office31"), *configs.find_rows("office31_others")),
 }
 SEMI_SUPERVISED = "syn_signs_gtsrb_semi"
+LOWER = next(method for method in METHODS.values() if method.bound == "lower")
+ADVERSARIAL = next(method for method in METHODS.values() if method.adversarial and method.default)
 PAPER = ("published", "preprint", "published gap")
 COLUMNS = (
     *("config", "method", *PAPER, "ours, mean ± sd (keys)", "SVM head", "our gap"),
@@ -61,9 +63,10 @@ def tables(results: Results) -> dict[str, str]:
       results: All of them, from ``read``.
 
     Returns:
-      ``table1`` and ``office31``: the paper's pairs and their variants; ``quoted``: the other
-      methods in the paper's table of Office-31; ``semi``: the semi-supervised experiment; ``own``:
-      configs that are in none of these; ``commands``: how each file was made.
+      ``pairs``: the adversarial method on one line a pair; ``table1`` and ``office31``: the paper's
+      pairs and their variants; ``quoted``: the other methods in the paper's table of Office-31;
+      ``semi``: the semi-supervised experiment; ``own``: configs that are in none of these;
+      ``commands``: how each file was made.
     """
     left = [name for name in configs.config_names() if name != SEMI_SUPERVISED]
     filled = {}
@@ -79,6 +82,7 @@ def tables(results: Results) -> dict[str, str]:
     rows = [COLUMNS, *(row for name in left for row in _rows(name, None, results))]
     ours = [i for i, column in enumerate(COLUMNS) if column not in PAPER]
     return {
+        "pairs": _pairs(left, results),
         **filled,
         "quoted": _quoted(),
         "semi": _semi_supervised(results.get(SEMI_SUPERVISED, {})),
@@ -97,6 +101,79 @@ def accuracy(mean: float | None, std: float | None = None, digits: int = 4) -> s
     if mean is None:
         return DASH
     return " ± ".join(f"{v:.{digits}f}".removeprefix("0") for v in (mean, std) if v is not None)
+
+
+def _pairs(own, results):
+    """Returns a line for each pair: the paper's network, and the best of the other networks.
+
+    Args:
+      own: Configs that are no pair of the paper.
+      results: All of them.
+    """
+    lines = []
+    for base in (*own, *PAIRS["table1"], *PAIRS["office31"]):
+        names = [
+            name
+            for name in configs.config_names()
+            if f"{name}_".startswith(f"{base}_") and name != SEMI_SUPERVISED
+            if ADVERSARIAL.name in results.get(name, {})
+        ]
+        others = [name for name in names if name != base or base in own]
+        others.sort(key=lambda name: results[name][ADVERSARIAL.name]["mean"])
+        networks = [base if base in names and base not in own else None, *others[-1:]]
+        networks += [None] * (2 - len(networks))
+        shown = [name for name in networks if name]
+        if shown or base in paper.PUBLISHED:
+            config, _ = configs.find_config(base)
+            lines.append(
+                [
+                    " → ".join(paper.DATA_SETS.get(n, n) for n in (config.source, config.target)),
+                    _published_line(base),
+                    *(_line(results.get(name, {})) for name in networks),
+                    "; ".join(_minutes(results[name][ADVERSARIAL.name]) for name in shown) or DASH,
+                    "; ".join(shown) or base,
+                ]
+            )
+    ours = ("ours, the paper's network", "ours, another network")
+    return markdown(("pair", "paper", *ours, "minutes a key", "config"), *lines)
+
+
+def _published_line(base):
+    published = paper.PUBLISHED.get(base)
+    if published is None:
+        return DASH
+    digits = 3 if base in PAIRS["office31"] else 4
+    figures = (published[method.name][0] for method in (LOWER, ADVERSARIAL))
+    return " → ".join(accuracy(figure, digits=digits) for figure in figures)
+
+
+def _line(ours):
+    """Returns the lower bound -> the adversarial method of a config, and what limits them."""
+    result = ours.get(ADVERSARIAL.name)
+    if result is None:
+        return DASH
+    lower = ours.get(LOWER.name)
+    before = DASH if lower is None else accuracy(lower["mean"])
+    after = "diverged" if any(record.diverged(result)) else accuracy(result["mean"], result["std"])
+    config, _ = configs.find_config(result["config"])
+    usual = ADVERSARIAL.steps(config)
+    shorter = f"; {result['steps']:,} of {usual:,} updates" if result["steps"] != usual else ""
+    return f"{before} → {after} ({len(result['keys'])}){shorter}"
+
+
+def _minutes(result):
+    """Returns the minutes a key of a training, and the device if it is not a CPU."""
+    seconds = result.get("wall_seconds")
+    if seconds is None:
+        return DASH
+    minutes = f"{seconds / 60 / len(result['keys']):.1f}"
+    return minutes if result["device"] == "cpu" else f"{minutes} ({result['device']})"
+
+
+def _share(result):
+    """Returns how much of its length in the config a training has."""
+    config, _ = configs.find_config(result["config"])
+    return result.get("steps", 0) / METHODS[result["method"]].steps(config)
 
 
 def _picks(name, result=None):
@@ -121,7 +198,6 @@ def _rows(name, base, results):
     """
     ours, published = results.get(name, {}), paper.PUBLISHED.get(base, {})
     theirs = {pick: figures[0] for pick, figures in published.items()}
-    means = {method: result["mean"] for method, result in ours.items()}
     digits = 3 if base in PAIRS["office31"] else 4  # as many as the paper prints
     rows = []
     for method in METHODS.values():
@@ -129,6 +205,12 @@ def _rows(name, base, results):
             if result is None and not (pick in published and name == base):
                 continue
             figures = published.get(pick, (None, None))
+            # Bounds of another length say nothing of this training.
+            means = {
+                name: each["mean"]
+                for name, each in ours.items()
+                if result and name == each["method"] and _share(each) == _share(result)
+            }
             mean = result and {method.name: result["mean"]}
             cells = [
                 label,
@@ -186,6 +268,8 @@ def _accuracy(result, of=lambda mean: mean):
         for split, entry in result["data"].items()
         if split.startswith(f"{result['target']}/") and "part" in entry
     ]
+    if any(record.diverged(result)):
+        parts.append("diverged")
     if result["selection"] != METHODS[result["method"]].selection:
         parts.append(result["selection"])
     return "; ".join([shown, *parts, *_changed(result)])

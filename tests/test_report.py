@@ -328,3 +328,50 @@ def test_curves_have_to_be_whole_and_end_at_the_accuracy():
     alignment = an_alignment()
     del alignment["oracle_mean"]
     assert record.faults(alignment) == ["no oracle_mean"]
+
+
+# --- the line of each pair
+
+
+def lines_of(tables):
+    head, _, *rows = tables["pairs"]
+    return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
+
+
+def test_a_pair_is_one_line_with_the_papers_network_and_another(tmp_path):
+    batch_norm = "mnist_mnist_m_batch_norm"
+    tables = made(
+        tmp_path,
+        a_result(wall_seconds=60.0),
+        a_result(method="source-only", accuracy=[0.5]),
+        a_result(batch_norm, accuracy=[0.85], device="NVIDIA H200"),
+        a_result("syn_signs_gtsrb_semi", accuracy=[0.9]),
+    )
+    line = lines_of(tables)["MNIST → MNIST-M"]
+    assert line == {
+        "paper": ".5225 → .7666",
+        "ours, the paper's network": ".5000 → .7750 ± .0354 (2)",
+        "ours, another network": "— → .8500 (1)",
+        "minutes a key": "0.5; 2.0 (NVIDIA H200)",
+        "config": f"mnist_mnist_m; {batch_norm}",
+    }
+    assert set(lines_of(tables)["SYN SIGNS → GTSRB"].values()) == {
+        ".7900 → .8865", "—", "syn_signs_gtsrb",
+    }  # fmt: skip
+    assert lines_of(tables)["Amazon → Webcam"]["paper"] == ".642 → .730"
+    assert "Amazon → DSLR" not in lines_of(tables)  # neither the paper nor we have a figure
+
+
+def test_a_short_or_diverged_training_is_called_so(tmp_path):
+    short = a_result(accuracy=[0.1], steps=STEPS // 2)
+    for columns in short["curves"][0].values():
+        columns["step"][-1] = float(STEPS // 2)
+    short["curves"][0]["training"]["label_loss"][-1] = None
+    bounds = [a_result(method=m, accuracy=[a]) for m, a in (("source-only", 0.5),)]
+    bounds.append(a_result(method="train-on-target", accuracy=[0.9]))
+    tables = made(tmp_path, short, *bounds)
+    shown = lines_of(tables)["MNIST → MNIST-M"]["ours, the paper's network"]
+    assert shown == f".5000 → diverged (1); {STEPS // 2:,} of {STEPS:,} updates"
+    row = rows_of(tables["table1"], "mnist_mnist_m")["DANN"]
+    assert row["ours, mean ± sd (keys)"] == ".1000 (1); diverged"
+    assert row["our gap"] == "—"  # the bounds have another length

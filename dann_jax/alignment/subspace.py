@@ -27,7 +27,7 @@ class Subspace(NamedTuple):
     basis: np.ndarray  # [D, D], orthonormal columns, of falling variance
     variance: np.ndarray  # [D], along the columns of the basis
     radius: float  # largest norm of the standardised examples
-    count: int  # number of examples
+    examples: int
 
     def project(self, x: np.ndarray, d: int) -> np.ndarray:
         """Returns the first ``d`` components ``[n, d]`` of features ``[n, D]``."""
@@ -56,7 +56,7 @@ def principal_subspace(x: np.ndarray) -> Subspace:
         basis=basis[:, ::-1],
         variance=np.maximum(variance[::-1], 0.0),
         radius=float(np.linalg.norm(z, axis=1).max()),
-        count=len(z),
+        examples=len(z),
     )
 
 
@@ -103,7 +103,7 @@ def deviation_bounds(source: Subspace, target: Subspace, *, delta: float = 0.1) 
     d = np.arange(1, len(source.variance))
     radius = max(source.radius, target.radius)
     gaps = [s.variance[:-1] - s.variance[1:] for s in (source, target)]
-    counts = source.count, target.count
+    counts = source.examples, target.examples
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         inverse = sum(1 / (math.sqrt(n) * gap) for n, gap in zip(counts, gaps, strict=True))
         bounds = 8 * d**1.5 * radius * (1 + math.sqrt(math.log(2 / delta) / 2)) * inverse
