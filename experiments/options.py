@@ -59,8 +59,8 @@ class Options:
     """Number of local devices to train on; by default all."""
 
     together: Literal["auto"] | int = "auto"
-    """How many keys, at most, are trained as one program. By default all of them on a GPU or TPU,
-    and one on a CPU, where it does not pay."""
+    """How many keys, at most, are trained as one program. By default, where it pays: on a GPU or
+    TPU all of them for small networks, else one for each device; one on a CPU."""
 
     devices_per_key: int | None = None
     """Number of devices that share the batches of a key; by default as few as keep all of them

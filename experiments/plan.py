@@ -64,7 +64,9 @@ class Job:
         """Returns how many keys, at most, are trained as one program; None for all."""
         if self.together != "auto":
             return self.together
-        return 1 if self.one_by_one or devices[0].platform == "cpu" else None
+        if self.one_by_one or devices[0].platform == "cpu":
+            return 1
+        return None if self.config.trains_keys_together else len(devices)
 
     def groups(self, devices: list) -> list[Group]:
         """Returns the keys in groups, if all of them are trained on these devices."""

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import types
 
 import flax.linen as nn
 import jax
@@ -257,6 +258,19 @@ def test_a_command_makes_the_groups_of_its_result(sizes, devices_per_key, words)
     keys = list(range(sum(sizes)))
     for asked in ("auto", 1) if max(sizes) > 1 else ("auto",):
         assert plan.grouping(a_job(keys, asked), groups, jax.local_devices()[:1]) == words
+
+
+@pytest.mark.parametrize(
+    ("platform", "network", "expected"),
+    [("cpu", "mnist", 1), ("gpu", "mnist", None), ("gpu", "svhn", 2)],
+)
+def test_keys_are_trained_together_where_that_pays(platform, network, expected):
+    config = dataclasses.replace(CONFIG, network=network)
+    job = dataclasses.replace(a_job([0, 1, 2], "auto"), config=config)
+    devices = [types.SimpleNamespace(platform=platform)] * 2
+    assert job.most_together(devices) == expected
+    assert dataclasses.replace(job, together=3).most_together(devices) == 3
+    assert dataclasses.replace(job, one_by_one=True).most_together(devices) == 1
 
 
 def test_an_option_that_makes_the_groups_is_kept():
