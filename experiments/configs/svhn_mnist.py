@@ -6,9 +6,9 @@ dropout He-normal ones do not learn (docs/recipe.md). It leaves chance after 250
 The number of updates is not stated either, but that the error stays high for some 150 epochs:
 200,000 updates are 175 epochs of SVHN.
 Expect: not yet measured at this length. After 40,000 updates (--steps 40000, one key, an NVIDIA
-    H200) source-only .641; DANN diverged after 16,600. After 1,500 updates (--steps 1500, one key), in which
-    lambda is at .7 to .8 when the network leaves chance, source-only .485, SA .554, DANN .483,
-    train-on-target .987.
+    H200) source-only .641; DANN diverged after 16,600. After 1,500 updates (--steps 1500, one
+    key), in which lambda is at .7 to .8 when the network leaves chance, source-only .485, SA .554,
+    DANN .483, train-on-target .987.
 Takes: some 55 hours a key on 2 CPU cores, all methods together (reckoned from 1,500 updates): it
     wants a GPU.
 Command: python -m experiments.run svhn_mnist --keys 5 --manual-dir DIR
