@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 import shutil
+import threading
 import warnings
 import zlib
 from typing import Any
@@ -20,6 +21,7 @@ _STATE, _DIGESTS = "state", "digests"  # the two items of a checkpoint
 _SINGLE = "_METADATA"  # in the folder itself: one tree of a StandardCheckpointer
 _OF_SYSTEM = "os_error_code"  # in tensorstore's errors that come from the operating system
 _LETTERS = 600  # of another error, in an error
+_QUIET = threading.RLock()  # held while the process's loop and logger are others
 _SHOWN = 5  # differences in an error
 _REMEDY = "restore it with the network and optimizer that it was saved with"
 _SINGLE_REMEDY = "restore it with the version of dann_jax that wrote it, or train again"
@@ -63,9 +65,12 @@ class Checkpoints:
           tree: Pytree of arrays, which may include typed PRNG keys.
 
         Raises:
+          ValueError: The step is negative.
           OSError: It cannot be written; the checkpoints before it stay.
           RuntimeError: This is not the first of several processes.
         """
+        if step < 0:
+            raise ValueError(f"expected a step from 0 on, got {step}: pass the updates done")
         if jax.process_index():
             raise RuntimeError(
                 f"expected process 0, which alone can write with orbax, got {jax.process_index()}: "
@@ -272,14 +277,15 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 def _quiet():
     """Keeps orbax from printing the tracebacks of errors that it raises as well."""
     logger = logging.getLogger("absl")
-    level, new_event_loop = logger.level, asyncio.new_event_loop
-    logger.setLevel(logging.CRITICAL)
-    asyncio.new_event_loop = _PatientLoop
-    try:
-        yield
-    finally:
-        asyncio.new_event_loop = new_event_loop
-        logger.setLevel(level)
+    with _QUIET:
+        level, new_event_loop = logger.level, asyncio.new_event_loop
+        logger.setLevel(logging.CRITICAL)
+        asyncio.new_event_loop = _PatientLoop
+        try:
+            yield
+        finally:
+            asyncio.new_event_loop = new_event_loop
+            logger.setLevel(level)
 
 
 def _readable(read):

@@ -1,5 +1,7 @@
 """Checkpoints are restored bit for bit; interruptions and damage cost some steps at most."""
 
+import asyncio
+import logging
 import os
 import pathlib
 import re
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +130,23 @@ def test_a_step_that_is_saved_again_removes_the_later_ones(tmp_path):
     run.save(20, tree(0.5))
     assert names(tmp_path / "run") == ["10", "20"]
     equal(run.restore(tree()), tree(0.5))
+
+
+def test_threads_leave_the_process_as_it_was(tmp_path):
+    before = asyncio.new_event_loop, logging.getLogger("absl").level
+
+    def round_trip(i):
+        checkpoints.save(tmp_path / str(i), tree(float(i)))
+        equal(checkpoints.restore(tmp_path / str(i), tree()), tree(float(i)))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(round_trip, range(4)))
+    assert (asyncio.new_event_loop, logging.getLogger("absl").level) == before
+
+
+def test_a_negative_step_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected a step from 0 on, got -1"):
+        Checkpoints(tmp_path).save(-1, tree())
 
 
 def test_no_checkpoint_to_keep_is_refused(tmp_path):
