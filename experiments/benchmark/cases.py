@@ -1,11 +1,11 @@
 """The cases of a benchmark, one after the other; the file has each as soon as it is measured."""
 
+import contextlib
 import functools
 import os
 import pathlib
+import platform
 import time
-from collections.abc import Callable
-from typing import Any
 
 import jax
 from rich.console import Console
@@ -13,15 +13,15 @@ from rich.console import Console
 from dann_jax.kernels import compiler_options
 from experiments import record as result_files
 from experiments import runtime
-from experiments.benchmark import machine, tables, timing, workload
+from experiments.benchmark import tables, workload
 from experiments.benchmark.measures import (
+    CALLS,
     FAILURES,
     NetworkMeasures,
     Setup,
     failure,
     measure_product,
 )
-from experiments.benchmark.options import Options
 
 __all__ = ["Benchmark"]
 
@@ -32,34 +32,27 @@ COMPILATION = 10.0  # seconds a case, about; for the estimate of the total time 
 
 
 class Benchmark:
-    """One run of the program."""
+    """One run of the program; ``record`` is what its file says."""
 
-    def __init__(self, options: Options, setup: Setup, path: pathlib.Path, console: Console):
-        """Starts the record.
-
-        Args:
-          options: What to measure.
-          setup: What all cases have in common.
-          path: File of the result.
-          console: Each case is printed there.
-        """
-        self.options, self.setup, self.path, self.console = options, setup, path, console
+    def __init__(self, setup: Setup, path: pathlib.Path, console: Console):
+        """Starts the record; the console gets a line for each case."""
+        self.options, self.setup, self.path, self.console = setup.options, setup, path, console
         self.begin = time.perf_counter()
         precisions = PRECISIONS.get(setup.platform, PRECISIONS_OF_OTHERS)
-        self.precisions = precisions if options.dtype == "float32" else ("default",)
+        self.precisions = precisions if self.options.dtype == "float32" else ("default",)
         self.record = {
             "device": runtime.device_kind(setup.devices),
             "platform": setup.platform,
             "device_count": len(setup.devices),
             "simulated_devices": setup.platform == "cpu" and len(setup.devices) > 1,
-            "processor": machine.processor(),
-            "cores": machine.cores(),
+            "processor": _processor(),
+            "cores": runtime.threads(),
             "versions": runtime.versions(),
-            "command": options.command(),
+            "command": self.options.command(),
             "compilation_cache": "off",
             "compiler_options": compiler_options(setup.platform),
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-            "dtype": options.dtype,
+            "dtype": self.options.dtype,
             "examples": workload.EXAMPLES,
             "finished": False,
             "cases": [],
@@ -99,12 +92,7 @@ class Benchmark:
         )
 
     def _network(self, labels, product_rate):
-        """Measures all cases of a network.
-
-        Args:
-          labels: The network, the size of its images and the precision.
-          product_rate: FLOP/s of the matrix product; None if it was not measured.
-        """
+        """Measures all cases of a network; ``product_rate`` is the FLOP/s of a product, or None."""
         options, batch = self.options, self.options.batch
         subject = workload.Subject.of(labels["network"], labels["pixels"], options.dtype)
         measures = NetworkMeasures(self.setup, subject)
@@ -135,18 +123,13 @@ class Benchmark:
           expected: Seconds that a step of all programs in turn is expected to take.
         """
         options = self.options
-        fits = [n for n in options.steps_per_call if timing.CALLS * n * expected <= options.seconds]
+        fits = [n for n in options.steps_per_call if CALLS * n * expected <= options.seconds]
         return max(fits, default=min(options.steps_per_call))
 
-    def _case(
-        self, labels: dict[str, Any], measure: Callable[[], dict[str, Any]], expected: float = 0.0
-    ) -> dict[str, Any]:
-        """Returns the entries of a case, or the reason why it was not measured; writes them too.
+    def _case(self, labels, measure, expected=0.0):
+        """Returns what ``measure()`` does, or the reason why it was not measured; writes it too.
 
-        Args:
-          labels: What the case is.
-          measure: Measures it.
-          expected: Seconds that a call is expected to take.
+        A call is expected to take ``expected`` seconds.
         """
         try:
             if expected > self.options.seconds:
@@ -160,7 +143,13 @@ class Benchmark:
         self.record["cases"].append(labels | entries)
         self._write()
         words = ", ".join(f"{name} {value}" for name, value in labels.items())
-        self.console.print(f"{words}: {_summary(entries)}", markup=False, soft_wrap=True)
+        if "reason" in entries:
+            summary = f"not measured: {entries['reason']}"
+        elif "step_seconds" in entries:
+            summary = f"{tables.step_time(entries)} ms a step"
+        else:
+            summary = f"{entries['flop_per_second'] / 1e9:,.0f} GFLOP/s"
+        self.console.print(f"{words}: {summary}", markup=False, soft_wrap=True)
         return entries
 
     def _write(self):
@@ -174,9 +163,10 @@ class Benchmark:
         return sorted({2**i for i in range(1, count.bit_length())} | {count} - {1})
 
 
-def _summary(entries):
-    if "reason" in entries:
-        return f"not measured: {entries['reason']}"
-    if "step_seconds" in entries:
-        return f"{tables.step_time(entries)} ms a step"
-    return f"{entries['flop_per_second'] / 1e9:,.0f} GFLOP/s"
+def _processor():
+    """Returns the name of the CPU."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

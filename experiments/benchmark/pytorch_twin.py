@@ -62,15 +62,10 @@ class Training:
         bfloat16: bool = False,
         platform: str = "cpu",
     ):
-        """Initializes the weights and the optimizer.
+        """Initializes weights of PyTorch's own and the optimizer.
 
-        Args:
-          model: What to translate; the weights are PyTorch's own.
-          arrays: Images and labels, ``[n, height, width, 3]`` uint8 and ``[n]``.
-          batch: Examples a step, half source, half target.
-          mode: Engine and layout.
-          bfloat16: Whether to compute in bfloat16 (``torch.autocast``); parameters are float32.
-          platform: ``'cpu'`` or ``'gpu'``.
+        A step has ``batch`` examples, half source, half target. With ``bfloat16`` it computes in
+        bfloat16 (``torch.autocast``); parameters are float32. The platform is that of JAX.
         """
         self.step, self.batch, self.mode = 0, batch, mode
         self.bfloat16, self.max_norm = bfloat16, model.max_norm
@@ -89,9 +84,8 @@ class Training:
         self.lam = torch.zeros([], device=self.device)
         self.mu = torch.full([], 0.01, device=self.device) if graph else 0.01
         parameters = [p for part in self.parts.values() for p in part.parameters()]
-        self.optimizer = torch.optim.SGD(
-            parameters, lr=self.mu, momentum=0.9, fused=True if graph else None
-        )
+        fused = True if graph else None
+        self.optimizer = torch.optim.SGD(parameters, lr=self.mu, momentum=0.9, fused=fused)
         self.loss = torch.compile(self._loss) if mode.engine == "compiled" else self._loss
         self.replay = self._captured() if graph else None
 
@@ -109,9 +103,7 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def update(
-        self, source: torch.Tensor, target: torch.Tensor, lam: float, mu: float
-    ) -> torch.Tensor:
+    def update(self, source, target, lam: float, mu: float) -> torch.Tensor:
         """Makes one update on the examples of these indices; returns the loss before it."""
         if self.mode.engine == "compiled":  # a Python number would become a constant
             lam = self.lam.fill_(lam)
