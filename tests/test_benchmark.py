@@ -195,7 +195,7 @@ def test_calls_take_turns(monkeypatch):
 
 
 def test_memory_of_more_keys_is_more(small):
-    subject = workload.Subject.of("mnist", 8, "float32")
+    subject = workload.Subject("mnist", 8, "float32")
     costs = [
         workload.Training(subject, 4, devices=jax.local_devices()[:1], keys=keys).prepare(1)
         for keys in (1, 3)

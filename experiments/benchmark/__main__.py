@@ -15,7 +15,6 @@ from rich.table import Table
 from experiments import runtime
 from experiments.benchmark import tables
 from experiments.benchmark.cases import Benchmark
-from experiments.benchmark.measures import Setup
 from experiments.benchmark.options import PROGRAM, Options
 
 __all__ = ["main"]
@@ -47,10 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options, console):
     options.check()
-    devices = jax.local_devices()
-    path = options.path(runtime.device_kind(devices))
-    twin = _pytorch_twin(devices[0].platform) if options.against_pytorch else None
-    benchmark = Benchmark(Setup(options, devices, twin), path, console)
+    path = options.path(runtime.device_kind(jax.local_devices()))
+    twin = _pytorch_twin(jax.default_backend()) if options.against_pytorch else None
+    benchmark = Benchmark(options, twin, path, console)
     benchmark.run()
     console.width = max(WIDTH, console.width)
     for title, (head, *rows) in tables.tables({path.name: benchmark.record}).items():

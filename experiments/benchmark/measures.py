@@ -1,8 +1,6 @@
 """What is measured: each function returns the entries of one case."""
 
-import dataclasses
 import time
-import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,40 +12,13 @@ from dann_jax.kernels import compiler_options
 from experiments.benchmark.options import Options
 from experiments.benchmark.workload import Subject, Training, flop_of_step
 
-__all__ = [
-    "CALLS",
-    "FAILURES",
-    "NetworkMeasures",
-    "Setup",
-    "failure",
-    "interleaved",
-    "measure_product",
-]
+__all__ = ["CALLS", "FAILURES", "NetworkMeasures", "failure", "interleaved", "measure_product"]
 
 PRODUCT, PRODUCT_OF_OTHERS = {"cpu": 2048}, 8192  # rows and columns of the matrix product
 FAILURES = (ValueError, RuntimeError, MemoryError)  # RuntimeError includes JaxRuntimeError
 REPEATS = 20  # timed calls, at most
 CALLS = 5  # timed calls that a number of steps a call must leave time for
 PAUSE = 0.3  # seconds: idle threads of one library still spin when the other's call begins
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What all cases have in common."""
-
-    options: Options
-    devices: list[jax.Device]
-    twin: types.ModuleType | None  # experiments.benchmark.pytorch_twin, if it is compared
-
-    @property
-    def platform(self) -> str:
-        """The platform of the devices: ``'cpu'``, ``'gpu'`` or ``'tpu'``."""
-        return self.devices[0].platform
-
-    @property
-    def modes(self) -> list[Any]:
-        """The ways to run PyTorch that ours is compared with."""
-        return [] if self.twin is None else self.twin.modes(self.platform)
 
 
 def failure(error: Exception) -> dict[str, str]:
@@ -60,12 +31,8 @@ def interleaved(
 ) -> dict[Any, dict[str, Any]]:
     """Returns the time of a step in each program: median, quartiles and number of calls.
 
-    The programs take turns. The first call of each, which compiles, is outside the time limit.
-
-    Args:
-      programs: Functions that make a number of steps and wait for them.
-      steps: How many a call.
-      seconds: About how long all further calls may take; each program has one timed call at least.
+    The programs take turns; each makes a number of steps and waits for them. All calls take about
+    ``seconds`` except the first of each, which compiles. Each has one timed call at least.
     """
     for call in programs.values():
         call(steps)
@@ -84,37 +51,36 @@ def interleaved(
         now = time.perf_counter()
         if now - begin + (now - round_begin) > seconds:
             break
-    return {name: _summary(times) for name, times in samples.items()}
+    summaries = {}
+    for name, times in samples.items():
+        lower, median, upper = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+        summaries[name] = {"median": median, "quartiles": [lower, upper], "calls": len(times)}
+    return summaries
 
 
-def _summary(times):
-    lower, median, upper = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
-    return {"median": median, "quartiles": [lower, upper], "calls": len(times)}
-
-
-def measure_product(setup: Setup) -> dict[str, Any]:
+def measure_product(options: Options) -> dict[str, Any]:
     """Returns the speed of a large matrix product of the type and precision of the networks."""
-    size = PRODUCT.get(setup.platform, PRODUCT_OF_OTHERS)
+    size = PRODUCT.get(jax.default_backend(), PRODUCT_OF_OTHERS)
     keys = jax.random.split(jax.random.key(0))
-    a, b = (jax.random.normal(key, [size, size], setup.options.dtype) for key in keys)
-    product = jax.jit(jnp.matmul, compiler_options=compiler_options(setup.platform))
+    a, b = (jax.random.normal(key, [size, size], options.dtype) for key in keys)
+    product = jax.jit(jnp.matmul, compiler_options=compiler_options(jax.default_backend()))
 
     def call(steps):
         for _ in range(steps):
             jax.block_until_ready(product(a, b))
 
-    times = interleaved({"product": call}, 1, setup.options.seconds)["product"]
+    times = interleaved({"product": call}, 1, options.seconds)["product"]
     return {"size": size, "seconds": times, "flop_per_second": 2 * size**3 / times["median"]}
 
 
 class NetworkMeasures:
     """The measures of one network: time and memory of its steps, ``steps`` a call."""
 
-    def __init__(self, setup: Setup, subject: Subject):
-        """Takes what all cases have in common, and the network."""
-        self.setup, self.subject = setup, subject
-        self.batch = setup.options.batch
-        self._one_key = None  # the program of one key on one device, compiled once
+    def __init__(self, options: Options, twin: Any, subject: Subject):
+        """Takes the options, the module ``pytorch_twin`` or None, and the network."""
+        self.options, self.twin, self.subject = options, twin, subject
+        self.modes = twin.modes(jax.default_backend()) if twin else []  # ways to run PyTorch
+        self._one_program = None  # of one key on one device, compiled once
 
     def steps_per_call(self, steps: int) -> dict[str, Any]:
         """Returns the entries of one training."""
@@ -128,71 +94,67 @@ class NetworkMeasures:
         failed = []
         entries, times = self._measured(self._training(), steps, lambda: self._twins(failed))
         median = times.pop("ours")["median"]
-        flop = flop_of_step(self.subject.model, self.subject.pixels, self.batch)
+        flop = flop_of_step(self.subject.model, self.subject.pixels, self.options.batch)
         entries |= {
             "flop_per_step": flop,
             "flop_per_second": flop / median,
             "share_of_product": None if product_rate is None else flop / median / product_rate,
         }
-        if self.setup.twin is not None:
+        if self.twin is not None:
             entries["pytorch"] = failed + [
                 mode._asdict() | {"step_seconds": theirs, "ratio": theirs["median"] / median}
                 for mode, theirs in times.items()
             ]
         return entries
 
-    def keys(self, steps: int, *, keys: int) -> dict[str, Any]:
-        """Returns the entries of many keys as one program, and the time of one key."""
-        entries, one = self._against_one(self._training(keys=keys), steps, self.batch * keys)
-        return entries | {"times_one_key": entries["step_seconds"]["median"] / one}
+    def against_one(self, steps: int, **settings: int) -> dict[str, Any]:
+        """Returns the entries of many ``keys`` as one program, or of a ``batch`` on ``devices``.
 
-    def devices(self, steps: int, *, batch: int, devices: int) -> dict[str, Any]:
-        """Returns the entries of one training on several devices, and the time on one."""
-        available = self.setup.devices
+        Besides, the time of one key on one device, and the ratio to it.
+        """
+        entries, times = self._measured(self._training(**settings), steps, self._one)
+        one = times["one"]["median"]
+        entries["one_step_seconds"] = times["one"]
+        if "keys" in settings:
+            return entries | {"times_one_key": times["ours"]["median"] / one}
+        pace = self.options.batch / one
+        return entries | {"times_one_device": entries["examples_per_second"] / pace}
+
+    def _training(self, *, batch=None, devices=1, **options):
+        available = jax.local_devices()
         if devices > len(available):
             raise ValueError(f"this process has {len(available)} devices")
-        ours = Training(self.subject, batch, devices=available[:devices])
-        entries, one = self._against_one(ours, steps, batch)
-        return entries | {"times_one_device": entries["examples_per_second"] / (self.batch / one)}
+        batch = batch or self.options.batch
+        return Training(self.subject, batch, devices=available[:devices], **options)
 
-    def _training(self, **options):
-        """Returns a training on one device."""
-        return Training(self.subject, self.batch, devices=self.setup.devices[:1], **options)
-
-    def _measured(self, ours, steps, others=dict, examples=None):
+    def _measured(self, ours, steps, others=dict):
         """Returns the entries of a training, and its times in turn with those of ``others()``.
 
         The others are made after the peak of memory of ours is known.
         """
         costs = ours.prepare(steps)
-        times = interleaved({"ours": ours, **others()}, steps, self.setup.options.seconds)
-        pace = (examples or self.batch) / times["ours"]["median"]
+        times = interleaved({"ours": ours, **others()}, steps, self.options.seconds)
+        pace = ours.examples / times["ours"]["median"]
         return costs | {"step_seconds": times["ours"], "examples_per_second": pace}, times
 
-    def _against_one(self, ours, steps, examples):
-        """Returns the entries of a training, and seconds of a step of one key on one device."""
-
-        def one():
-            training = self._training(program=self._one_key)
-            self._one_key = training.program
-            return {"one": training}
-
-        entries, times = self._measured(ours, steps, one, examples)
-        return entries | {"one_step_seconds": times["one"]}, times["one"]["median"]
+    def _one(self):
+        """Returns the training of one key on one device."""
+        one = self._training(program=self._one_program)
+        self._one_program = one.program
+        return {"one": one}
 
     def _twins(self, failed):
         """Returns a PyTorch training for each mode; ``failed`` gets the others' reasons."""
         twins = {}
-        for mode in self.setup.modes:
+        arrays = jax.device_get(self.subject.arrays)
+        settings = {
+            "batch": self.options.batch,
+            "bfloat16": self.options.dtype == "bfloat16",
+            "platform": jax.default_backend(),
+        }
+        for mode in self.modes:
             try:
-                twin = self.setup.twin.Training(
-                    self.subject.model,
-                    jax.device_get(self.subject.arrays),
-                    batch=self.batch,
-                    mode=mode,
-                    bfloat16=self.setup.options.dtype == "bfloat16",
-                    platform=self.setup.platform,
-                )
+                twin = self.twin.Training(self.subject.model, arrays, mode=mode, **settings)
                 twin(1)
                 twins[mode] = twin
             except FAILURES as error:

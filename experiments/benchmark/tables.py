@@ -23,9 +23,13 @@ def tables(records: dict[str, dict]) -> dict[str, list[list[str]]]:
     ]
     entries.sort(key=lambda e: (e["network"], e["pixels"], _arithmetic(e), e["file"]))
     return {
-        title: [list(columns)]
-        + [[cell(e) for cell in columns.values()] for e in entries if e["measures"] in measures]
-        for title, (measures, columns) in _TABLES.items()
+        title: [[*_FIRST, *columns]]
+        + [
+            [_COLUMNS[name](entry) for name in (*_FIRST, *columns)]
+            for entry in entries
+            if entry["measures"] in measures
+        ]
+        for title, (measures, *columns) in _TABLES.items()
     }
 
 
@@ -84,55 +88,41 @@ def _against_pytorch(entry):
     return ", ".join(ratios) or DASH
 
 
-_SUBJECT = {  # the first columns of all tables: each a head, and what gives the cell of an entry
+_COLUMNS = {  # each a head, and what gives the cell of an entry
     "network": lambda e: f"{e['network']}, {e['pixels']} px",
     "arithmetic": _arithmetic,
     "device": _machine,
     "examples a step": _number("batch"),
+    "steps a call": _number("steps_per_call"),
+    "keys": _number("keys"),
+    "scaling": _number("measures"),
+    "devices": lambda e: f"{e['devices']}{' simulated' * e['simulated_devices']}",
+    "ms a step (quartiles)": step_time,
+    "ms a step of all (quartiles)": step_time,
+    "times one key": _number("times_one_key", "{:.2f}"),
+    "times one device's examples/s": _number("times_one_device", "{:.2f}"),
+    "examples/s": _number("examples_per_second", "{:,.0f}"),
+    "compile s": _compile_time,
+    "GFLOP/s (share of product)": _rate,
+    "peak MB": _number("peak_memory_bytes", "{:,.0f}", 1e-6),
+    "PyTorch / ours": _against_pytorch,
+    "file": lambda e: f"[json](experiments/results/benchmark/{e['file']})",
 }
-_STEP = {"ms a step (quartiles)": step_time}
-_COMPILATION = {"compile s": _compile_time}
-_PACE = {"examples/s": _number("examples_per_second", "{:,.0f}")}
-_MEMORY = {"peak MB": _number("peak_memory_bytes", "{:,.0f}", 1e-6)}
-
-_TABLES = {  # the cases and the columns of each
+_FIRST = ("network", "arithmetic", "device", "examples a step")  # columns of all tables
+_TABLES = {  # the cases of each, and its other columns
     "benchmark": (
         ["update"],
-        _SUBJECT
-        | _STEP
-        | _PACE
-        | _COMPILATION
-        | {"GFLOP/s (share of product)": _rate}
-        | _MEMORY
-        | {
-            "PyTorch / ours": _against_pytorch,
-            "file": lambda e: f"[json](experiments/results/benchmark/{e['file']})",
-        },
+        *("ms a step (quartiles)", "examples/s", "compile s", "GFLOP/s (share of product)"),
+        *("peak MB", "PyTorch / ours", "file"),
     ),
-    "steps-per-call": (
-        ["steps_per_call"],
-        _SUBJECT | {"steps a call": _number("steps_per_call")} | _STEP | _COMPILATION,
-    ),
+    "steps-per-call": (["steps_per_call"], "steps a call", "ms a step (quartiles)", "compile s"),
     "keys": (
         ["keys"],
-        _SUBJECT
-        | {
-            "keys": _number("keys"),
-            "ms a step of all (quartiles)": step_time,
-            "times one key": _number("times_one_key", "{:.2f}"),
-        }
-        | _PACE
-        | _COMPILATION
-        | _MEMORY,
+        *("keys", "ms a step of all (quartiles)", "times one key"),
+        *("examples/s", "compile s", "peak MB"),
     ),
     "devices": (
         SCALING,
-        _SUBJECT
-        | {
-            "scaling": _number("measures"),
-            "devices": lambda e: f"{e['devices']}{' simulated' * e['simulated_devices']}",
-            **_STEP,
-            "times one device's examples/s": _number("times_one_device", "{:.2f}"),
-        },
+        *("scaling", "devices", "ms a step (quartiles)", "times one device's examples/s"),
     ),
 }

@@ -1,7 +1,6 @@
 """What the benchmark trains: networks on random images, their memory and their operations."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 import pathlib
@@ -33,25 +32,20 @@ EXAMPLES = 2048  # random images of each domain, on the device
 HORIZON = 10_000  # updates at which the schedules end
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A network, and random images of its size to train it on."""
+    """One of ``settings.NETWORKS`` that computes in a dtype, and random images to train it on."""
 
-    model: DannModel
-    pixels: int
-    arrays: DomainArrays  # on the first device
-
-    @classmethod
-    def of(cls, network: str, pixels: int, dtype: str) -> "Subject":
-        """Returns one of ``settings.NETWORKS`` that computes in a dtype, and its images."""
+    def __init__(self, network: str, pixels: int, dtype: str):
+        """Draws the images, of so many pixels a side, on the first device."""
         classes = CLASSES.get(network, 10)
-        model = NETWORKS[network](classes=classes, dtype=jnp.dtype(dtype))
+        self.pixels = pixels
+        self.model = NETWORKS[network](classes=classes, dtype=jnp.dtype(dtype))
         draw = np.random.default_rng(0)
-        image = functools.partial(draw.integers, 256, dtype=np.uint8)
         shape = EXAMPLES, pixels, pixels, 3
+        image = functools.partial(draw.integers, 256, size=shape, dtype=np.uint8)
         labels = draw.integers(classes, size=EXAMPLES, dtype=np.int32)
-        arrays = DomainArrays(image(size=shape), labels, image(size=shape))
-        return cls(model, pixels, replicate(arrays, jax.local_devices()[:1]))
+        arrays = DomainArrays(image(), labels, image())
+        self.arrays = replicate(arrays, jax.local_devices()[:1])
 
 
 def _lam(step):
@@ -78,14 +72,13 @@ class Training:
         """Initializes the state; a MemoryError if it does not fit.
 
         Args:
-          subject: What to train.
+          subject: The network and its images.
           batch: Examples a step and key, over all devices, half source and half target.
-          devices: Devices to train on.
-          keys: Number of keys to train as one program of ``make_study_steps``; None for one key,
-            and ``make_train_steps``.
-          program: That of an earlier training of the same kind, so as not to compile it again.
+          devices: Where to train.
+          keys: Number for ``make_study_steps``; None for one key and ``make_train_steps``.
+          program: That of an earlier training of the same kind, not to be compiled again.
         """
-        self.devices = devices
+        self.devices, self.examples = devices, (keys or 1) * batch
         self.key = key = jax.random.key(0)
         if keys is not None:
             self.key = jax.random.split(key, keys)
@@ -106,8 +99,7 @@ class Training:
     def prepare(self, steps: int) -> dict[str, float | int | str]:
         """Compiles the program for calls of so many steps, makes the first call, returns costs.
 
-        Raises a MemoryError if the program does not fit. The costs are seconds of lowering
-        (tracing) and of compilation, and the peak of memory in bytes: that of the device if it
+        Raises a MemoryError if it does not fit. The peak of memory is that of the device if it
         counts and the peak is a new one; otherwise XLA's account of the arguments, outputs and
         temporaries of the program, donated arguments once.
         """
@@ -152,13 +144,9 @@ def _program(model, batch, devices, *, many):
 
 def preprocess(batch: DomainBatch) -> DomainBatch:
     """Returns a batch with images from -0.5 to 0.5, float32."""
-
-    def scaled(image):
-        return image.astype(jnp.float32) / 255 - 0.5
-
-    return batch._replace(
-        source_image=scaled(batch.source_image), target_image=scaled(batch.target_image)
-    )
+    images = {name: getattr(batch, name) for name in ("source_image", "target_image")}
+    scaled = {name: image.astype(jnp.float32) / 255 - 0.5 for name, image in images.items()}
+    return batch._replace(**scaled)
 
 
 def _check_room(needed, device):
@@ -185,13 +173,10 @@ def _memory(device):
 def flop_of_step(model: DannModel, pixels: int, batch: int) -> int:
     """Returns the floating-point operations of one update, from the shapes of the layers.
 
-    A convolution or fully connected layer whose kernel has n weights for each output channel makes
-    n multiply-adds for each value of its output, of 2 operations each, three times: forward, for
-    the gradient of its weights, and for that of its input. The first layer of G_f, whose inputs are
-    images, does not need the last one. G_f and G_d process the whole batch, G_y its source half.
-    Everything else (biases, ReLU, pooling, losses, the optimizer) is left out. The count does not
-    depend on the algorithm of a layer: one with fewer operations, such as Winograd's, may seem to
-    exceed the hardware.
+    Convolutions and fully connected layers make multiply-adds, of 2 operations each, three times:
+    forward, for the gradient of their weights, and for that of their input, which the first layer
+    of G_f does not need. G_y processes the source half. Biases, ReLU, pooling, losses and the
+    optimizer are left out. Algorithms with fewer operations, such as Winograd's, count no less.
     """
     image = jax.ShapeDtypeStruct((batch, pixels, pixels, 3), jnp.float32)
     of_f, f = _multiply_adds(model.feature_extractor, image)

@@ -86,13 +86,9 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 def draw(
     results: dict[str, dict[str, Any]], path: pathlib.Path, *, panels: tuple[str, ...] = PANELS
 ) -> None:
-    """Draws the curves of one experiment.
+    """Draws the curves of one experiment, whose results are given by method."""
+    from matplotlib.lines import Line2D
 
-    Args:
-      results: By method; methods without curves are left out.
-      path: PNG or SVG.
-      panels: Some of ``PANELS``.
-    """
     results = {method: results[method] for method in DRAWABLE if method in results}
     if not results or not panels:
         raise ValueError(
@@ -102,11 +98,9 @@ def draw(
     rows = math.ceil(len(panels) / columns)
     names = style.legend_names(results)
     names_a_row = min(2 * columns, 4)
-    size = {
-        "shape": (rows, columns),
-        "width": style.COLUMN if columns == 1 else style.PAGE,
-        "height": rows * HEIGHT + math.ceil(len(names) / names_a_row) * style.LINE_HEIGHT,
-    }
+    width = style.COLUMN if columns == 1 else style.PAGE
+    height = rows * HEIGHT + math.ceil(len(names) / names_a_row) * style.LINE_HEIGHT
+    size = {"shape": (rows, columns), "width": width, "height": height}
     command = f"python -m experiments.curves RUNS/{next(iter(results.values()))['config']}"
     if panels != PANELS:
         command += f" --panels {' '.join(panels)}"
@@ -115,11 +109,8 @@ def draw(
             _draw_panel(axis, panel, results)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
-        figure.legend(
-            handles=[_line([], [], method, name) for method, name in names.items()],
-            loc="outside upper center",
-            ncols=names_a_row,
-        )
+        handles = [Line2D([], [], label=name, **_look(method)) for method, name in names.items()]
+        figure.legend(handles=handles, loc="outside upper center", ncols=names_a_row)
 
 
 def _draw_panel(axis, panel, results):
@@ -153,21 +144,15 @@ def _draw_methods(axis, panel, results):
         if name.endswith("accuracy"):
             values = 1 - values
         known = ~np.isnan(values).all(0)  # of no key: not finite, no target labels, or no G_d
-        if known.any():
-            steps = np.array(entries[0]["step"])[known]
-            _draw_curves(axis, method, steps, values[:, known], smooth=part == "training")
-
-
-def _draw_curves(axis, method, steps, values, *, smooth):
-    mean = np.nanmean(values, 0)
-    if smooth:
-        mean = running_mean(mean, len(steps) // WINDOWS)
-    if smooth or len(values) > 1:
-        axis.plot(steps, values.T, color=METHODS[method].line.colour, lw=0.5, alpha=0.35)
-    line = _line(steps, mean, method)
-    line.set_markevery(max(1, len(steps) // MARKS))
-    axis.add_line(line)
-    axis.autoscale_view()
+        if not known.any():
+            continue
+        steps, values = np.array(entries[0]["step"])[known], values[:, known]
+        mean = np.nanmean(values, 0)
+        if part == "training":
+            mean = running_mean(mean, len(steps) // WINDOWS)
+        if part == "training" or len(values) > 1:
+            axis.plot(steps, values.T, color=METHODS[method].line.colour, lw=0.5, alpha=0.35)
+        axis.plot(steps, mean, markevery=max(1, len(steps) // MARKS), **_look(method))
 
 
 def _draw_schedules(axis, results):
@@ -192,12 +177,9 @@ def _chance(results):
     return chance_domain_loss(ways.pop()) if len(ways) == 1 else None
 
 
-def _line(x, y, method, label=None):
-    from matplotlib.lines import Line2D
-
-    look = METHODS[method].line
-    shape = {"ls": look.dashes, "marker": look.marker, "ms": 3.2}
-    return Line2D(x, y, color=look.colour, label=label, **shape)
+def _look(method):
+    line = METHODS[method].line
+    return {"color": line.colour, "ls": line.dashes, "marker": line.marker, "ms": 3.2}
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

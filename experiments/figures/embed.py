@@ -20,15 +20,7 @@ from experiments import plan, record, train
 from experiments.figures import style
 from experiments.methods import DRAWN, METHODS
 
-__all__ = [
-    "Options",
-    "choose_images",
-    "domain_error",
-    "draw",
-    "main",
-    "principal_components",
-    "tsne",
-]
+__all__ = ["Options", "choose_images", "domain_error", "draw", "main"]
 
 COMPONENTS = 50  # principal components of the features, the input of t-SNE
 FOLDS = 5
@@ -115,8 +107,15 @@ main = functools.partial(style.run, Options, draw, __doc__)
 
 def _draw_panel(axis, features, is_target, accuracy, options):
     """Draws features ``[n, d]`` of both domains, and returns the largest coordinate."""
-    components = principal_components(features)
-    places = tsne(components, options.perplexity, options.seed)
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    count = min(COMPONENTS, *features.shape)
+    components = PCA(count, svd_solver="full").fit_transform(features)
+    tsne = TSNE(perplexity=options.perplexity, init="pca", random_state=options.seed)
+    with threadpool_limits(1):  # faster for so few points, above all on busy cores
+        places = tsne.fit_transform(components)
     places -= (places.min(0) + places.max(0)) / 2
     for mask, look in zip((~is_target, is_target), style.DOMAINS.values(), strict=True):
         axis.scatter(*places[mask].T, s=7, lw=0.6, c=look.colour, marker=look.marker)
@@ -131,22 +130,6 @@ def choose_images(images: datasets.ImageSet, count: int, seed: int | tuple[int, 
     """Returns ``count`` images, or all if there are fewer, chosen by the seed."""
     chosen = np.random.default_rng(seed).permutation(len(images.label))[:count]
     return images.image[np.sort(chosen)]
-
-
-def principal_components(features: np.ndarray) -> np.ndarray:
-    """Returns the first 50 principal components, or all if there are fewer: ``[n, d]``."""
-    from sklearn.decomposition import PCA
-
-    return PCA(min(COMPONENTS, *features.shape), svd_solver="full").fit_transform(features)
-
-
-def tsne(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
-    """Returns places ``[n, 2]`` by t-SNE, starting from the first two principal components."""
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):  # faster for so few points, above all on busy cores
-        return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
 
 
 def domain_error(features: np.ndarray, is_target: np.ndarray, seed: int) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 
 from dann_jax import datasets
-from experiments import configs
+from experiments import configs, paper
 from experiments.figures import style
 
 __all__ = ["Options", "draw", "main", "sheet"]
@@ -25,14 +25,8 @@ INCHES = 0.45  # side of an image in print
 TITLE = 0.3  # of a picture, inches
 SHEET = 12, 8  # rows and columns of a contact sheet
 BLOCK = 2, 4  # and of a domain among several pairs
-NAMES = {
-    "mnist": "MNIST",
-    "mnist_m": "MNIST-M",
-    "svhn": "SVHN",
-    "syn_numbers": "SYN NUMBERS",
-    "syn_signs": "SYN SIGNS",
-    "gtsrb": "GTSRB",
-}
+# Data sets whose titles are the paper's names.
+PRINTED = ("mnist", "mnist_m", "svhn", "syn_numbers", "syn_signs", "gtsrb")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,12 +72,9 @@ class Options(style.DataOptions):
 def draw(options: Options) -> pathlib.Path:
     """Draws training images of both domains of each pair, and returns the path of the picture."""
     single = len(options.pairs) == 1
-    rows, columns = SHEET if single else BLOCK
-    options = dataclasses.replace(
-        options,
-        rows=rows if options.rows is None else options.rows,
-        columns=columns if options.columns is None else options.columns,
-    )
+    shape = dict(zip(("rows", "columns"), SHEET if single else BLOCK, strict=True))
+    default = {name: value for name, value in shape.items() if getattr(options, name) is None}
+    options = dataclasses.replace(options, **default)
     options.check()
     path = options.output or pathlib.Path(f"{options.pairs[0] if single else 'pairs'}.png")
     style.check_format(path)
@@ -114,12 +105,8 @@ def _draw_sheet(config, path, command, options):
     rows = min(options.rows, len(names))
     classes = np.unique(np.linspace(0, len(names) - 1, rows).round().astype(int))
     side = pair.source_train.image.shape[1]
-    size = {
-        "shape": (1, 2),
-        "width": 2 * INCHES * options.columns + 2,
-        "height": INCHES * len(classes) + 2 * TITLE,
-    }
-    with style.figure(path, command, **size) as (_, axes):
+    width, height = 2 * INCHES * options.columns + 2, INCHES * len(classes) + 2 * TITLE
+    with style.figure(path, command, shape=(1, 2), width=width, height=height) as (_, axes):
         for axis, (title, images) in zip(axes[0], _domains(config, pair), strict=True):
             _show(axis, title, sheet(images, classes, options.columns, options.key))
         places = [(side + _gap(side)) * row + side / 2 for row in range(len(classes))]
@@ -149,8 +136,8 @@ def _domains(config, pair):
     """Yields the title and the training images of each domain."""
     for name, images in (config.source, pair.source_train), (config.target, pair.target_train):
         name = pathlib.Path(name).name
-        unknown = "" if images.label.max() >= 0 else " (no labels)"
-        yield NAMES.get(name, name) + unknown, images
+        title = paper.DATA_SETS[name] if name in PRINTED else name
+        yield title + ("" if images.label.max() >= 0 else " (no labels)"), images
 
 
 def _show(axis, title, pixels):
@@ -163,11 +150,8 @@ def _show(axis, title, pixels):
 def sheet(images: datasets.ImageSet, classes: np.ndarray, columns: int, key: int) -> np.ndarray:
     """Returns images side by side, a row for each class: uint8 ``[height, width, 3]``.
 
-    Args:
-      images: Those to choose from; if no label is known, rows have no meaning.
-      classes: Labels of the rows.
-      columns: Images a row; places stay white if a class has fewer.
-      key: Decides which images.
+    The key decides which images. If no label is known, rows have no meaning; if a class has fewer
+    images than columns, places stay white.
     """
     order = np.random.default_rng(key).permutation(len(images.label))
     label = images.label[order]

@@ -14,21 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax import (
-    DannModel,
-    DomainBatch,
-    TrainState,
-    evaluate,
-    features,
-    init_state,
-    lambda_p,
-    make_optimizer,
-    make_update_step,
-    mu_p,
-    predict,
-    progress,
-    reversed_objective,
-)
+import dann_jax
 from dann_jax.networks import FullyConnected
 from experiments.figures import style
 
@@ -54,7 +40,7 @@ class Tanh(nn.Module):
         return jnp.tanh(nn.Dense(15, name="hidden")(x))
 
 
-MODEL = DannModel(
+MODEL = dann_jax.DannModel(
     feature_extractor=Tanh(),
     label_predictor=FullyConnected((), 2),
     domain_classifier=FullyConnected((15,), 1),
@@ -75,12 +61,7 @@ class Options:
 def moons(seed: int, degrees: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns two moons of 150 points, turned counter-clockwise about their centre.
 
-    Args:
-      seed: Of the noise.
-      degrees: By how much they are turned.
-
-    Returns:
-      Places ``[300, 2]`` float32 and labels ``[300]`` int32.
+    These are places ``[300, 2]`` float32 and labels ``[300]`` int32. The seed is that of the noise.
     """
     from sklearn.datasets import make_moons
 
@@ -94,28 +75,24 @@ def moons(seed: int, degrees: float) -> tuple[np.ndarray, np.ndarray]:
 @functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
 def train(
     lam: float, key: jax.Array, source_x: jax.Array, source_y: jax.Array, target_x: jax.Array
-) -> TrainState:
+) -> dann_jax.TrainState:
     """Returns states after training on whole domains at each step, one for each key at once.
 
-    Args:
-      lam: Final value of lambda; with 0, G_f and G_y are those of a network without G_d.
-      key: ``[k]`` PRNG keys.
-      source_x: ``[k, n, 2]``.
-      source_y: ``[k, n]``.
-      target_x: ``[k, m, 2]``.
+    ``lam`` is the final value of lambda; with 0, G_f and G_y are those of a network without G_d.
+    The other arguments have a leading axis of keys.
     """
-    optimizer = make_optimizer(
-        lambda step: mu_p(progress(step, STEPS), mu0=0.05),
+    optimizer = dann_jax.make_optimizer(
+        lambda step: dann_jax.mu_p(dann_jax.progress(step, STEPS), mu0=0.05),
         factors=lambda path: 5.0 if path[0] == "d" else 1.0,  # G_d keeps up with G_f
     )
-    update = make_update_step(
+    update = dann_jax.make_update_step(
         MODEL,
         optimizer,
-        lambda step: lam * lambda_p(progress(step, STEPS)),
-        objective=reversed_objective,
+        lambda step: lam * dann_jax.lambda_p(dann_jax.progress(step, STEPS)),
+        objective=dann_jax.reversed_objective,
     )
-    state = init_state(MODEL, optimizer, key, source_x)
-    batch = DomainBatch(source_x, source_y, target_x)
+    state = dann_jax.init_state(MODEL, optimizer, key, source_x)
+    batch = dann_jax.DomainBatch(source_x, source_y, target_x)
     return jax.lax.scan(lambda s, _: update(s, batch, key), state, length=STEPS)[0]
 
 
@@ -135,7 +112,7 @@ def draw(options: Options) -> pathlib.Path:
         for row, (name, lam) in zip(axes, {"plain net": 0.0, "DANN": LAM}.items(), strict=True):
             states = train(lam, keys, source[0][None], source[1][None], target[0][None])
             state = jax.tree.map(lambda a: a[0], states)
-            error = 1 - evaluate(predict(MODEL, state, target[0]), target[1])
+            error = 1 - dann_jax.evaluate(dann_jax.predict(MODEL, state, target[0]), target[1])
             row[0].set_ylabel(f"{name}\ntarget error {error:.0%}")
             _draw_row(row, state, {"source": source, "target": target})
         titles = ("labels ($G_y$)", "features (PCA)", "domains ($G_d$)", "zeros of hidden units")
@@ -157,17 +134,17 @@ def _draw_row(row, state, points):
         style.frame(axis, reach)
     mesh = np.meshgrid(*[np.linspace(-reach, reach, GRID)] * 2)
     grid = np.stack([m.ravel() for m in mesh], -1).astype(np.float32)
-    logits = predict(MODEL, state, grid)
+    logits = dann_jax.predict(MODEL, state, grid)
     for axis, score in (
         (labels, logits[:, 1] - logits[:, 0]),
-        (domains, features(MODEL, state, grid, layer="d")),
+        (domains, dann_jax.features(MODEL, state, grid, layer="d")),
     ):
         score = score.reshape(GRID, GRID)
         axis.contourf(*mesh, score, [0, np.inf], colors=["0.9"])
         axis.contour(*mesh, score, [0], colors="k", linewidths=1.2)
-    for unit in features(MODEL, state, grid, layer="f").T:
+    for unit in dann_jax.features(MODEL, state, grid, layer="f").T:
         units.contour(*mesh, unit.reshape(GRID, GRID), [0], colors="0.35", linewidths=0.8)
-    hidden = {domain: features(MODEL, state, x) for domain, (x, _) in points.items()}
+    hidden = {domain: dann_jax.features(MODEL, state, x) for domain, (x, _) in points.items()}
     every = np.concatenate(list(hidden.values()))
     mean = every.mean(0)
     principal = np.linalg.svd(every - mean, full_matrices=False)[2][:2].T

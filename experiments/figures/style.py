@@ -14,16 +14,8 @@ from experiments.methods import METHODS
 from experiments.settings import Config
 
 __all__ = [
-    "COLUMN",
-    "DOMAINS",
-    "LINE_HEIGHT",
-    "PAGE",
-    "DataOptions",
-    "check_format",
-    "figure",
-    "frame",
-    "legend_names",
-    "run",
+    *("COLUMN", "DOMAINS", "LINE_HEIGHT", "PAGE"),
+    *("DataOptions", "check_format", "figure", "frame", "legend_names", "run"),
 ]
 
 PAGE = 6.75  # width of the paper's text, inches
@@ -85,12 +77,8 @@ def run(
 ) -> int:
     """Runs a program that draws, and returns its exit status: 0, or 2 if nothing was drawn.
 
-    Args:
-      options: A dataclass: the command line.
-      draw: Takes the options, and returns where the picture is. A ValueError or an OSError is
-        printed without its trace.
-      description: Of the program, for its help.
-      arguments: Of the command line; None for those of the process.
+    ``draw`` takes the options, a dataclass, and returns the path of the picture; a ValueError or an
+    OSError of it is printed without its trace. Without arguments, those of the process are taken.
     """
     program = f"python -m experiments.{draw.__module__.rpartition('.')[2]}"
     try:
@@ -124,12 +112,7 @@ def figure(
 ) -> Iterator[tuple[Any, Any]]:
     """Gives a figure and its axes ``[rows, columns]`` to draw on, and then writes the figure.
 
-    Args:
-      path: PNG or SVG by its suffix; folders are created.
-      command: How the figure is drawn; the file says it.
-      shape: Rows and columns of axes.
-      width: Inches.
-      height: Inches.
+    The file says the command. The width and the height are in inches.
     """
     import matplotlib
     from matplotlib.figure import Figure
