@@ -18,7 +18,7 @@ from dann_jax import batches, networks, schedules, training
 from dann_jax.backbones import AlexNet
 from experiments import benchmark, report
 from experiments import record as result_files
-from experiments.benchmark import machine, measures, operations, tables, timing, workload
+from experiments.benchmark import measures, tables, workload
 from experiments.benchmark.__main__ import main
 from experiments.settings import NETWORKS
 
@@ -42,8 +42,8 @@ def small(monkeypatch):
     monkeypatch.setattr(workload, "SIZES", {"mnist": (8,)})
     monkeypatch.setattr(workload, "EXAMPLES", 8)
     monkeypatch.setattr(measures, "PRODUCT", {"cpu": 16})
-    monkeypatch.setattr(timing, "PAUSE", 0.0)
-    monkeypatch.setattr(timing, "REPEATS", 2)
+    monkeypatch.setattr(measures, "PAUSE", 0.0)
+    monkeypatch.setattr(measures, "REPEATS", 2)
 
 
 def cases(path):
@@ -77,7 +77,7 @@ def test_flop_of_a_step_are_those_counted_by_hand(network, pixels, of_f, of_y, o
     model = NETWORKS[network](**({"classes": 43} if network == "gtsrb" else {}))
     # Forward, for weights and for inputs, images excepted; G_y sees one half. Two each.
     expected = 2 * (10 * (3 * sum(of_f) - of_f[0] + 3 * of_d) + 5 * 3 * of_y)
-    assert operations.flop_of_step(model, pixels, 10) == expected
+    assert workload.flop_of_step(model, pixels, 10) == expected
 
 
 # --- the program
@@ -128,7 +128,7 @@ def test_it_is_a_program():
 def test_what_does_not_fit_is_left_out(small, tmp_path, monkeypatch):
     path = tmp_path / "cpu.json"
     run = [*QUICK, "--steps-per-call", "1", "--keys", "--devices", "--output", str(path)]
-    monkeypatch.setattr(machine, "_statistics", lambda d: {"bytes_limit": 100, "bytes_in_use": 0})
+    monkeypatch.setattr(workload, "_memory", lambda d: {"bytes_limit": 100, "bytes_in_use": 0})
     assert main(run) == 0
     assert "GB are free" in cases(path)["update"][0]["reason"]
 
@@ -185,17 +185,17 @@ def test_pytorch_is_needed_only_where_it_is_asked_for(tmp_path, monkeypatch, cap
 
 
 def test_calls_take_turns(monkeypatch):
-    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(measures, "PAUSE", 0.0)
     calls = []
     programs = {name: lambda steps, name=name: calls.append(name) for name in "ab"}
-    times = timing.interleaved(programs, 1, seconds=60.0)
+    times = measures.interleaved(programs, 1, seconds=60.0)
     timed = calls[4:]  # after a compilation and a warm-up of each
-    assert timed == ["a", "b"] * timing.REPEATS
-    assert times["a"]["calls"] == times["b"]["calls"] == timing.REPEATS
+    assert timed == ["a", "b"] * measures.REPEATS
+    assert times["a"]["calls"] == times["b"]["calls"] == measures.REPEATS
 
 
 def test_memory_of_more_keys_is_more(small):
-    subject = workload.Subject.of("mnist", 8, "float32")
+    subject = workload.Subject("mnist", 8, "float32")
     costs = [
         workload.Training(subject, 4, devices=jax.local_devices()[:1], keys=keys).prepare(1)
         for keys in (1, 3)

@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import runtime
-from experiments.benchmark import machine, tables
+from experiments.benchmark import tables
 from experiments.benchmark.cases import Benchmark
-from experiments.benchmark.measures import Setup
 from experiments.benchmark.options import PROGRAM, Options
 
 __all__ = ["main"]
@@ -24,10 +23,7 @@ WIDTH = 150  # columns that the printed tables need
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program.
-
-    Args:
-      arguments: Of the command line; None for those of the process.
+    """Runs the program with these arguments, or those of the process.
 
     Returns:
       The exit status: 0, 2 if the arguments are not valid, 130 if interrupted.
@@ -50,19 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options, console):
     options.check()
-    devices = jax.local_devices()
-    path = options.path(runtime.device_kind(devices))
-    twin = _pytorch_twin(devices[0].platform) if options.against_pytorch else None
-    setup = Setup(
-        devices=devices,
-        dtype=options.dtype,
-        batch=options.batch,
-        seconds=options.seconds,
-        twin=twin,
-    )
-    benchmark = Benchmark(options, setup, path, console)
+    path = options.path(runtime.device_kind(jax.local_devices()))
+    twin = _pytorch_twin(jax.default_backend()) if options.against_pytorch else None
+    benchmark = Benchmark(options, twin, path, console)
     benchmark.run()
-    _show(benchmark.record, path, console)
+    console.width = max(WIDTH, console.width)
+    for title, (head, *rows) in tables.tables({path.name: benchmark.record}).items():
+        columns = [i for i, name in enumerate(head) if name not in ("device", "file")]
+        table = Table(*(head[i] for i in columns), title=title)
+        for row in rows:
+            table.add_row(*(row[i] for i in columns))
+        if rows:
+            console.print(table)
+    console.print(f"written: {path}", soft_wrap=True, markup=False)
 
 
 def _pytorch_twin(platform):
@@ -78,21 +74,8 @@ def _pytorch_twin(platform):
     torch = pytorch_twin.torch
     if platform == "gpu" and not torch.cuda.is_available():
         raise ValueError("--against-pytorch: JAX has a GPU, torch has none: install torch for CUDA")
-    torch.set_num_threads(machine.cores())
+    torch.set_num_threads(runtime.threads())
     return pytorch_twin
-
-
-def _show(record, path, console):
-    """Prints the tables of a benchmark."""
-    console.width = max(WIDTH, console.width)
-    for title, (head, *rows) in tables.tables({path.name: record}).items():
-        columns = [i for i, name in enumerate(head) if name not in ("device", "file")]
-        table = Table(*(head[i] for i in columns), title=title)
-        for row in rows:
-            table.add_row(*(row[i] for i in columns))
-        if rows:
-            console.print(table)
-    console.print(f"written: {path}", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

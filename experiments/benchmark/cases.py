@@ -1,10 +1,11 @@
 """The cases of a benchmark, one after the other; the file has each as soon as it is measured."""
 
+import contextlib
 import functools
 import os
 import pathlib
+import platform
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,11 +14,11 @@ from rich.console import Console
 from dann_jax.kernels import compiler_options
 from experiments import record as result_files
 from experiments import runtime
-from experiments.benchmark import machine, tables, timing, workload
+from experiments.benchmark import tables, workload
 from experiments.benchmark.measures import (
+    CALLS,
     FAILURES,
     NetworkMeasures,
-    Setup,
     failure,
     measure_product,
 )
@@ -32,51 +33,45 @@ COMPILATION = 10.0  # seconds a case, about; for the estimate of the total time 
 
 
 class Benchmark:
-    """One run of the program."""
+    """One run of the program; ``record`` is what its file says."""
 
-    def __init__(self, options: Options, setup: Setup, path: pathlib.Path, console: Console):
-        """Starts the record.
-
-        Args:
-          options: What to measure.
-          setup: What all cases have in common.
-          path: File of the result.
-          console: Each case is printed there.
-        """
-        self.options, self.setup, self.path, self.console = options, setup, path, console
+    def __init__(self, options: Options, twin: Any, path: pathlib.Path, console: Console):
+        """Takes the options, the module ``pytorch_twin`` or None, and where to write and print."""
+        self.options, self.twin, self.path, self.console = options, twin, path, console
         self.begin = time.perf_counter()
-        precisions = PRECISIONS.get(setup.platform, PRECISIONS_OF_OTHERS)
-        self.precisions = precisions if options.dtype == "float32" else ("default",)
+        backend, devices = jax.default_backend(), jax.local_devices()
+        precisions = PRECISIONS.get(backend, PRECISIONS_OF_OTHERS)
+        self.precisions = precisions if self.options.dtype == "float32" else ("default",)
         self.record = {
-            "device": runtime.device_kind(setup.devices),
-            "platform": setup.platform,
-            "device_count": len(setup.devices),
-            "simulated_devices": setup.platform == "cpu" and len(setup.devices) > 1,
-            "processor": machine.processor(),
-            "cores": machine.cores(),
+            "device": runtime.device_kind(devices),
+            "platform": backend,
+            "device_count": len(devices),
+            "simulated_devices": backend == "cpu" and len(devices) > 1,
+            "processor": _processor(),
+            "cores": runtime.threads(),
             "versions": runtime.versions(),
-            "command": options.command(),
+            "command": self.options.command(),
             "compilation_cache": "off",
-            "compiler_options": compiler_options(setup.platform),
+            "compiler_options": compiler_options(backend),
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-            "dtype": options.dtype,
+            "dtype": self.options.dtype,
             "examples": workload.EXAMPLES,
             "finished": False,
             "cases": [],
         }
-        if setup.twin is not None:
-            self.record["versions"]["torch"] = setup.twin.torch.__version__
-            self.record["pytorch_threads"] = setup.twin.torch.get_num_threads()
+        if twin is not None:
+            self.record["versions"]["torch"] = twin.torch.__version__
+            self.record["pytorch_threads"] = twin.torch.get_num_threads()
 
     def run(self) -> None:
         """Measures all cases."""
         self._print_estimate()
         for precision in self.precisions:
-            if self.setup.twin is not None:
-                self.setup.twin.set_precision(tf32=precision == "tensorfloat32")
+            if self.twin is not None:
+                self.twin.set_precision(tf32=precision == "tensorfloat32")
             with jax.default_matmul_precision(precision):
                 labels = {"measures": "product", "precision": precision}
-                product = self._case(labels, functools.partial(measure_product, self.setup))
+                product = self._case(labels, functools.partial(measure_product, self.options))
                 for network in self.options.networks:
                     for pixels in workload.SIZES[network]:
                         labels = {"network": network, "pixels": pixels, "precision": precision}
@@ -99,15 +94,10 @@ class Benchmark:
         )
 
     def _network(self, labels, product_rate):
-        """Measures all cases of a network.
-
-        Args:
-          labels: The network, the size of its images and the precision.
-          product_rate: FLOP/s of the matrix product; None if it was not measured.
-        """
+        """Measures all cases of a network; ``product_rate`` is the FLOP/s of a product, or None."""
         options, batch = self.options, self.options.batch
-        subject = workload.Subject.of(labels["network"], labels["pixels"], options.dtype)
-        measures = NetworkMeasures(self.setup, subject)
+        subject = workload.Subject(labels["network"], labels["pixels"], options.dtype)
+        measures = NetworkMeasures(self.options, self.twin, subject)
 
         def case(name, measure, steps, expected, **settings):
             entries = {"measures": name, **labels, "batch": batch, **settings}
@@ -119,34 +109,30 @@ class Benchmark:
             entries = case("steps_per_call", measures.steps_per_call, steps, step)
             step = entries.get("step_seconds", {}).get("median", step)
         update = functools.partial(measures.update, product_rate=product_rate)
-        case("update", update, self._steps(step * (1 + len(self.setup.modes))), step)
+        case("update", update, self._steps(step * (1 + len(measures.modes))), step)
         for keys in options.keys:
-            case("keys", measures.keys, self._steps((keys + 1) * step), keys * step, keys=keys)
+            case(
+                "keys", measures.against_one, self._steps((keys + 1) * step), keys * step, keys=keys
+            )
         for devices in self._device_counts():
             for scaling, times in (("strong", 1), ("weak", devices)):
                 settings = {"batch": times * batch, "devices": devices}
                 steps = self._steps((times + 1) * step)
-                case(scaling, measures.devices, steps, times * step, **settings)
+                case(scaling, measures.against_one, steps, times * step, **settings)
 
     def _steps(self, expected):
         """Returns the most steps a call, of those asked for, that leave time for enough calls.
 
-        Args:
-          expected: Seconds that a step of all programs in turn is expected to take.
+        A step of all programs in turn is expected to take ``expected`` seconds.
         """
         options = self.options
-        fits = [n for n in options.steps_per_call if timing.CALLS * n * expected <= options.seconds]
+        fits = [n for n in options.steps_per_call if CALLS * n * expected <= options.seconds]
         return max(fits, default=min(options.steps_per_call))
 
-    def _case(
-        self, labels: dict[str, Any], measure: Callable[[], dict[str, Any]], expected: float = 0.0
-    ) -> dict[str, Any]:
-        """Returns the entries of a case, or the reason why it was not measured; writes them too.
+    def _case(self, labels, measure, expected=0.0):
+        """Returns what ``measure()`` does, or the reason why it was not measured; writes it too.
 
-        Args:
-          labels: What the case is.
-          measure: Measures it.
-          expected: Seconds that a call is expected to take.
+        A call is expected to take ``expected`` seconds.
         """
         try:
             if expected > self.options.seconds:
@@ -160,7 +146,13 @@ class Benchmark:
         self.record["cases"].append(labels | entries)
         self._write()
         words = ", ".join(f"{name} {value}" for name, value in labels.items())
-        self.console.print(f"{words}: {_summary(entries)}", markup=False, soft_wrap=True)
+        if "reason" in entries:
+            words += f": not measured: {entries['reason']}"
+        elif "step_seconds" in entries:
+            words += f": {tables.step_time(entries)} ms a step"
+        else:
+            words += f": {entries['flop_per_second'] / 1e9:,.0f} GFLOP/s"
+        self.console.print(words, markup=False, soft_wrap=True)
         return entries
 
     def _write(self):
@@ -170,13 +162,14 @@ class Benchmark:
     def _device_counts(self):
         if self.options.devices is not None:
             return self.options.devices
-        count = len(self.setup.devices)
+        count = jax.local_device_count()
         return sorted({2**i for i in range(1, count.bit_length())} | {count} - {1})
 
 
-def _summary(entries):
-    if "reason" in entries:
-        return f"not measured: {entries['reason']}"
-    if "step_seconds" in entries:
-        return f"{tables.step_time(entries)} ms a step"
-    return f"{entries['flop_per_second'] / 1e9:,.0f} GFLOP/s"
+def _processor():
+    """Returns the name of the CPU."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 from typing import Literal
 
+from experiments.benchmark.workload import SIZES
+
 __all__ = ["PROGRAM", "Options"]
 
 PROGRAM = "python -m experiments.benchmark"
@@ -13,10 +15,7 @@ PROGRAM = "python -m experiments.benchmark"
 class Options:
     """What to measure."""
 
-    networks: tuple[
-        Literal["mnist", "mnist_batch_norm", "svhn", "gtsrb", "office_alexnet"],
-        ...,
-    ] = ("mnist", "svhn", "gtsrb")
+    networks: tuple[Literal[tuple(SIZES)], ...] = ("mnist", "svhn", "gtsrb")
     """Networks to train; mnist at 28 and at 32 pixels."""
 
     keys: tuple[int, ...] = (1, 4, 16)
@@ -61,14 +60,7 @@ class Options:
             raise ValueError(f"--seconds must be positive, got {self.seconds}")
 
     def path(self, device_kind: str) -> pathlib.Path:
-        """Returns the file of the result.
-
-        Args:
-          device_kind: Name of the device, such as ``NVIDIA H200``.
-
-        Raises:
-          ValueError: The file exists and may not be replaced.
-        """
+        """Returns the file of the result; a ValueError if it exists and may not be replaced."""
         words = "".join(c if c.isalnum() else " " for c in device_kind.lower()).split()
         path = self.output or pathlib.Path("runs", "benchmark", f"{'_'.join(words)}.json")
         if path.exists() and not self.overwrite:

@@ -5,16 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
-from dann_jax import DannModel
+from dann_jax import DannModel, networks
+from dann_jax.backbones import AlexNet
 from dann_jax.batches import DomainArrays
-from experiments.benchmark.pytorch_networks import translated
 from experiments.benchmark.workload import HORIZON
 
-__all__ = ["DEVICES", "Mode", "Training", "modes", "set_precision"]
-
-DEVICES = {"cpu": "cpu", "gpu": "cuda"}  # what PyTorch calls JAX's platforms
+__all__ = ["Mode", "Training", "modes", "set_precision", "translated"]
 
 
 class Mode(NamedTuple):
@@ -62,19 +61,14 @@ class Training:
         bfloat16: bool = False,
         platform: str = "cpu",
     ):
-        """Initializes the weights and the optimizer.
+        """Initializes weights of PyTorch's own and the optimizer.
 
-        Args:
-          model: What to translate; the weights are PyTorch's own.
-          arrays: Images and labels, ``[n, height, width, 3]`` uint8 and ``[n]``.
-          batch: Examples a step, half source, half target.
-          mode: Engine and layout.
-          bfloat16: Whether to compute in bfloat16 (``torch.autocast``); parameters are float32.
-          platform: ``'cpu'`` or ``'gpu'``.
+        A step has ``batch`` examples, half source, half target. With ``bfloat16`` it computes in
+        bfloat16 (``torch.autocast``); parameters are float32. The platform is that of JAX.
         """
         self.step, self.batch, self.mode = 0, batch, mode
         self.bfloat16, self.max_norm = bfloat16, model.max_norm
-        self.device = torch.device(DEVICES[platform])
+        self.device = torch.device("cuda" if platform == "gpu" else platform)
         layout = torch.channels_last if mode.channels_last else torch.contiguous_format
         self.parts = {
             name: part.to(self.device, memory_format=layout)
@@ -89,9 +83,8 @@ class Training:
         self.lam = torch.zeros([], device=self.device)
         self.mu = torch.full([], 0.01, device=self.device) if graph else 0.01
         parameters = [p for part in self.parts.values() for p in part.parameters()]
-        self.optimizer = torch.optim.SGD(
-            parameters, lr=self.mu, momentum=0.9, fused=True if graph else None
-        )
+        fused = True if graph else None
+        self.optimizer = torch.optim.SGD(parameters, lr=self.mu, momentum=0.9, fused=fused)
         self.loss = torch.compile(self._loss) if mode.engine == "compiled" else self._loss
         self.replay = self._captured() if graph else None
 
@@ -109,9 +102,7 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def update(
-        self, source: torch.Tensor, target: torch.Tensor, lam: float, mu: float
-    ) -> torch.Tensor:
+    def update(self, source, target, lam: float, mu: float) -> torch.Tensor:
         """Makes one update on the examples of these indices; returns the loss before it."""
         if self.mode.engine == "compiled":  # a Python number would become a constant
             lam = self.lam.fill_(lam)
@@ -175,3 +166,68 @@ def _schedules(step):
     """Returns lambda_p and mu_p as Python numbers."""
     p = min(step / HORIZON, 1.0)
     return 2 / (1 + math.exp(-10 * p)) - 1, 0.01 / (1 + 10 * p) ** 0.75
+
+
+def translated(model: DannModel, pixels: int) -> dict[str, nn.Sequential]:
+    """Returns G_f, G_y and G_d as modules, in training mode, that compute the same functions.
+
+    Images are ``[n, 3, pixels, pixels]``, and features are flattened from ``[n, channel, height,
+    width]``. A ValueError is raised if the network has no translation, as with batch normalization.
+    """
+    f = nn.Sequential(*_features(model.feature_extractor))
+    with torch.no_grad():
+        width = f.eval()(torch.zeros(1, 3, pixels, pixels)).shape[1]
+    y = nn.Sequential(*_fully_connected(model.label_predictor, width))
+    d = nn.Sequential(*_fully_connected(model.domain_classifier, width))
+    return {"f": f.train(), "y": y.train(), "d": d.train()}
+
+
+def _dropout(rate):
+    """Returns a layer of dropout, or none where nothing is dropped."""
+    return [nn.Dropout(rate)] if rate else []
+
+
+def _features(module):
+    if isinstance(module, networks.OfficeFeatures) and isinstance(module.backbone, AlexNet):
+        return [*_alexnet(module.backbone), nn.Linear(4096, module.bottleneck)]
+    if not isinstance(module, networks.ConvolutionalFeatures) or module.statistics is not None:
+        raise ValueError(
+            "this network has no translation to PyTorch: leave it out, or --against-pytorch"
+        )
+    layers = _dropout(module.input_dropout_rate)
+    channels, same = 3, module.padding == "SAME"
+    for layer in module.layers:
+        padding = layer.kernel // 2 if same else 0
+        layers += [nn.Conv2d(channels, layer.features, layer.kernel, padding=padding), nn.ReLU()]
+        if layer.pool is not None:
+            # SAME lets the last window of 3 stick out of an even size.
+            layers.append(nn.MaxPool2d(layer.pool, 2, ceil_mode=same))
+        layers += _dropout(layer.dropout_rate)
+        channels = layer.features
+    return [*layers, nn.Flatten()]
+
+
+def _alexnet(module):
+    layers, channels = [], 3
+    for features, kernel, stride, padding, pooled in (
+        (64, 11, 4, 2, True),
+        (192, 5, 1, 2, True),
+        (384, 3, 1, 1, False),
+        (256, 3, 1, 1, False),
+        (256, 3, 1, 1, True),
+    ):
+        layers += [nn.Conv2d(channels, features, kernel, stride, padding), nn.ReLU()]
+        layers += [nn.MaxPool2d(3, 2)] if pooled else []
+        channels = features
+    layers.append(nn.Flatten())
+    for width in (channels * 6 * 6, 4096):
+        layers += [nn.Linear(width, 4096), nn.ReLU(), *_dropout(module.dropout_rate)]
+    return layers
+
+
+def _fully_connected(module, width):
+    layers = []
+    for units in module.hidden:
+        layers += [nn.Linear(width, units), nn.ReLU(), *_dropout(module.dropout_rate)]
+        width = units
+    return [*layers, nn.Linear(width, module.outputs)]

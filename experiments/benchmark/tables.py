@@ -1,6 +1,6 @@
 """The tables of docs/speed.md: benchmarks of several machines side by side."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.display import DASH
 
@@ -9,36 +9,27 @@ __all__ = ["SCALING", "step_time", "tables"]
 SCALING = ("strong", "weak")  # cases of a benchmark that are on several devices
 
 
-class _Entry(NamedTuple):
-    file: str  # name
-    record: dict[str, Any]
-    case: dict[str, Any]
-
-
 def tables(records: dict[str, dict]) -> dict[str, list[list[str]]]:
     """Returns the tables of benchmarks, machines side by side: for each a head and its rows.
 
     Args:
       records: Results of ``experiments.benchmark``, by the names of their files.
-
-    Returns:
-      Tables ``'benchmark'``, ``'steps-per-call'``, ``'keys'`` and ``'devices'``.
     """
     entries = [
-        _Entry(file, record, case)
+        record | case | {"file": file}
         for file, record in records.items()
         for case in record["cases"]
         if "network" in case
     ]
-    entries.sort(key=lambda e: (e.case["network"], e.case["pixels"], _arithmetic(e), e.file))
+    entries.sort(key=lambda e: (e["network"], e["pixels"], _arithmetic(e), e["file"]))
     return {
-        title: [list(columns := _SUBJECT | more)]
+        title: [[*_FIRST, *columns]]
         + [
-            [cell(entry) for cell in columns.values()]
+            [_COLUMNS[name](entry) for name in (*_FIRST, *columns)]
             for entry in entries
-            if entry.case["measures"] in measures
+            if entry["measures"] in measures
         ]
-        for title, (measures, more) in _TABLES.items()
+        for title, (measures, *columns) in _TABLES.items()
     }
 
 
@@ -48,109 +39,90 @@ def step_time(case: dict[str, Any]) -> str:
         return case["reason"]
     times = case["step_seconds"]
     median, lower, upper = (
-        f"{t:.3g}" if t < 1e3 else f"{t:,.0f}"
-        for t in (1e3 * times["median"], *(1e3 * t for t in times["quartiles"]))
+        f"{1e3 * t:.3g}" if t < 1 else f"{1e3 * t:,.0f}"
+        for t in (times["median"], *times["quartiles"])
     )
     return f"{median} ({lower}–{upper})"
 
 
 def _arithmetic(entry):
     """Returns how products are computed."""
-    record, precision = entry.record, entry.case["precision"]
-    if record["dtype"] == "bfloat16":
+    if entry["dtype"] == "bfloat16":
         return "bfloat16"
-    if precision == "tensorfloat32":
+    if entry["precision"] == "tensorfloat32":
         return "TF32"
-    exact = precision == "highest" or record["platform"] == "cpu"
+    exact = entry["precision"] == "highest" or entry["platform"] == "cpu"
     return "float32" if exact else "float32, default products"
 
 
 def _machine(entry):
-    record = entry.record
-    if record["platform"] == "cpu":
-        return f"{record['processor']}, {record['cores']} cores"
-    return record["device"]
+    on_cpu = entry["platform"] == "cpu"
+    return f"{entry['processor']}, {entry['cores']} cores" if on_cpu else entry["device"]
 
 
-def _number(values, name, form, factor=1.0):
-    return form.format(values[name] * factor) if values.get(name) is not None else DASH
-
-
-def _column(name, form, factor=1.0):
-    """Returns the cells of a number of a case; a dash where it has none."""
-    return lambda entry: _number(entry.case, name, form, factor)
+def _number(name, form="{}", factor=1):
+    """Returns the cells of a number; a dash where a case has none."""
+    return lambda e: DASH if e.get(name) is None else form.format(e[name] * factor)
 
 
 def _compile_time(entry):
-    case = entry.case
-    if "compile_seconds" not in case:
+    if "compile_seconds" not in entry:
         return DASH
-    return f"{case['lowering_seconds'] + case['compile_seconds']:.1f}"
+    return f"{entry['lowering_seconds'] + entry['compile_seconds']:.1f}"
 
 
 def _rate(entry):
-    if "flop_per_second" not in entry.case:
+    if "flop_per_second" not in entry:
         return DASH
-    share = _number(entry.case, "share_of_product", "{:.0%}")
-    return f"{entry.case['flop_per_second'] / 1e9:,.0f} ({share})"
+    share = _number("share_of_product", "{:.0%}")(entry)
+    return f"{entry['flop_per_second'] / 1e9:,.0f} ({share})"
 
 
 def _against_pytorch(entry):
     """Returns how many times longer PyTorch takes, for each way to run it."""
     ratios = (
         f"{mode['engine'].replace('_', ' ')}{' channels last' * mode['channels_last']} "
-        f"{_number(mode, 'ratio', '{:.2f}')}"
-        for mode in entry.case.get("pytorch", [])
+        f"{_number('ratio', '{:.2f}')(mode)}"
+        for mode in entry.get("pytorch", [])
     )
     return ", ".join(ratios) or DASH
 
 
-def _devices(entry):
-    return f"{entry.case['devices']}{' simulated' * entry.record['simulated_devices']}"
-
-
-_SUBJECT = {  # the first columns of all tables: each a head, and what gives the cell of an entry
-    "network": lambda e: f"{e.case['network']}, {e.case['pixels']} px",
+_COLUMNS = {  # each a head, and what gives the cell of an entry
+    "network": lambda e: f"{e['network']}, {e['pixels']} px",
     "arithmetic": _arithmetic,
     "device": _machine,
-    "examples a step": _column("batch", "{}", 1),
+    "examples a step": _number("batch"),
+    "steps a call": _number("steps_per_call"),
+    "keys": _number("keys"),
+    "scaling": _number("measures"),
+    "devices": lambda e: f"{e['devices']}{' simulated' * e['simulated_devices']}",
+    "ms a step (quartiles)": step_time,
+    "ms a step of all (quartiles)": step_time,
+    "times one key": _number("times_one_key", "{:.2f}"),
+    "times one device's examples/s": _number("times_one_device", "{:.2f}"),
+    "examples/s": _number("examples_per_second", "{:,.0f}"),
+    "compile s": _compile_time,
+    "GFLOP/s (share of product)": _rate,
+    "peak MB": _number("peak_memory_bytes", "{:,.0f}", 1e-6),
+    "PyTorch / ours": _against_pytorch,
+    "file": lambda e: f"[json](experiments/results/benchmark/{e['file']})",
 }
-_STEP = {"ms a step (quartiles)": lambda e: step_time(e.case)}
-_COMPILATION = {"compile s": _compile_time}
-_PACE = {"examples/s": _column("examples_per_second", "{:,.0f}")}
-_MEMORY = {"peak MB": _column("peak_memory_bytes", "{:,.0f}", 1e-6)}
-
+_FIRST = ("network", "arithmetic", "device", "examples a step")  # columns of all tables
 _TABLES = {  # the cases of each, and its other columns
     "benchmark": (
-        ("update",),
-        {
-            **(_STEP | _PACE | _COMPILATION),
-            "GFLOP/s (share of product)": _rate,
-            **_MEMORY,
-            "PyTorch / ours": _against_pytorch,
-            "file": lambda e: f"[json](experiments/results/benchmark/{e.file})",
-        },
+        ["update"],
+        *("ms a step (quartiles)", "examples/s", "compile s", "GFLOP/s (share of product)"),
+        *("peak MB", "PyTorch / ours", "file"),
     ),
-    "steps-per-call": (
-        ("steps_per_call",),
-        {"steps a call": _column("steps_per_call", "{}", 1)} | _STEP | _COMPILATION,
-    ),
+    "steps-per-call": (["steps_per_call"], "steps a call", "ms a step (quartiles)", "compile s"),
     "keys": (
-        ("keys",),
-        {
-            "keys": _column("keys", "{}", 1),
-            "ms a step of all (quartiles)": _STEP["ms a step (quartiles)"],
-            "times one key": _column("times_one_key", "{:.2f}"),
-            **(_PACE | _COMPILATION | _MEMORY),
-        },
+        ["keys"],
+        *("keys", "ms a step of all (quartiles)", "times one key"),
+        *("examples/s", "compile s", "peak MB"),
     ),
     "devices": (
         SCALING,
-        {
-            "scaling": lambda e: e.case["measures"],
-            "devices": _devices,
-            **_STEP,
-            "times one device's examples/s": _column("times_one_device", "{:.2f}"),
-        },
+        *("scaling", "devices", "ms a step (quartiles)", "times one device's examples/s"),
     ),
 }

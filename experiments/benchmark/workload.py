@@ -1,10 +1,13 @@
-"""What the benchmark trains: networks on random images."""
+"""What the benchmark trains: networks on random images, their memory and their operations."""
 
-import dataclasses
+import contextlib
 import functools
+import math
+import pathlib
 import time
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +16,9 @@ from dann_jax import DannModel, lambda_p, make_optimizer, make_update_step, mu_p
 from dann_jax.batches import DomainArrays, DomainBatch
 from dann_jax.programs import make_study_steps, make_train_steps, replicate
 from dann_jax.training import init_state
-from experiments.benchmark import machine
 from experiments.settings import NETWORKS
 
-__all__ = ["EXAMPLES", "HORIZON", "SIZES", "Subject", "Training", "preprocess"]
+__all__ = ["EXAMPLES", "HORIZON", "SIZES", "Subject", "Training", "flop_of_step", "preprocess"]
 
 SIZES = {  # of the images that a network is measured with, pixels
     "mnist": (28, 32),
@@ -30,31 +32,20 @@ EXAMPLES = 2048  # random images of each domain, on the device
 HORIZON = 10_000  # updates at which the schedules end
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A network, and random images of its size to train it on."""
+    """One of ``settings.NETWORKS`` that computes in a dtype, and random images to train it on."""
 
-    model: DannModel
-    pixels: int
-    arrays: DomainArrays  # on the first device
-
-    @classmethod
-    def of(cls, network: str, pixels: int, dtype: str) -> "Subject":
-        """Returns a network and its images.
-
-        Args:
-          network: Name of one of ``settings.NETWORKS``.
-          pixels: Height and width of the images.
-          dtype: Of the computation, ``'float32'`` or ``'bfloat16'``.
-        """
+    def __init__(self, network: str, pixels: int, dtype: str):
+        """Draws the images, of so many pixels a side, on the first device."""
         classes = CLASSES.get(network, 10)
-        model = NETWORKS[network](classes=classes, dtype=jnp.dtype(dtype))
+        self.pixels = pixels
+        self.model = NETWORKS[network](classes=classes, dtype=jnp.dtype(dtype))
         draw = np.random.default_rng(0)
-        image = functools.partial(draw.integers, 256, dtype=np.uint8)
         shape = EXAMPLES, pixels, pixels, 3
+        image = functools.partial(draw.integers, 256, size=shape, dtype=np.uint8)
         labels = draw.integers(classes, size=EXAMPLES, dtype=np.int32)
-        arrays = DomainArrays(image(size=shape), labels, image(size=shape))
-        return cls(model, pixels, replicate(arrays, jax.local_devices()[:1]))
+        arrays = DomainArrays(image(), labels, image())
+        self.arrays = replicate(arrays, jax.local_devices()[:1])
 
 
 def _lam(step):
@@ -78,29 +69,23 @@ class Training:
         keys: int | None = None,
         program: Any = None,
     ):
-        """Initializes the state.
+        """Initializes the state; a MemoryError if it does not fit.
 
         Args:
-          subject: What to train.
+          subject: The network and its images.
           batch: Examples a step and key, over all devices, half source and half target.
-          devices: Devices to train on.
-          keys: Number of keys to train as one program of ``make_study_steps``; None for one key,
-            and ``make_train_steps``.
-          program: That of an earlier training of the same kind, so as not to compile it again.
-
-        Raises:
-          MemoryError: The state does not fit.
-          ValueError: The batch does not split evenly over the devices.
+          devices: Where to train.
+          keys: Number for ``make_study_steps``; None for one key and ``make_train_steps``.
+          program: That of an earlier training of the same kind, not to be compiled again.
         """
-        self.devices = devices
+        self.devices, self.examples = devices, (keys or 1) * batch
         self.key = key = jax.random.key(0)
         if keys is not None:
             self.key = jax.random.split(key, keys)
         self.program = program or _program(subject.model, batch, devices, many=keys is not None)
         image = jnp.zeros([2, subject.pixels, subject.pixels, 3])
         state = _init_state(subject.model, _OPTIMIZER, key, image)
-        size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
-        machine.check_room((keys or 1) * size, devices[0])
+        _check_room((keys or 1) * sum(a.nbytes for a in jax.tree.leaves(state)), devices[0])
         if keys is not None:  # the same for each: initializing many takes longer to compile
             state = jax.tree.map(lambda a: jnp.stack([a] * keys), state)
         self.state = replicate(state, devices)
@@ -114,16 +99,12 @@ class Training:
     def prepare(self, steps: int) -> dict[str, float | int | str]:
         """Compiles the program for calls of so many steps, makes the first call, returns costs.
 
-        Returns:
-          Seconds of lowering (tracing) and of compilation, and the peak of memory in bytes: that
-          of the device if it counts and the peak is a new one; otherwise XLA's account of the
-          arguments, outputs and temporaries of the program, donated arguments once.
-
-        Raises:
-          MemoryError: The program does not fit.
+        Raises a MemoryError if it does not fit. The peak of memory is that of the device if it
+        counts and the peak is a new one; otherwise XLA's account of the arguments, outputs and
+        temporaries of the program, donated arguments once.
         """
         device = self.devices[0]
-        peak_before = machine.peak_memory(device)
+        peak_before = _memory(device).get("peak_bytes_in_use", 0)
         begin = time.perf_counter()
         lowered = self.program.lower(self.state, self.arrays, self.key, steps)
         middle = time.perf_counter()
@@ -132,10 +113,10 @@ class Training:
         account = compiled.memory_analysis()
         added = account.output_size_in_bytes - account.alias_size_in_bytes
         added += account.temp_size_in_bytes
-        machine.check_room(added, device)
+        _check_room(added, device)
         self(steps)
         peak, origin = account.argument_size_in_bytes + added, "XLA's account of the program"
-        if (of_device := machine.peak_memory(device)) > peak_before:
+        if (of_device := _memory(device).get("peak_bytes_in_use", 0)) > peak_before:
             peak, origin = of_device, "device"
         return {
             "lowering_seconds": middle - begin,
@@ -163,10 +144,66 @@ def _program(model, batch, devices, *, many):
 
 def preprocess(batch: DomainBatch) -> DomainBatch:
     """Returns a batch with images from -0.5 to 0.5, float32."""
+    images = {name: getattr(batch, name) for name in ("source_image", "target_image")}
+    scaled = {name: image.astype(jnp.float32) / 255 - 0.5 for name, image in images.items()}
+    return batch._replace(**scaled)
 
-    def scaled(image):
-        return image.astype(jnp.float32) / 255 - 0.5
 
-    return batch._replace(
-        source_image=scaled(batch.source_image), target_image=scaled(batch.target_image)
-    )
+def _check_room(needed, device):
+    """Raises a MemoryError if a device has fewer free bytes.
+
+    Without this check a process on a CPU would be killed without a message.
+    """
+    memory, free = _memory(device), math.inf
+    if "bytes_limit" in memory:
+        free = memory["bytes_limit"] - memory["bytes_in_use"]
+    else:
+        with contextlib.suppress(OSError):
+            for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+                if line.startswith("MemAvailable"):
+                    free = int(line.split()[1]) * 1024
+    if needed > free:
+        raise MemoryError(f"needs {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free")
+
+
+def _memory(device):
+    return device.memory_stats() or {}
+
+
+def flop_of_step(model: DannModel, pixels: int, batch: int) -> int:
+    """Returns the floating-point operations of one update, from the shapes of the layers.
+
+    Convolutions and fully connected layers make multiply-adds, of 2 operations each, three times:
+    forward, for the gradient of their weights, and for that of their input, which the first layer
+    of G_f does not need. G_y processes the source half. Biases, ReLU, pooling, losses and the
+    optimizer are left out. Algorithms with fewer operations, such as Winograd's, count no less.
+    """
+    image = jax.ShapeDtypeStruct((batch, pixels, pixels, 3), jnp.float32)
+    of_f, f = _multiply_adds(model.feature_extractor, image)
+    half = jax.ShapeDtypeStruct((batch // 2, *f.shape[1:]), f.dtype)
+    of_y, _ = _multiply_adds(model.label_predictor, half)
+    of_d, _ = _multiply_adds(model.domain_classifier, f)
+    return 2 * (3 * sum(of_f + of_y + of_d) - of_f[0])
+
+
+def _multiply_adds(module, x):
+    """Returns the multiply-adds of each layer in order, and the shape of the output."""
+    counts = []
+
+    def count(call, args, kwargs, context):
+        y = call(*args, **kwargs)
+        layer = context.module
+        kernel = layer.variables.get("params", {}).get("kernel")
+        if kernel is not None and context.method_name == "__call__":
+            size = y.size
+            if getattr(layer, "pool", None) is not None:  # y is pooled; the convolution's is not
+                n, *sides, _ = args[0].shape
+                if layer.padding == "VALID":
+                    sides = [s - k + 1 for s, k in zip(sides, kernel.shape, strict=False)]
+                size = n * math.prod(sides) * kernel.shape[-1]
+            counts.append(kernel.size // kernel.shape[-1] * size)
+        return y
+
+    with nn.intercept_methods(count):
+        y, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
+    return counts, y

@@ -9,42 +9,32 @@ from five-fold cross-validation on the input of t-SNE.
 import dataclasses
 import functools
 import pathlib
-import sys
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import numpy as np
 import tyro
 
 from dann_jax import datasets, evaluation
-from experiments import domains, plan, record, train
-from experiments.figures import program, style
+from experiments import plan, record, train
+from experiments.figures import style
 from experiments.methods import DRAWN, METHODS
 
-__all__ = [
-    "Options",
-    "choose_images",
-    "domain_error",
-    "draw",
-    "main",
-    "principal_components",
-    "tsne",
-]
+__all__ = ["Options", "choose_images", "domain_error", "draw", "main"]
 
-PROGRAM = "python -m experiments.embed"
 COMPONENTS = 50  # principal components of the features, the input of t-SNE
 FOLDS = 5
 HEIGHT = 3.7  # inches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(style.DataOptions):
     """What to draw."""
 
     folder: tyro.conf.Positional[pathlib.Path]
     """Where the trainings are: FOLDER/METHOD/key_KEY/state."""
 
-    methods: tuple[str, ...] = DRAWN
+    methods: tuple[Literal[tuple(METHODS)], ...] = DRAWN
     """Whose features, a panel for each."""
 
     key: int = 0
@@ -65,84 +55,74 @@ class Options:
     output: pathlib.Path | None = None
     """Where to, PNG or SVG; by default FOLDER/LAYER.png."""
 
-    data_dir: pathlib.Path | None = None
-    """Folder of prepared data; by default $DANN_JAX_DATA, or ~/.cache/dann_jax."""
-
-    manual_dir: pathlib.Path | None = None
-    """Folder of data files that are already on disk, as their publishers name them."""
-
     weights: pathlib.Path | None = None
     """File of the backbone's weights, if no installed package has them."""
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the program with these arguments, or those of the process; returns its exit status."""
-    return program.run(draw, Options, arguments, program=PROGRAM, description=__doc__)
-
-
-class _Panel(NamedTuple):
-    """The features of one method."""
-
-    method: str
-    features: np.ndarray  # [n, d]
-    is_target: np.ndarray  # [n] bool
-    accuracy: float | None  # on the target
+    def check(self) -> None:
+        """Raises a ValueError if a value makes no sense."""
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError("--methods must name each method at most once, and at least one")
+        if self.images < FOLDS:
+            raise ValueError(f"--images must be at least {FOLDS}, got {self.images}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, got {self.seed}")
+        if not 1 < self.perplexity < 2 * self.images:
+            raise ValueError(
+                f"--perplexity must be between 1 and the number of images of both domains, "
+                f"{2 * self.images}, got {self.perplexity:g}"
+            )
 
 
 def draw(options: Options) -> pathlib.Path:
-    """Draws the features of finished trainings.
-
-    Args:
-      options: Which.
-
-    Returns:
-      The path of the picture.
-
-    Raises:
-      ValueError: There is no such training, its data or weights differ from those at hand, G_y
-        has no hidden layer to show, or there are too few images for the perplexity.
-    """
-    _check(options)
+    """Draws the features of finished trainings, and returns the path of the picture."""
+    options.check()
     path = options.output or options.folder / f"{options.layer}.png"
     records = {method: _record(options.folder / method, options.key) for method in options.methods}
-    count = len(options.methods)
+    names = style.legend_names(records)
+    command = (
+        f"python -m experiments.embed RUNS/{options.folder.resolve().name} --methods "
+        f"{' '.join(records)} --key {options.key} --layer {options.layer} --images "
+        f"{options.images} --perplexity {options.perplexity:g} --seed {options.seed}"
+    )
+    count = len(records)
     size = {"shape": (1, count), "width": count * style.PAGE / 2, "height": HEIGHT}
-    with style.figure(path, _command(options), **size) as (figure, axes):
-        panels = _panels(options, records)
-        reach = max(
-            _draw_panel(axis, panel, options) for axis, panel in zip(axes[0], panels, strict=True)
-        )
-        for axis in axes[0]:  # the same scale in all
-            axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect=1)
-            axis.spines[:].set(visible=True, color="0.6")
+    load_pair = functools.cache(options.load_pair)  # as a rule all have the same settings
+    with style.figure(path, command, **size) as (figure, axes):
+        reaches = []
+        for axis, (method, training) in zip(axes[0], records.items(), strict=True):
+            adapted = "adapted" if METHODS[method].adversarial else "non-adapted"
+            axis.set_title(f"{names[method]} ({adapted})")
+            features = _features(method, training, options, load_pair)
+            reaches.append(_draw_panel(axis, *features, training["target_accuracy"], options))
+        for axis in axes[0]:
+            style.frame(axis, max(reaches))  # the same scale in all
         figure.legend(
             list(style.DOMAINS), loc="outside upper center", ncols=2, handlelength=1, markerscale=2
         )
     return path
 
 
-def _command(options):
-    return (
-        f"{PROGRAM} RUNS/{options.folder.resolve().name} --methods {' '.join(options.methods)} "
-        f"--key {options.key} --layer {options.layer} --images {options.images} "
-        f"--perplexity {options.perplexity:g} --seed {options.seed}"
-    )
+main = functools.partial(style.run, Options, draw, __doc__)
 
 
-def _draw_panel(axis, panel, options):
-    """Draws the features of a method, and returns the largest coordinate."""
-    components = principal_components(panel.features)
-    places = tsne(components, options.perplexity, options.seed)
+def _draw_panel(axis, features, is_target, accuracy, options):
+    """Draws features ``[n, d]`` of both domains, and returns the largest coordinate."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    count = min(COMPONENTS, *features.shape)
+    components = PCA(count, svd_solver="full").fit_transform(features)
+    tsne = TSNE(perplexity=options.perplexity, init="pca", random_state=options.seed)
+    with threadpool_limits(1):  # faster for so few points, above all on busy cores
+        places = tsne.fit_transform(components)
     places -= (places.min(0) + places.max(0)) / 2
-    for mask, look in zip((~panel.is_target, panel.is_target), style.DOMAINS.values(), strict=True):
+    for mask, look in zip((~is_target, is_target), style.DOMAINS.values(), strict=True):
         axis.scatter(*places[mask].T, s=7, lw=0.6, c=look.colour, marker=look.marker)
-    error = domain_error(components, panel.is_target, options.seed)
-    name = style.legend_names(options.methods)[panel.method]
-    axis.set_title(f"{name} ({'' if METHODS[panel.method].adversarial else 'non-'}adapted)")
-    axis.set_xlabel(
-        f"domains told apart with {error:.0%} error"
-        + ("" if panel.accuracy is None else f"\ntarget test error {1 - panel.accuracy:.1%}")
-    )
+    label = f"domains told apart with {domain_error(components, is_target, options.seed):.0%} error"
+    if accuracy is not None:
+        label += f"\ntarget test error {1 - accuracy:.1%}"
+    axis.set_xlabel(label)
     return 1.05 * np.abs(places).max()
 
 
@@ -152,38 +132,11 @@ def choose_images(images: datasets.ImageSet, count: int, seed: int | tuple[int, 
     return images.image[np.sort(chosen)]
 
 
-def principal_components(features: np.ndarray) -> np.ndarray:
-    """Returns the first 50 principal components, or all if there are fewer: ``[n, d]``."""
-    from sklearn.decomposition import PCA
-
-    return PCA(min(COMPONENTS, *features.shape), svd_solver="full").fit_transform(features)
-
-
-def tsne(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
-    """Returns places ``[n, 2]`` by t-SNE, starting from the first two principal components.
-
-    Args:
-      features: ``[n, d]``, principal components.
-      perplexity: Below n.
-      seed: Of its random choices.
-    """
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):  # faster for so few points, above all on busy cores
-        return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
-
-
 def domain_error(features: np.ndarray, is_target: np.ndarray, seed: int) -> float:
     """Returns the share of images that a linear classifier assigns to the wrong domain.
 
     The classifier is a logistic regression, cross-validated in five folds. This is not the proxy
     A-distance of JMLR Sec. 5.1.5.
-
-    Args:
-      features: ``[n, d]``.
-      is_target: ``[n]`` bool.
-      seed: Of the five folds.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -193,24 +146,6 @@ def domain_error(features: np.ndarray, is_target: np.ndarray, seed: int) -> floa
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     return 1 - float(cross_val_score(classifier, features, is_target, cv=parts).mean())
-
-
-def _check(options):
-    if not options.methods or len(set(options.methods)) < len(options.methods):
-        raise ValueError("--methods must name each method at most once, and at least one")
-    if unknown := set(options.methods) - METHODS.keys():
-        raise ValueError(
-            f"unknown method {', '.join(sorted(unknown))}: expected some of {', '.join(METHODS)}"
-        )
-    if options.images < FOLDS:
-        raise ValueError(f"--images must be at least {FOLDS}, got {options.images}")
-    if options.seed < 0:
-        raise ValueError(f"--seed must not be negative, got {options.seed}")
-    if not 1 < options.perplexity < 2 * options.images:
-        raise ValueError(
-            f"--perplexity must be between 1 and the number of images of both domains, "
-            f"{2 * options.images}, got {options.perplexity:g}"
-        )
 
 
 def _record(folder, key):
@@ -224,44 +159,26 @@ def _record(folder, key):
     return training
 
 
-def _panels(options, records):
-    """Yields the features of each method."""
-    place = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
-
-    @functools.cache  # as a rule all methods have the same settings
-    def load(config):
-        return domains.load_pair(config, **place, progress=sys.stderr.isatty())
-
-    for method, training in records.items():
-        version = training["origin"]["versions"].get("dann_jax")
-        config = plan.config_of(training["settings"], options.weights, version=version)
-        prepared = train.prepare(config, METHODS[method], load(config), jax.devices()[:1])
-        state = train.restored(prepared, options.key, options.folder / method)
-        layer = "f" if options.layer == "features" else _hidden_layer(prepared.model)
-        of_domain = [
-            evaluation.features(
-                prepared.model,
-                state,
-                choose_images(images, options.images, (options.seed, i)),
-                layer=layer,
-                preprocess=preprocess,
-                domain=statistics,
-            )
-            for i, (images, preprocess, statistics) in enumerate(
-                prepared.tests[domain] for domain in style.DOMAINS
-            )
-        ]
-        features = np.concatenate([f.reshape(len(f), -1) for f in of_domain])
-        is_target = np.repeat([False, True], [len(f) for f in of_domain])
-        yield _Panel(method, features, is_target, training["target_accuracy"])
-
-
-def _hidden_layer(model):
-    layer = evaluation.last_hidden_layer(model)
-    if layer == "f":
+def _features(method, training, options, load_pair):
+    """Returns features ``[n, d]`` of both domains, and which are the target's, ``[n]`` bool."""
+    version = training["origin"]["versions"].get("dann_jax")
+    config = plan.config_of(training["settings"], options.weights, version=version)
+    prepared = train.prepare(config, METHODS[method], load_pair(config), jax.devices()[:1])
+    state = train.restored(prepared, options.key, options.folder / method)
+    hidden = evaluation.last_hidden_layer(prepared.model)
+    if options.layer == "hidden" and hidden == "f":
         raise ValueError("this G_y has no hidden layer: leave out --layer hidden")
-    return layer
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    parts = []
+    for i, domain in enumerate(style.DOMAINS):
+        images, preprocess, statistics = prepared.tests[domain]
+        chosen = choose_images(images, options.images, (options.seed, i))
+        features = evaluation.features(
+            prepared.model,
+            state,
+            chosen,
+            layer="f" if options.layer == "features" else hidden,
+            preprocess=preprocess,
+            domain=statistics,
+        )
+        parts.append(features.reshape(len(features), -1))
+    return np.concatenate(parts), np.repeat([False, True], [len(part) for part in parts])

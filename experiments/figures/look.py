@@ -6,38 +6,31 @@ paper, source above and target below. The key decides which images are shown.
 """
 
 import dataclasses
+import functools
 import pathlib
-import sys
 from typing import Annotated
 
 import numpy as np
 import tyro
 
 from dann_jax import datasets
-from experiments import configs, domains
-from experiments.figures import program, style
+from experiments import configs, paper
+from experiments.figures import style
 
-__all__ = ["Options", "draw", "draw_pairs", "main", "mixed", "sheet"]
+__all__ = ["Options", "draw", "main", "sheet"]
 
-PROGRAM = "python -m experiments.look"
 GAPS = 16  # as many spaces between two images make the side of one
 WHITE = 255
 INCHES = 0.45  # side of an image in print
 TITLE = 0.3  # of a picture, inches
 SHEET = 12, 8  # rows and columns of a contact sheet
 BLOCK = 2, 4  # and of a domain among several pairs
-NAMES = {
-    "mnist": "MNIST",
-    "mnist_m": "MNIST-M",
-    "svhn": "SVHN",
-    "syn_numbers": "SYN NUMBERS",
-    "syn_signs": "SYN SIGNS",
-    "gtsrb": "GTSRB",
-}
+# Data sets whose titles are the paper's names.
+PRINTED = ("mnist", "mnist_m", "svhn", "syn_numbers", "syn_signs", "gtsrb")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(style.DataOptions):
     """What to look at."""
 
     pairs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PAIR ...")]
@@ -62,180 +55,118 @@ class Options:
     output: pathlib.Path | None = None
     """Where to, PNG or SVG; by default PAIR.png, or pairs.png."""
 
-    data_dir: pathlib.Path | None = None
-    """Folder of prepared data; by default $DANN_JAX_DATA, or ~/.cache/dann_jax."""
+    def check(self) -> None:
+        """Raises a ValueError if a value makes no sense."""
+        if not self.pairs:
+            raise ValueError(f"expected a PAIR: one of {', '.join(configs.config_names())}")
+        if min(self.rows, self.columns) < 1:
+            raise ValueError(
+                f"--columns and --rows must be at least 1, got {self.columns} and {self.rows}"
+            )
+        if self.key < 0:
+            raise ValueError(f"--key must not be negative, got {self.key}")
+        if (self.source or self.target) and len(self.pairs) > 1:
+            raise ValueError(f"--source and --target need a single pair, got {len(self.pairs)}")
 
-    manual_dir: pathlib.Path | None = None
-    """Folder of data files that are already on disk, as their publishers name them."""
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the program with these arguments, or those of the process; returns its exit status."""
-    return program.run(_look, Options, arguments, program=PROGRAM, description=__doc__)
-
-
-def _look(options):
-    """Draws what the options ask for."""
-    changes = {"source": options.source, "target": options.target}
-    changes = {name: value for name, value in changes.items() if value}
+def draw(options: Options) -> pathlib.Path:
+    """Draws training images of both domains of each pair, and returns the path of the picture."""
     single = len(options.pairs) == 1
+    shape = dict(zip(("rows", "columns"), SHEET if single else BLOCK, strict=True))
+    default = {name: value for name, value in shape.items() if getattr(options, name) is None}
+    options = dataclasses.replace(options, **default)
+    options.check()
     path = options.output or pathlib.Path(f"{options.pairs[0] if single else 'pairs'}.png")
-    rows, columns = SHEET if single else BLOCK
-    rows = rows if options.rows is None else options.rows
-    columns = columns if options.columns is None else options.columns
-    _check(options, changes, rows, columns)
     style.check_format(path)
+    changes = {name: getattr(options, name) for name in ("source", "target")}
+    changes = {name: value for name, value in changes.items() if value}
     # Never frozen: the figure shows images, not the output of a backbone.
     shown = [  # all names are checked before any data is loaded
         dataclasses.replace(configs.find_config(name)[0], frozen=False, **changes)
         for name in options.pairs
     ]
-    places = {"rows": rows, "columns": columns, "key": options.key}
+    places = {name: getattr(options, name) for name in ("rows", "columns", "key")}
     words = [f"--{name} {value}" for name, value in (changes | places).items()]
-    command = " ".join([PROGRAM, *options.pairs, *words])
+    command = " ".join(["python -m experiments.look", *options.pairs, *words])
     if single:
-        draw(shown[0], _load(shown[0], options), path, command=command, **places)
-        return path
-    blocks = []
-    for config in shown:
-        pair = _load(config, options)  # one pair in memory at a time
-        sides = _sides(config, pair)
-        blocks.append([(_title(name, images), mixed(images, **places)) for name, images in sides])
-    draw_pairs(blocks, path, command=command)
+        _draw_sheet(shown[0], path, command, options)
+    else:
+        _draw_pairs(shown, path, command, options)
     return path
 
 
-def _check(options, changes, rows, columns):
-    if not options.pairs:
-        raise ValueError(f"expected a PAIR: one of {', '.join(configs.config_names())}")
-    if min(rows, columns) < 1:
-        raise ValueError(f"--columns and --rows must be at least 1, got {columns} and {rows}")
-    if options.key < 0:
-        raise ValueError(f"--key must not be negative, got {options.key}")
-    if changes and len(options.pairs) > 1:
-        raise ValueError(f"--source and --target need a single pair, got {len(options.pairs)}")
+main = functools.partial(style.run, Options, draw, __doc__)
 
 
-def _load(config, options):
-    return domains.load_pair(
-        config,
-        data_dir=options.data_dir,
-        manual_dir=options.manual_dir,
-        progress=sys.stderr.isatty(),
-    )
-
-
-def _sides(config, pair):
-    return (config.source, pair.source_train), (config.target, pair.target_train)
-
-
-def _title(name, images):
-    name = pathlib.Path(name).name
-    return NAMES.get(name, name) + ("" if images.label.max() >= 0 else " (no labels)")
-
-
-def draw(
-    config: configs.Config,
-    pair: domains.Pair,
-    path: pathlib.Path,
-    *,
-    rows: int,
-    columns: int,
-    key: int,
-    command: str = PROGRAM,
-) -> None:
-    """Draws the training images of both domains as a contact sheet.
-
-    Args:
-      config: Names the domains.
-      pair: Their images.
-      path: Where to, PNG or SVG.
-      rows: Most classes to show.
-      columns: Images of each class and domain.
-      key: Decides which images.
-      command: How the figure was made.
-    """
+def _draw_sheet(config, path, command, options):
+    """Draws a contact sheet with the names of the classes."""
+    pair = options.load_pair(config)
     names = pair.class_names
-    shown = np.unique(np.linspace(0, len(names) - 1, min(rows, len(names))).round().astype(int))
+    rows = min(options.rows, len(names))
+    classes = np.unique(np.linspace(0, len(names) - 1, rows).round().astype(int))
     side = pair.source_train.image.shape[1]
-    step = side + _gap(side)
-    size = {"width": 2 * INCHES * columns + 2, "height": INCHES * len(shown) + 2 * TITLE}
-    with style.figure(path, command, shape=(1, 2), **size) as (_, axes):
-        for axis, (name, images) in zip(axes[0], _sides(config, pair), strict=True):
-            _show(axis, sheet(images, shown, columns, key))
-            axis.set_title(_title(name, images))
-            axis.set_yticks([])
-        places = [step * row + side / 2 for row in range(len(shown))]
-        axes[0, 0].set_yticks(places, [names[c] for c in shown])  # rows are the same in both
+    width, height = 2 * INCHES * options.columns + 2, INCHES * len(classes) + 2 * TITLE
+    with style.figure(path, command, shape=(1, 2), width=width, height=height) as (_, axes):
+        for axis, (title, images) in zip(axes[0], _domains(config, pair), strict=True):
+            _show(axis, title, sheet(images, classes, options.columns, options.key))
+        places = [(side + _gap(side)) * row + side / 2 for row in range(len(classes))]
+        axes[0, 0].set_yticks(places, [names[c] for c in classes])  # rows are the same in both
 
 
-def draw_pairs(blocks, path: pathlib.Path, *, command: str = PROGRAM) -> None:
-    """Draws pairs side by side, source above and target below.
-
-    Args:
-      blocks: For each pair, the title and the pixels ``[height, width, 3]`` of both domains.
-      path: Where to, PNG or SVG.
-      command: How the figure was made.
-    """
-    height, width, _ = blocks[0][0][1].shape
-    tall = style.PAGE / len(blocks) * height / width + TITLE
-    size = {"shape": (2, len(blocks)), "width": style.PAGE, "height": 2 * tall}
+def _draw_pairs(shown, path, command, options):
+    """Draws pairs side by side, source above and target below, images of any classes."""
+    blocks = []
+    for config in shown:
+        pair = options.load_pair(config)  # one pair in memory at a time
+        for title, images in _domains(config, pair):
+            mixed = images._replace(label=np.full_like(images.label, -1))
+            pixels = sheet(mixed, np.arange(options.rows), options.columns, options.key)
+            blocks.append((title, pixels))
+    height, width, _ = blocks[0][1].shape
+    tall = style.PAGE / len(shown) * height / width + TITLE
+    size = {"shape": (2, len(shown)), "width": style.PAGE, "height": 2 * tall}
     with style.figure(path, command, **size) as (_, axes):
-        for column, sides in zip(axes.T, blocks, strict=True):
-            for axis, (title, pixels) in zip(column, sides, strict=True):
-                _show(axis, pixels)
-                axis.set_title(title)
-                axis.set_yticks([])
-        for axis, domain in zip(axes[:, 0], ("source", "target"), strict=True):
+        for axis, block in zip(axes.T.flat, blocks, strict=True):
+            _show(axis, *block)
+        for axis, domain in zip(axes[:, 0], style.DOMAINS, strict=True):
             axis.set_ylabel(domain)
 
 
-def _show(axis, pixels):
+def _domains(config, pair):
+    """Yields the title and the training images of each domain."""
+    for name, images in (config.source, pair.source_train), (config.target, pair.target_train):
+        name = pathlib.Path(name).name
+        title = paper.DATA_SETS[name] if name in PRINTED else name
+        yield title + ("" if images.label.max() >= 0 else " (no labels)"), images
+
+
+def _show(axis, title, pixels):
     axis.imshow(pixels, interpolation="nearest")
-    axis.set_xticks([])
+    axis.set(title=title, xticks=[], yticks=[])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
 
 
-def mixed(images: datasets.ImageSet, *, rows: int, columns: int, key: int) -> np.ndarray:
-    """Returns images of any classes as ``sheet`` does those of chosen ones."""
-    unlabelled = images._replace(label=np.full_like(images.label, -1))
-    return sheet(unlabelled, np.arange(rows), columns, key)
-
-
 def sheet(images: datasets.ImageSet, classes: np.ndarray, columns: int, key: int) -> np.ndarray:
-    """Returns images side by side, a row for each class.
+    """Returns images side by side, a row for each class: uint8 ``[height, width, 3]``.
 
-    Args:
-      images: Those to choose from; if no label is known, rows have no meaning.
-      classes: Labels of the rows.
-      columns: Images a row; places stay white if a class has fewer.
-      key: Decides which images.
-
-    Returns:
-      uint8 ``[height, width, 3]``.
+    The key decides which images. If no label is known, rows have no meaning; if a class has fewer
+    images than columns, places stay white.
     """
     order = np.random.default_rng(key).permutation(len(images.label))
     label = images.label[order]
+    if label.max() < 0:
+        label, classes = np.arange(len(order)) // columns, np.arange(len(classes))
     side = images.image.shape[1]
-    gap = _gap(side)
-    shape = len(classes) * (side + gap) - gap, columns * (side + gap) - gap, 3
-    pixels = np.full(shape, WHITE, np.uint8)
-    for row, c in enumerate(classes):
-        if label.max() < 0:
-            chosen = order[row * columns : (row + 1) * columns]
-        else:
-            chosen = order[label == c][:columns]
-        for column, i in enumerate(chosen):
-            top, left = row * (side + gap), column * (side + gap)
-            pixels[top : top + side, left : left + side] = images.image[i]
-    return pixels
+    step = side + _gap(side)
+    places = np.full((len(classes), columns, step, step, 3), WHITE, np.uint8)
+    for row, c in zip(places, classes, strict=True):
+        chosen = order[label == c][:columns]
+        row[: len(chosen), :side, :side] = images.image[chosen]
+    pixels = places.swapaxes(1, 2).reshape(len(classes) * step, columns * step, 3)
+    return pixels[: side - step, : side - step]  # no gap after the last
 
 
 def _gap(side):
     """Returns the pixels between two images."""
     return max(1, side // GAPS)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

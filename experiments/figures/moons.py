@@ -8,34 +8,18 @@ with lambda = 0 (G_d learns, but G_f gets none of its gradient) and with lambda 
 import dataclasses
 import functools
 import pathlib
-import sys
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax import (
-    DannModel,
-    DomainBatch,
-    TrainState,
-    evaluate,
-    features,
-    init_state,
-    lambda_p,
-    make_optimizer,
-    make_update_step,
-    mu_p,
-    predict,
-    progress,
-    reversed_objective,
-)
+import dann_jax
 from dann_jax.networks import FullyConnected
-from experiments.figures import program, style
+from experiments.figures import style
 
 __all__ = ["LAM", "MODEL", "Options", "draw", "main", "moons", "train"]
 
-PROGRAM = "python -m experiments.moons"
 POINTS = 300  # of a domain
 NOISE = 0.05  # standard deviation of the points' places; the moons have radius 1
 DEGREES = 35
@@ -44,7 +28,7 @@ STEPS = 3000
 GRID = 200  # points a side, to draw a boundary
 MARGIN = 0.2  # around the points, whose centre is 0
 HEIGHT = 3.75  # inches
-MARKERS = "o", "^"  # of the moons
+MARKERS = {"upper": "o", "lower": "^"}  # of the moons
 
 
 class Tanh(nn.Module):
@@ -56,7 +40,7 @@ class Tanh(nn.Module):
         return jnp.tanh(nn.Dense(15, name="hidden")(x))
 
 
-MODEL = DannModel(
+MODEL = dann_jax.DannModel(
     feature_extractor=Tanh(),
     label_predictor=FullyConnected((), 2),
     domain_classifier=FullyConnected((15,), 1),
@@ -74,27 +58,10 @@ class Options:
     """Where to, PNG or SVG."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the program with these arguments, or those of the process; returns its exit status."""
-    return program.run(_draw, Options, arguments, program=PROGRAM, description=__doc__)
-
-
-def _draw(options):
-    if options.key < 0:
-        raise ValueError(f"--key must not be negative, got {options.key}")
-    draw(options.key, options.output)
-    return options.output
-
-
 def moons(seed: int, degrees: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns two moons of 150 points, turned about their centre.
+    """Returns two moons of 150 points, turned counter-clockwise about their centre.
 
-    Args:
-      seed: Of the noise.
-      degrees: By how much they are turned, counter-clockwise.
-
-    Returns:
-      Places ``[300, 2]`` float32 and labels ``[300]`` int32.
+    These are places ``[300, 2]`` float32 and labels ``[300]`` int32. The seed is that of the noise.
     """
     from sklearn.datasets import make_moons
 
@@ -108,118 +75,90 @@ def moons(seed: int, degrees: float) -> tuple[np.ndarray, np.ndarray]:
 @functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
 def train(
     lam: float, key: jax.Array, source_x: jax.Array, source_y: jax.Array, target_x: jax.Array
-) -> TrainState:
+) -> dann_jax.TrainState:
     """Returns states after training on whole domains at each step, one for each key at once.
 
-    Args:
-      lam: Final value of lambda; with 0, G_f and G_y are those of a network without G_d.
-      key: ``[k]`` PRNG keys.
-      source_x: ``[k, n, 2]``.
-      source_y: ``[k, n]``.
-      target_x: ``[k, m, 2]``.
+    ``lam`` is the final value of lambda; with 0, G_f and G_y are those of a network without G_d.
+    The other arguments have a leading axis of keys.
     """
-    optimizer = make_optimizer(
-        lambda step: mu_p(progress(step, STEPS), mu0=0.05),
+    optimizer = dann_jax.make_optimizer(
+        lambda step: dann_jax.mu_p(dann_jax.progress(step, STEPS), mu0=0.05),
         factors=lambda path: 5.0 if path[0] == "d" else 1.0,  # G_d keeps up with G_f
     )
-    update = make_update_step(
+    update = dann_jax.make_update_step(
         MODEL,
         optimizer,
-        lambda step: lam * lambda_p(progress(step, STEPS)),
-        objective=reversed_objective,
+        lambda step: lam * dann_jax.lambda_p(dann_jax.progress(step, STEPS)),
+        objective=dann_jax.reversed_objective,
     )
-    state = init_state(MODEL, optimizer, key, source_x)
-    batch = DomainBatch(source_x, source_y, target_x)
+    state = dann_jax.init_state(MODEL, optimizer, key, source_x)
+    batch = dann_jax.DomainBatch(source_x, source_y, target_x)
     return jax.lax.scan(lambda s, _: update(s, batch, key), state, length=STEPS)[0]
 
 
-def draw(key: int, path: pathlib.Path) -> None:
-    """Trains a plain network and DANN, and draws one above the other.
+def draw(options: Options) -> pathlib.Path:
+    """Trains a plain network and DANN, draws one above the other, and returns the picture's path.
 
     Panels, from left to right: the boundary of G_y, the first two principal components of the
     features, the boundary of G_d, and the line on which each hidden unit is 0.
-
-    Args:
-      key: Of the points and of the initial weights.
-      path: Where to, PNG or SVG.
-
-    Raises:
-      ValueError: The path is neither.
     """
-    source, target = moons(key, 0), moons(key + 100, DEGREES)
-    keys = jax.random.split(jax.random.key(key), 1)
+    if options.key < 0:
+        raise ValueError(f"--key must not be negative, got {options.key}")
+    source, target = moons(options.key, 0), moons(options.key + 100, DEGREES)
+    keys = jax.random.split(jax.random.key(options.key), 1)
+    command = f"python -m experiments.moons --key {options.key}"
     size = {"shape": (2, 4), "width": style.PAGE, "height": HEIGHT}
-    with style.figure(path, f"{PROGRAM} --key {key}", **size) as (figure, axes):
+    with style.figure(options.output, command, **size) as (figure, axes):
         for row, (name, lam) in zip(axes, {"plain net": 0.0, "DANN": LAM}.items(), strict=True):
             states = train(lam, keys, source[0][None], source[1][None], target[0][None])
             state = jax.tree.map(lambda a: a[0], states)
-            error = 1 - evaluate(predict(MODEL, state, target[0]), target[1])
+            error = 1 - dann_jax.evaluate(dann_jax.predict(MODEL, state, target[0]), target[1])
             row[0].set_ylabel(f"{name}\ntarget error {error:.0%}")
             _draw_row(row, state, {"source": source, "target": target})
         titles = ("labels ($G_y$)", "features (PCA)", "domains ($G_d$)", "zeros of hidden units")
         for axis, title in zip(axes[0], titles, strict=True):
             axis.set_title(title)
-        for axis in axes.flat:
-            axis.set(xticks=[], yticks=[], aspect=1)
-            axis.spines[:].set(visible=True, color="0.6")
-        figure.legend(loc="outside lower center", ncols=4, handlelength=1, handles=_legend())
+        lines = axes[0, 0].lines[: 2 * len(MARKERS)]  # of each moon and domain
+        figure.legend(loc="outside lower center", ncols=4, handlelength=1, handles=lines)
+    return options.output
+
+
+main = functools.partial(style.run, Options, draw, __doc__)
 
 
 def _draw_row(row, state, points):
     """Draws the four panels of a network."""
     labels, inside, domains, units = row
-    reach = max(np.abs(x).max() for x, _ in points.values()) + MARGIN
+    reach = _scatter((labels, domains, units), points) + MARGIN
     for axis in (labels, domains, units):
-        _scatter(axis, points)
-        axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        style.frame(axis, reach)
     mesh = np.meshgrid(*[np.linspace(-reach, reach, GRID)] * 2)
     grid = np.stack([m.ravel() for m in mesh], -1).astype(np.float32)
-    logits = predict(MODEL, state, grid)
+    logits = dann_jax.predict(MODEL, state, grid)
     for axis, score in (
         (labels, logits[:, 1] - logits[:, 0]),
-        (domains, features(MODEL, state, grid, layer="d")),
+        (domains, dann_jax.features(MODEL, state, grid, layer="d")),
     ):
         score = score.reshape(GRID, GRID)
         axis.contourf(*mesh, score, [0, np.inf], colors=["0.9"])
         axis.contour(*mesh, score, [0], colors="k", linewidths=1.2)
-    for unit in features(MODEL, state, grid, layer="f").T:
+    for unit in dann_jax.features(MODEL, state, grid, layer="f").T:
         units.contour(*mesh, unit.reshape(GRID, GRID), [0], colors="0.35", linewidths=0.8)
-    hidden = {domain: features(MODEL, state, x) for domain, (x, _) in points.items()}
-    mean, principal = _principal_axes(np.concatenate(list(hidden.values())))
+    hidden = {domain: dann_jax.features(MODEL, state, x) for domain, (x, _) in points.items()}
+    every = np.concatenate(list(hidden.values()))
+    mean = every.mean(0)
+    principal = np.linalg.svd(every - mean, full_matrices=False)[2][:2].T
     places = {domain: ((f - mean) @ principal, points[domain][1]) for domain, f in hidden.items()}
-    _scatter(inside, places)
-    reach = 1.1 * max(np.abs(x).max() for x, _ in places.values())
-    inside.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    style.frame(inside, 1.1 * _scatter([inside], places))
 
 
-def _principal_axes(features):
-    """Returns the mean of features ``[n, d]``, and their two principal axes ``[d, 2]``."""
-    mean = features.mean(0)
-    return mean, np.linalg.svd(features - mean, full_matrices=False)[2][:2].T
-
-
-def _scatter(axis, points):
-    for domain, (x, y) in points.items():
-        for c, marker in enumerate(MARKERS):
-            axis.plot(*x[y == c].T, **_look(domain, marker))
-
-
-def _look(domain, marker):
-    """Returns how points look; those of the source are filled, so that grey print shows them."""
-    colour = style.DOMAINS[domain].colour
-    face = {"source": colour, "target": "none"}[domain]
-    return {"ls": "", "marker": marker, "ms": 2.2, "mew": 0.5, "mec": colour, "mfc": face}
-
-
-def _legend():
-    from matplotlib.lines import Line2D
-
-    return [
-        Line2D([], [], **_look(domain, marker), label=f"{domain}, {moon} moon")
-        for domain in style.DOMAINS
-        for marker, moon in zip(MARKERS, ("upper", "lower"), strict=True)
-    ]
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _scatter(axes, points):
+    """Draws both moons of both domains on each of the axes, and returns the largest coordinate."""
+    for axis in axes:
+        for domain, (x, y) in points.items():
+            colour = style.DOMAINS[domain].colour
+            face = colour if domain == "source" else "none"  # grey print shows the difference
+            look = {"ls": "", "ms": 2.2, "mew": 0.5, "mec": colour, "mfc": face}
+            for c, (moon, marker) in enumerate(MARKERS.items()):
+                axis.plot(*x[y == c].T, marker=marker, label=f"{domain}, {moon} moon", **look)
+    return max(np.abs(x).max() for x, _ in points.values())

@@ -1,37 +1,30 @@
-"""How all figures look, in colour and in grey print, and how they are written."""
+"""What all figures have in common: their programs, and a look that grey print keeps."""
 
 import contextlib
+import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from experiments import paper, record
+import tyro
+
+from experiments import domains, paper, record
 from experiments.methods import METHODS
+from experiments.settings import Config
 
 __all__ = [
-    "COLUMN",
-    "DOMAINS",
-    "FORMATS",
-    "LINE_HEIGHT",
-    "PAGE",
-    "Points",
-    "check_format",
-    "figure",
-    "legend_names",
+    *("COLUMN", "DOMAINS", "LINE_HEIGHT", "PAGE"),
+    *("DataOptions", "check_format", "figure", "frame", "legend_names", "run"),
 ]
 
 PAGE = 6.75  # width of the paper's text, inches
 COLUMN = 3.25  # and of one of its columns
 LINE_HEIGHT = 0.2  # of a legend, inches
-DOTS = 200  # of a PNG, per inch
 
+SIZES = "font.size axes.labelsize axes.titlesize legend.fontsize xtick.labelsize ytick.labelsize"
 RULES = {
-    "font.size": 8,  # points, and nothing is smaller
-    "axes.labelsize": 8,
-    "axes.titlesize": 8,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
+    **dict.fromkeys(SIZES.split(), 8),  # points, and nothing is smaller
     "axes.linewidth": 0.6,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -40,7 +33,7 @@ RULES = {
     "legend.frameon": False,
     "legend.handlelength": 3.2,  # so that dashes can be told apart
     "lines.linewidth": 1.4,
-    "savefig.dpi": DOTS,
+    "savefig.dpi": 200,
     "svg.hashsalt": "dann_jax",  # the same file each time
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
@@ -58,6 +51,43 @@ class Points(NamedTuple):
 
 
 DOMAINS = {"source": Points("#0b4fa0", "o"), "target": Points("#e8503a", "x")}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where the images are."""
+
+    data_dir: pathlib.Path | None = None
+    """Folder of prepared data; by default $DANN_JAX_DATA, or ~/.cache/dann_jax."""
+
+    manual_dir: pathlib.Path | None = None
+    """Folder of data files that are already on disk, as their publishers name them."""
+
+    def load_pair(self, config: Config) -> domains.Pair:
+        """Returns the images of both domains."""
+        folders = {"data_dir": self.data_dir, "manual_dir": self.manual_dir}
+        return domains.load_pair(config, **folders, progress=sys.stderr.isatty())
+
+
+def run(
+    options: type,
+    draw: Callable[[Any], pathlib.Path],
+    description: str,
+    arguments: list[str] | None = None,
+) -> int:
+    """Runs a program that draws, and returns its exit status: 0, or 2 if nothing was drawn.
+
+    ``draw`` takes the options, a dataclass, and returns the path of the picture; a ValueError or an
+    OSError of it is printed without its trace. Without arguments, those of the process are taken.
+    """
+    program = f"python -m experiments.{draw.__module__.rpartition('.')[2]}"
+    try:
+        path = draw(tyro.cli(options, args=arguments, prog=program, description=description))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"written: {path}")
+    return 0
 
 
 def legend_names(methods: Iterable[str]) -> dict[str, str]:
@@ -82,15 +112,7 @@ def figure(
 ) -> Iterator[tuple[Any, Any]]:
     """Gives a figure and its axes ``[rows, columns]`` to draw on, and then writes the figure.
 
-    Args:
-      path: Where to, PNG or SVG by its suffix; folders are created.
-      command: How the figure was made; the file says it.
-      shape: Rows and columns of axes.
-      width: Inches.
-      height: Inches.
-
-    Raises:
-      ValueError: The suffix is another one.
+    The file says the command. The width and the height are in inches.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -102,3 +124,9 @@ def figure(
         yield canvas, canvas.subplots(*shape, squeeze=False)
         with record.whole(path) as temporary:
             canvas.savefig(temporary, metadata={"Description": command, **FORMATS[path.suffix]})
+
+
+def frame(axis: Any, reach: float) -> None:
+    """Frames a square from ``-reach`` to ``reach``, without ticks."""
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect=1)
+    axis.spines[:].set(visible=True, color="0.6")
