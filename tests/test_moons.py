@@ -34,7 +34,7 @@ def test_dann_beats_source_only_on_the_rotated_moons(domains):
     gain = adapted - source_only
     assert np.mean(source_only) < 0.8
     assert max(source_only) < 0.83
-    assert np.mean(gain) > 0.12
+    assert np.mean(gain) > 0.1
     assert np.mean(gain > 0.07) >= 0.75
     assert np.mean(gain) > 8 * np.std(gain, ddof=1) / np.sqrt(KEYS)  # standard errors
 
