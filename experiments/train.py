@@ -15,6 +15,7 @@ import numpy as np
 
 from dann_jax import (
     augmentation,
+    backbones,
     checkpoints,
     evaluation,
     health,
@@ -24,6 +25,7 @@ from dann_jax import (
     schedules,
     training,
 )
+from dann_jax.datasets.streamed import Streamed, over_blocks
 from experiments import domains, pretraining, processes, record, runtime
 from experiments.methods import Method, check_settings
 from experiments.plan import Group, groups, resolved
@@ -70,6 +72,16 @@ class Study:
         """The device of this process that evaluates."""
         return next(d for d in self.devices if d.process_index == jax.process_index())
 
+    def outputs(self, function: Callable, state: Any, name: str, images=None, **options):
+        """Returns what ``evaluation.predict`` or ``features`` gives for a domain, and the labels.
+
+        ``images`` are by default those to test on.
+        """
+        test, preprocess, domain = self.tests[name]
+        options |= {"preprocess": preprocess, "domain": domain}
+        of_block = functools.partial(function, self.model, state, **options)
+        return over_blocks(test if images is None else images, of_block)
+
 
 def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[jax.Device]) -> Study:
     """Returns all that trainings of a method on a pair of domains share.
@@ -92,9 +104,14 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
         training.make_update_step, model, optimizer, lam, objective=method.objective(config)
     )
     preprocess = domains.preprocessing(config, pair, method)
-    feed = _streamed if isinstance(pair.source_train, domains.Streamed) else _in_memory
-    sets = _Sets(config, pair, method, preprocess)
-    opened, program = feed(sets, make_update, devices)
+    batch, labelled = domains.batch_sizes(config, pair, method)
+    sizes = {"batch": batch, "labelled": labelled, "preprocess": preprocess.batch}
+    if isinstance(pair.source_train, Streamed):
+        sets = domains.training_sets(pair, method)
+        opened, program = _streamed(config, sets, make_update, devices, sizes)
+    else:
+        arrays = domains.training_arrays(pair, method)
+        opened, program = _in_memory(config, arrays, make_update, devices, sizes)
     shape = 2, config.input_size, config.input_size, len(preprocess.source_mean)
     return Study(
         config=config,
@@ -111,20 +128,16 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
             "source": (pair.source_test, preprocess.source, 0),
             "target": (pair.target_test, preprocess.target, int(method.adapts)),
         },
-        origin=_origin(pair, devices),
+        origin={
+            "data": pair.provenance,
+            "versions": runtime.versions(),
+            "device": runtime.device_kind(devices),
+            "device_count": len(devices),
+            "process_count": jax.process_count(),
+            "plain_xla": kernels.plain_xla(),
+            "threads": runtime.threads() if devices[0].platform == "cpu" else None,
+        },
     )
-
-
-def _origin(pair, devices):
-    return {
-        "data": pair.provenance,
-        "versions": runtime.versions(),
-        "device": runtime.device_kind(devices),
-        "device_count": len(devices),
-        "process_count": jax.process_count(),
-        "plain_xla": kernels.plain_xla(),
-        "threads": runtime.threads() if devices[0].platform == "cpu" else None,
-    }
 
 
 def _optimizer(config, mu):
@@ -145,7 +158,7 @@ def _start(model, optimizer, shape, backbone):
     def one(number, backbone):
         init_key, train_key = jax.random.split(jax.random.key(number))
         state = training.init_state(model, optimizer, init_key, jnp.zeros(shape))
-        return pretraining.started(state, backbone), train_key
+        return backbones.with_weights(state, backbone) if backbone else state, train_key
 
     single, many = jax.jit(one), jax.jit(jax.vmap(one, in_axes=(0, None)))
 
@@ -156,37 +169,23 @@ def _start(model, optimizer, shape, backbone):
     return start
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sets:
-    """What batches are drawn from, and how."""
-
-    config: Config
-    pair: domains.Pair
-    method: Method
-    preprocess: domains.Preprocess
-
-    @property
-    def sizes(self):
-        """Of a batch: (source, target), and the labelled ones of the target."""
-        batch, labelled = domains.batch_sizes(self.config, self.pair, self.method)
-        return {"batch": batch, "labelled": labelled}
-
-
-def _in_memory(sets, make_update, devices):
-    config, arrays = sets.config, domains.training_arrays(sets.pair, sets.method)
+def _in_memory(config, arrays, make_update, devices, sizes):
+    """Returns ``Study.opened`` and ``Study.program`` of arrays that lie on the devices."""
     if config.crop or config.mirror:
         make_update = augmentation.augmented(
             make_update, size=config.input_size, mirror=config.mirror
         )
-    examples = len(arrays.source_image), len(arrays.target_image)
-    options = {"examples": examples, "preprocess": sets.preprocess.batch, **sets.sizes}
+    options = {"examples": (len(arrays.source_image), len(arrays.target_image)), **sizes}
 
-    def used(group):
-        return devices[: len(group.keys) * group.devices_per_key]
+    @functools.cache
+    def placed(count):
+        """Returns the arrays on devices, one that is named twice only once."""
+        each = {id(a): programs.replicate(a, devices[:count]) for a in arrays if a is not None}
+        return type(arrays)(*(each.get(id(a)) for a in arrays))
 
     @functools.cache  # compiled once
     def program(size, devices_per_key):
-        shared = used(Group(tuple(range(size)), devices_per_key))
+        shared = devices[: size * devices_per_key]
         if size == 1:
             return programs.make_train_steps(make_update, devices=shared, **options)
         steps = programs.make_study_steps(
@@ -198,35 +197,24 @@ def _in_memory(sets, make_update, devices):
         steps.program_of(size)  # raises before anything starts
         return steps
 
-    placed = functools.cache(lambda count: _placed(arrays, devices[:count]))
-    return (
-        lambda group, keys, first_step: contextlib.nullcontext(placed(len(used(group)))),
-        lambda group: program(len(group.keys), group.devices_per_key),
-    )
+    def opened(group, keys, first_step):
+        count = min(len(group.keys) * group.devices_per_key, len(devices))
+        return contextlib.nullcontext(placed(count))
+
+    return opened, lambda group: program(len(group.keys), group.devices_per_key)
 
 
-def _placed(arrays, devices):
-    """Returns the arrays on the devices, an array that is named twice only once."""
-    placed = {id(a): programs.replicate(a, devices) for a in arrays if a is not None}
-    return arrays._replace(
-        **{name: placed[id(a)] for name, a in arrays._asdict().items() if a is not None}
-    )
-
-
-def _streamed(sets, make_update, devices):
+def _streamed(config, sets, make_update, devices, sizes):
+    """Returns ``Study.opened`` and ``Study.program`` of images that stay on disk."""
     from dann_jax import streaming  # Grain is not needed otherwise
 
-    config, (source, target) = sets.config, domains.training_sets(sets.pair, sets.method)
-    program = programs.make_stream_steps(
-        make_update, preprocess=sets.preprocess.batch, devices=devices
-    )
+    preprocess = sizes.pop("preprocess")
+    program = programs.make_stream_steps(make_update, preprocess=preprocess, devices=devices)
 
     def opened(group, key, first_step):
         crop = config.input_size if config.crop or config.mirror else None
         options = {"crop": crop, "mirror": config.mirror, "first_step": first_step}
-        return contextlib.closing(
-            streaming.batch_stream(source, target, key, **sets.sizes, **options)
-        )
+        return contextlib.closing(streaming.batch_stream(*sets, key, **sizes, **options))
 
     def only(group):
         if group != Group(group.keys[:1], len(devices)):
@@ -266,8 +254,8 @@ def train(
       study: The method, from ``prepare``.
       keys: Numbers of the PRNG keys.
       folder: Of this method alone.
-      together: How many keys, at most, are trained as one program; None for all.
-      devices_per_key: How many devices share a key's batches; None for as few as keep all busy.
+      together: As in ``plan.groups``, like ``devices_per_key``.
+      devices_per_key: See there.
       checkpoint_every: Steps between two checkpoints.
       stop: Step to stop at, unfinished, with the schedules of the full length; None for the last.
       report: Called while the trainings go on.
@@ -281,15 +269,16 @@ def train(
         processes.check_agreement(each is not None and 1 + each["finished"], "records")
     begun = {}
     for key, each in records.items():
-        if each is not None and not each["finished"]:
-            group = group_of(each)
-            if not set(group.keys) <= set(keys):
-                raise ValueError(
-                    f"key {key} in {folder} was begun together with other keys "
-                    f"({', '.join(map(str, group.keys))}): ask for all of them, choose another "
-                    "--output, or --overwrite it"
-                )
-            begun |= dict.fromkeys(group.keys, group)
+        if each is None or each["finished"]:
+            continue
+        group = group_of(each)
+        if not set(group.keys) <= set(keys):
+            raise ValueError(
+                f"key {key} in {folder} was begun together with other keys "
+                f"({', '.join(map(str, group.keys))}): ask for all of them, choose another "
+                "--output, or --overwrite it"
+            )
+        begun |= dict.fromkeys(group.keys, group)
     new = [key for key in keys if records[key] is None and key not in begun]
     todo = groups(new, len(study.devices), together, devices_per_key)
     for group in (*dict.fromkeys(begun.values()), *todo):
@@ -374,25 +363,32 @@ class _Run:
         return means
 
     def _evaluate(self, states, means, step):
-        views = jax.device_get(states.replace(opt_state=()))
-        for i, key in enumerate(self.group.keys):
-            state = jax.device_put(self._of_one(views, i), self.study.home)
-            accuracy, logits = _tested(self.study, state)
-            warnings = health.symptoms(
-                means[i],
-                classes=len(self.study.class_names),
-                normalization=self.study.config.normalization,
-            )
-            each = self.records[i]
+        study, views = self.study, jax.device_get(states.replace(opt_state=()))
+        for i, (key, each) in enumerate(zip(self.group.keys, self.records, strict=True)):
+            state = jax.device_put(self._of_one(views, i), study.home)
+            accuracy = {}
+            for name in study.tests:  # the target last
+                logits, labels = study.outputs(evaluation.predict, state, name)
+                accuracy[f"{name}_accuracy"] = evaluation.evaluate(logits, labels)
+            classes, normalization = len(study.class_names), study.config.normalization
+            warnings = health.symptoms(means[i], classes=classes, normalization=normalization)
             each["warnings"] += [{"step": step, "warning": text} for text in warnings]
             each["evaluations"].append({"step": step, **accuracy})
             each |= accuracy
-            last = step == self.study.method.steps(self.study.config)
-            if last and self.study.target_files is not None and processes.is_first():
-                _write_predictions(self.folders[i] / "predictions.csv", self.study, logits)
-            mu, warnings = each["curves"][-1]["mu"], tuple(warnings)
-            progress = {"step": step, "metrics": means[i], "mu": mu, "warnings": warnings}
-            self.report(Report(group=self.group, key=key, **progress, **accuracy))
+            last = step == study.method.steps(study.config)
+            if last and study.target_files is not None and processes.is_first():
+                _write_predictions(self.folders[i] / "predictions.csv", study, logits)
+            self.report(
+                Report(
+                    group=self.group,
+                    key=key,
+                    step=step,
+                    metrics=means[i],
+                    mu=each["curves"][-1]["mu"],
+                    warnings=tuple(warnings),
+                    **accuracy,
+                )
+            )
 
     def _of_one(self, states, i):
         """Returns the state of one key; alone, it has no axis of keys."""
@@ -433,18 +429,6 @@ def _new_record(study, group):
 def _means(metrics):
     """Returns means over the steps of a call, on the device."""
     return jax.tree.map(lambda values: jnp.mean(values, -1), metrics)
-
-
-def _tested(study, state):
-    """Returns the accuracy in each domain, and the logits of the target's test images."""
-    accuracy = {}
-    for name, (images, preprocess, domain) in study.tests.items():
-        predict = functools.partial(
-            evaluation.predict, study.model, state, preprocess=preprocess, domain=domain
-        )
-        logits, labels = domains.over_blocks(images, predict)
-        accuracy[f"{name}_accuracy"] = evaluation.evaluate(logits, labels)
-    return accuracy, logits
 
 
 def _write_predictions(path, study, logits):
@@ -489,12 +473,10 @@ def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
         raise ValueError(
             f"{folder} holds no finished training of {study.method.name}: train it first"
         )
-    _check_same(study, finished, folder, {})
+    _check_same(study, finished, folder)
+    shapes = jax.eval_shape(lambda: study.start(Group((key,), 1))[0])
     place = jax.sharding.SingleDeviceSharding(study.home)
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        jax.eval_shape(lambda: study.start(Group((key,), 1))[0]),
-    )
+    like = jax.tree.map(lambda x: x.update(sharding=place), shapes)
     state = checkpoints.restore(folder / "state", like)
     if state is None:
         raise ValueError(f"{folder} has no state: it was not copied along, or has been removed")
@@ -520,7 +502,7 @@ def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
     )
 
 
-def _check_same(study, begun, folder, entries):
+def _check_same(study, begun, folder, entries=()):
     """Raises where a record was not made with the same settings, data and entries of its origin."""
     settings, origin = begun["settings"], begun["origin"]
     expected = resolved(study.config, study.method)
