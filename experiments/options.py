@@ -85,15 +85,17 @@ class Options:
     checkpoint_every: int = 5_000
     """Updates between two checkpoints, each made after an evaluation."""
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the PRNG keys."""
+        return tuple(range(self.first_key, self.first_key + self.keys))
+
 
 def parse(name: str, arguments: list[str], *, shown: str, about: str | None = None) -> Options:
     """Returns the options for an experiment.
 
-    Args:
-      name: The experiment.
-      arguments: Of the command line, without the name.
-      shown: The name in the command, which may be that of a table.
-      about: Description for --help; None for that of the experiment.
+    In the command its name may be that of a table, ``shown``; ``about`` is the description for
+    --help, by default that of the experiment.
     """
     config, text = configs.find_config(name)
     return tyro.cli(

@@ -5,7 +5,7 @@ Every refusal that needs neither data nor devices is raised here.
 
 import dataclasses
 import pathlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from experiments import configs, pretraining, record
 from experiments.methods import METHODS, Method, check_settings, of_names
@@ -37,18 +37,26 @@ class Job:
     """What is missing of the result of one method."""
 
     name: str  # of the experiment
-    config: Config
     method: Method
-    keys: tuple[int, ...]
-    output: pathlib.Path  # folder of the experiment
+    options: Options
     trains: bool  # whether the result itself is missing
     head: bool  # whether to measure linear SVMs
     replaces: bool = False  # whether the result may take the place of an earlier one
-    overwrite: bool = False  # whether earlier trainings do not count
-    together: int | Literal["auto"] = "auto"  # see Options, like the others
-    devices_per_key: int | None = None
-    one_by_one: bool = False  # whether each key is trained on all devices
-    checkpoint_every: int = 5_000
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self.options.config
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """The numbers of the PRNG keys."""
+        return self.options.numbers
+
+    @property
+    def output(self) -> pathlib.Path:
+        """The folder of the experiment."""
+        return self.options.output / self.name
 
     @property
     def result(self) -> pathlib.Path:
@@ -62,16 +70,17 @@ class Job:
 
     def most_together(self, devices: list) -> int | None:
         """Returns how many keys, at most, are trained as one program; None for all."""
-        if self.together != "auto":
-            return self.together
-        if self.one_by_one or devices[0].platform == "cpu":
+        options = self.options
+        if options.together != "auto":
+            return options.together
+        if options.streaming or options.distributed or devices[0].platform == "cpu":
             return 1
         return None if self.config.trains_keys_together else len(devices)
 
     def groups(self, devices: list) -> list[Group]:
         """Returns the keys in groups, if all of them are trained on these devices."""
         most = self.most_together(devices)
-        return groups(list(self.keys), len(devices), most, self.devices_per_key)
+        return groups(list(self.keys), len(devices), most, self.options.devices_per_key)
 
 
 class Plan(NamedTuple):
@@ -90,28 +99,16 @@ def make_plan(name: str, options: Options) -> Plan:
       FileNotFoundError: The backbone's weights are missing.
     """
     _check(options)
-    output = options.output / name
-    keys = tuple(range(options.first_key, options.first_key + options.keys))
+    output, keys = options.output / name, options.numbers
     jobs = []
-    for method in _wanted(options, output, keys):
+    for method in _wanted(options, output):
         path = output / f"{method.name}.json"
         kept = None if options.overwrite else _kept_keys(path, options.config, method, keys)
         trains = kept != keys
         head = options.svm and method.svm_head and (trains or _lacks_head(path, keys))
+        replaces = options.overwrite or bool(kept)
         job = Job(
-            name=name,
-            config=options.config,
-            method=method,
-            keys=keys,
-            output=output,
-            trains=trains,
-            head=head,
-            replaces=options.overwrite or bool(kept),
-            overwrite=options.overwrite,
-            together=options.together,
-            devices_per_key=options.devices_per_key,
-            one_by_one=options.streaming or options.distributed,
-            checkpoint_every=options.checkpoint_every,
+            name=name, method=method, options=options, trains=trains, head=head, replaces=replaces
         )
         jobs.append(job)
     _check_states(jobs)
@@ -151,14 +148,15 @@ def _check(options):
     pretraining.weights_origin(options.config)  # raises where they are missing
 
 
-def _wanted(options, output, keys):
+def _wanted(options, output):
     """Returns the methods that are asked for, and those that they need or that need them."""
     wanted = set(options.methods)
-    for method in METHODS.values():
-        asked = method.aligns and method.name in wanted
-        if asked and not all(_state(output / method.aligns, key).exists() for key in keys):
+    forms = [method for method in METHODS.values() if method.aligns]
+    for method in forms:
+        folder = output / method.aligns
+        if method.name in wanted and not all(_state(folder, n).exists() for n in options.numbers):
             wanted.add(method.aligns)
-    for method in METHODS.values():
+    for method in forms:
         stale = options.overwrite and (output / f"{method.name}.json").exists()
         if method.aligns in wanted and stale:  # or it would be that of other features
             wanted.add(method.name)
@@ -227,7 +225,7 @@ def groups(
 
     every = []
     while keys:
-        most = len(keys) if together is None else min(together, len(keys))
+        most = min(together or len(keys), len(keys))
         size = max(filter(fits, range(1, most + 1)))
         every.append(Group(tuple(keys[:size]), devices_per_key or max(1, devices // size)))
         keys = keys[size:]
@@ -243,13 +241,10 @@ def resolved(config: Config, method: Method) -> dict[str, Any]:
 def config_of(
     settings: dict[str, Any], weights: pathlib.Path | None, *, version: str | None
 ) -> Config:
-    """Returns the experiment that settings from ``resolved`` are of.
+    """Returns the experiment that settings from ``resolved``, by a version of dann_jax, are of.
 
-    Args:
-      settings: As a file has them.
-      weights: File of the backbone's weights, which may lie elsewhere now; None for the installed
-        package that has them.
-      version: Of dann_jax that resolved them.
+    The file of the backbone's weights may lie elsewhere now: ``weights``, or None for the
+    installed package that has them.
 
     Raises:
       ValueError: The settings are not those of this version, or not valid, or the weights differ.
@@ -283,27 +278,24 @@ def command(job: Job, trained: list[Group] | None = None, devices: list | None =
     words = [PROGRAM, job.name, "--methods", job.method.name, "--keys", str(len(job.keys))]
     if job.keys[0]:
         words += ["--first-key", str(job.keys[0])]
-    for field in dataclasses.fields(job.config):
-        value = getattr(job.config, field.name)
-        if value != getattr(usual, field.name):
-            flag = field.name.replace("_", "-")
+    for name, value in dataclasses.asdict(job.config).items():
+        if value != getattr(usual, name):
+            flag = name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             else:
-                words += [
-                    f"--{flag}",
-                    value.name if isinstance(value, pathlib.Path) else str(value),
-                ]
+                shown = value.name if isinstance(value, pathlib.Path) else str(value)
+                words += [f"--{flag}", shown]
     return " ".join(words) + ("" if trained is None else grouping(job, trained, devices))
 
 
 def grouping(job: Job, trained: list[Group], devices: list) -> str:
     """Returns the words that make a command train keys in these groups, or a comment."""
     largest, sharing = max(len(group.keys) for group in trained), trained[0].devices_per_key
-    asked = job.together, job.devices_per_key  # which finished keys need not follow
+    asked = job.options.together, job.options.devices_per_key  # finished keys need not follow them
     for together, each in (asked, ("auto", None), (largest, None), (largest, sharing)):
-        again = dataclasses.replace(job, together=together, devices_per_key=each)
-        if again.groups(devices) == trained:
+        again = dataclasses.replace(job.options, together=together, devices_per_key=each)
+        if dataclasses.replace(job, options=again).groups(devices) == trained:
             words = f" --together {together}" if together != "auto" else ""
             return words + (f" --devices-per-key {each}" if each is not None else "")
     return "  # in several calls, for other keys each: see groups"

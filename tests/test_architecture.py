@@ -90,6 +90,7 @@ def test_the_arrows_between_modules_point_one_way():
         "health": {"objective"},
         "augmentation": {"objective"},
         "parts": {"objective"},
+        "preprocessing": {"augmentation", "batches"},
         "networks": {"kernels", "objective", "parts"},
         "evaluation": {"kernels", "networks", "objective"},
         "training": {"batches", "networks", "objective"},

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import pathlib
 import types
 
 import flax.linen as nn
@@ -15,6 +14,7 @@ from dann_jax import DannModel, checkpoints, datasets
 from dann_jax.networks import FullyConnected
 from experiments import configs, domains, plan, record, run, settings, train
 from experiments.methods import METHODS
+from experiments.options import Options
 from experiments.plan import Group
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -230,16 +230,13 @@ def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, caps
     assert result["command"].endswith("--keys 4 --together 3")
 
 
-def a_job(keys, together):
+def a_job(keys, together, **options):
     return plan.Job(
         name="small",
-        config=CONFIG,
         method=METHODS["dann"],
-        keys=tuple(keys),
-        output=pathlib.Path("runs/small"),
+        options=Options(**{"config": CONFIG, "keys": keys, "together": together} | options),
         trains=True,
         head=False,
-        together=together,
     )
 
 
@@ -255,9 +252,8 @@ def a_job(keys, together):
 def test_a_command_makes_the_groups_of_its_result(sizes, devices_per_key, words):
     left = iter(range(sum(sizes)))
     groups = [Group(tuple(next(left) for _ in range(n)), devices_per_key) for n in sizes]
-    keys = list(range(sum(sizes)))
     for asked in ("auto", 1) if max(sizes) > 1 else ("auto",):
-        assert plan.grouping(a_job(keys, asked), groups, jax.local_devices()[:1]) == words
+        assert plan.grouping(a_job(sum(sizes), asked), groups, jax.local_devices()[:1]) == words
 
 
 @pytest.mark.parametrize(
@@ -266,15 +262,16 @@ def test_a_command_makes_the_groups_of_its_result(sizes, devices_per_key, words)
 )
 def test_keys_are_trained_together_where_that_pays(platform, network, expected):
     config = dataclasses.replace(CONFIG, network=network)
-    job = dataclasses.replace(a_job([0, 1, 2], "auto"), config=config)
     devices = [types.SimpleNamespace(platform=platform)] * 2
-    assert job.most_together(devices) == expected
-    assert dataclasses.replace(job, together=3).most_together(devices) == 3
-    assert dataclasses.replace(job, one_by_one=True).most_together(devices) == 1
+    assert a_job(3, "auto", config=config).most_together(devices) == expected
+    assert a_job(3, 3, config=config).most_together(devices) == 3
+    for one_by_one in ("streaming", "distributed"):
+        job = a_job(3, "auto", config=config, **{one_by_one: True})
+        assert job.most_together(devices) == 1
 
 
 def test_an_option_that_makes_the_groups_is_kept():
-    job = dataclasses.replace(a_job([0, 1, 2], 2), devices_per_key=1)
+    job = a_job(3, 2, devices_per_key=1)
     words = plan.grouping(job, plan.groups([0, 1, 2], 1, 2, 1), jax.local_devices()[:1])
     assert words == " --together 2 --devices-per-key 1"
 
