@@ -42,11 +42,7 @@ def _documents():
 
 
 def _filled(text: str, tables: dict[str, str], path: pathlib.Path) -> str:
-    """Returns a document with the tables that it has markers for.
-
-    Raises:
-      ValueError: It has no markers, or those of a table are not there once each.
-    """
+    """Returns a document with the tables whose markers it has; ValueError without good ones."""
     filled = 0
     for name, content in tables.items():
         begin, end = BEGIN.format(name), END.format(name)
@@ -66,14 +62,10 @@ def _filled(text: str, tables: dict[str, str], path: pathlib.Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program.
+    """Runs the program with arguments, by default the process's, and returns the exit status.
 
-    Args:
-      arguments: Of the command line; None for those of the process.
-
-    Returns:
-      The exit status: 1 where ``--check`` finds a difference, 2 where result files are not whole
-      or markers are missing.
+    That is 1 where ``--check`` finds a difference, 2 where result files are not whole or markers
+    are missing.
     """
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")

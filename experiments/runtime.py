@@ -93,26 +93,21 @@ def threads() -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc keep memory that is freed, for the next step to use.
+    """Lets glibc keep memory that is freed, for the next step to use; returns whether it does.
 
     Otherwise large blocks go back to the system at the end of each step and come anew, zeroed page
     by page, at the next: on a CPU a tenth to a third of the time of a step. Other systems than
     Linux with glibc stay as they are.
-
-    Returns:
-      Whether it was done.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
     settings = {
         _M_MMAP_MAX: 0,  # no block has a mapping of its own
         _M_TRIM_THRESHOLD: _LARGEST,
         _M_ARENA_MAX: 1,  # blocks of any size come from one heap, whichever thread asks
     }
-    return all(mallopt(name, value) == 1 for name, value in settings.items())
+    return mallopt is not None and all(mallopt(*setting) == 1 for setting in settings.items())
 
 
 def cache_folder() -> pathlib.Path:
@@ -124,11 +119,9 @@ def cache_folder() -> pathlib.Path:
 def keep_programs(folder: pathlib.Path | None) -> None:
     """Keeps every program that this process compiles, and takes those that are there already.
 
-    Programs lie in a sub-folder for each kind of machine. The folder may be deleted at any time.
-    ``JAX_ENABLE_COMPILATION_CACHE=0`` switches it off, as it does in JAX.
-
-    Args:
-      folder: Where to; it is created. None to keep nothing.
+    Programs lie in a sub-folder for each kind of machine, created where needed; None keeps nothing.
+    The folder may be deleted at any time. ``JAX_ENABLE_COMPILATION_CACHE=0`` switches it off, as it
+    does in JAX.
 
     Raises:
       OSError: The folder cannot be written to; nothing is kept then.

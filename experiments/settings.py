@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import typing
 from typing import Literal
 
 import flax.linen as nn
@@ -46,6 +47,14 @@ INITIALIZERS = {
 }
 
 
+_COUNTS = (
+    *("steps", "baseline_steps", "batch_size", "evaluate_every", "lambda_horizon"),
+    *("classes", "image_size", "crop", "few_labels"),
+)
+_POSITIVE = ("mu0", "input_scale", "backbone_factor", "bias_factor")
+_NOT_NEGATIVE = ("alpha", "beta", "gamma", "weight_decay", "domain_weight")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """The settings of one row of the results: a pair of domains and a training recipe."""
@@ -73,9 +82,9 @@ class Config:
     """Number of labels; None for as many as the source has."""
 
     network: Literal[tuple(NETWORKS)] = "mnist"
-    """Network; those of the paper's Fig. 4, and named variants. office, office_batch_norm and
-    office_per_domain need a backbone, and differ by the batch statistics of their bottleneck: none,
-    joint, or of each domain; office_alexnet starts from random weights."""
+    """Network: those of the paper's Fig. 4, and variants. office, office_batch_norm and
+    office_per_domain need a backbone; the batch statistics of their bottleneck are none, joint, or
+    of each domain. office_alexnet starts from random weights."""
 
     backbone: Literal[tuple(BACKBONES)] | None = None
     """Network below the bottleneck, which starts from ImageNet weights."""
@@ -153,7 +162,7 @@ class Config:
     bias_factor: float = 1.0
     """Multiple of the learning rate for biases, those of the backbone among them."""
 
-    normalization: Literal["mean", "sum_of_means"] = "mean"
+    normalization: Literal[NORMALIZATIONS] = "mean"
     """What L_d averages over: the joint batch, or each domain (then summed)."""
 
     domain_weight: float = 1.0
@@ -176,11 +185,16 @@ class Config:
         for name in ("source", "target"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} must be the name of a data set, or a folder of images")
-        optional = ("baseline_steps", "lambda_horizon", "classes", "crop", "few_labels")
-        for name in ("steps", "batch_size", "evaluate_every", "image_size", *optional):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        for names, valid, expected in (
+            (_COUNTS, lambda value: value >= 1, "be at least 1"),
+            (_POSITIVE, lambda value: 0 < value < math.inf, "be positive"),
+            (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative"),
+            (("momentum",), lambda value: 0 <= value < 1, "be in [0, 1)"),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not valid(value):
+                    raise ValueError(f"{name} must {expected}, got {value}")
         if self.crop is not None and self.crop > self.image_size:
             raise ValueError(f"crop must be at most image_size {self.image_size}, got {self.crop}")
         if self.batch_size % 2:
@@ -193,30 +207,18 @@ class Config:
                 "few_labels_in_batch must be at least 1 and less than the target half of a "
                 f"batch, {half}, got {self.few_labels_in_batch}"
             )
-        for name in ("mu0", "input_scale", "backbone_factor", "bias_factor"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("alpha", "beta", "gamma", "weight_decay", "domain_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
         self._check_names()
 
     def _check_names(self):
-        for name, valid in (
-            ("network", tuple(NETWORKS)),
-            ("normalization", NORMALIZATIONS),
-            ("initialization", ("default", *INITIALIZERS)),
-            ("mean", ("joint", "per_domain", "backbone")),
-            ("dtype", ("float32", "bfloat16")),
-            ("backbone", (None, *BACKBONES)),
-        ):
-            if getattr(self, name) not in valid:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}: expected one of "
-                    f"{', '.join(map(str, valid))}"
-                )
+        for name, kind in typing.get_type_hints(Config).items():
+            kinds = (kind, *typing.get_args(kind))  # of a union, its parts
+            literal = next((k for k in kinds if typing.get_origin(k) is Literal), None)
+            value = getattr(self, name)
+            if literal and not (value is None and type(None) in kinds):
+                valid = typing.get_args(literal)
+                if value not in valid:
+                    expected = ", ".join(valid)
+                    raise ValueError(f"unknown {name} {value!r}: expected one of {expected}")
         if (self.backbone is None) == (self.network in WITH_BACKBONE):
             raise ValueError(
                 f"expected a backbone for the networks {', '.join(WITH_BACKBONE)} and for no "

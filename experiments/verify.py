@@ -48,18 +48,16 @@ def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple
 
     ``here`` is ``Study.origin`` of the training that the result is compared with.
     """
-    names = [name for name in here if name not in ("data", "versions")]
-    pairs = {name: (result[name], here[name]) for name in names}
-    versions = result["versions"].items()
-    pairs |= {name: (version, here["versions"].get(name)) for name, version in versions}
+    there = {name: result[name] for name in here if name not in ("data", "versions")}
+    there |= result["versions"]
+    pairs = {name: (value, (here | here["versions"]).get(name)) for name, value in there.items()}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
     """Returns all numbers that two trainings of a key both have, in the order of their steps.
 
-    Both have columns ``training`` and ``evaluations``, as ``curves`` of a result; the second may
-    be shorter.
+    Both are as in ``curves`` of a result; the second may be shorter.
     """
     every = []
     for kind in expected:
@@ -69,21 +67,22 @@ def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
             scale = max((abs(there[step][name] or 0) for step in steps), default=0) or 1
             for step in steps:
                 a, b = there[step][name], here[step][name]
-                every.append(Difference(key, int(step), name, a, b, _relative(a, b, scale)))
+                relative = 0.0 if a is b else math.inf
+                if None not in (a, b):
+                    relative = abs(a - b) / scale
+                every.append(Difference(key, int(step), name, a, b, relative))
     return sorted(every, key=lambda each: (each.step, each.name))
 
 
 def _rows(columns):
     """Returns entries by their step; NaN is None, as in a file."""
-    rows = zip(*columns.values(), strict=True)
-    rows = [[None if v is None or math.isnan(v) else v for v in values] for values in rows]
-    return {row["step"]: row for row in (dict(zip(columns, v, strict=True)) for v in rows)}
-
-
-def _relative(a, b, scale):
-    if a is None or b is None:
-        return 0.0 if a is b else math.inf
-    return abs(a - b) / scale
+    rows = (
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    )
+    return {
+        row["step"]: {n: None if v is None or math.isnan(v) else v for n, v in row.items()}
+        for row in rows
+    }
 
 
 def _result(path):
@@ -101,16 +100,6 @@ def _result(path):
     if faults:
         raise ValueError(f"{path} is not whole: {'; '.join(faults)}")
     return result
-
-
-def _devices(result, count):
-    """Returns as many devices as are asked for; else as the result had, or all."""
-    devices = jax.local_devices()
-    if count is None:
-        count = min(result["device_count"], len(devices))
-    if not 1 <= count <= len(devices):
-        raise ValueError(f"--devices {count}: this process has {len(devices)}")
-    return devices[:count]
 
 
 def _last_step(result, steps):
@@ -135,7 +124,12 @@ def _study(result, options):
     """Returns the result's method, ready to train on the same data."""
     version = result["versions"].get("dann_jax")
     config = config_of(result["resolved_config"], options.weights, version=version)
-    devices = _devices(result, options.devices)
+    devices = jax.local_devices()
+    count = options.devices
+    if count is None:
+        count = min(result["device_count"], len(devices))
+    if not 1 <= count <= len(devices):
+        raise ValueError(f"--devices {count}: this process has {len(devices)}")
     _last_step(result, options.steps)  # raises before the data is read
     pair = domains.load_pair(config, data_dir=options.data_dir, manual_dir=options.manual_dir)
     others = domains.differences(result["data"], pair.provenance)
@@ -144,7 +138,7 @@ def _study(result, options):
             f"the data are not those of the file ({others}): choose others with --data-dir or "
             "--manual-dir"
         )
-    return train.prepare(config, METHODS[result["method"]], pair, devices)
+    return train.prepare(config, METHODS[result["method"]], pair, devices[:count])
 
 
 def _verify(options):
@@ -190,11 +184,8 @@ def _compared(study, group, result, stop):
         )
     every = []
     for number, each in zip(group.keys, records, strict=True):
-        actual = {
-            "training": record.columns(each["curves"]),
-            "evaluations": record.columns(each["evaluations"]),
-        }
-        every += differences(number, result["curves"][result["keys"].index(number)], actual)
+        expected = result["curves"][result["keys"].index(number)]
+        every += differences(number, expected, record.curves(each))
     return every
 
 
@@ -241,15 +232,7 @@ def _print_accuracies(compared):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program.
-
-    Args:
-      arguments: Of the command line; None for those of the process.
-
-    Returns:
-      The exit status: 0 where the numbers agree, 1 where they differ, 2 where they cannot be
-      compared.
-    """
+    """Runs the program with arguments, by default the process's, and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m experiments.verify", description=__doc__)
     parser.add_argument("result", type=pathlib.Path, help="a file CONFIG/METHOD.json")
     parser.add_argument("--key", type=int, help="which key; the file's first by default")
