@@ -17,6 +17,18 @@ from dann_jax.alignment import Alignment, subspace_alignment
 from dann_jax.objective import Objective, label_objective, reversed_objective
 from experiments.settings import Config
 
+__all__ = [
+    "DEFAULT_METHODS",
+    "DRAWN",
+    "METHODS",
+    "Line",
+    "Method",
+    "check_settings",
+    "gap_covered",
+    "gap_of",
+    "of_names",
+]
+
 SMALLEST_GAP = 0.02  # between the bounds, accuracy: a share of less is a share of noise
 
 

@@ -264,25 +264,25 @@ def train(
       ValueError: The folder holds trainings with other settings, data, versions or devices, or
         some that were begun together with other keys.
     """
-    records = {key: _read(study, folder / f"key_{key}") for key in keys}
-    for each in records.values():
-        processes.check_agreement(each is not None and 1 + each["finished"], "records")
-    begun = {}
+    records, begun = {key: _record(folder, key) for key in keys}, {}
     for key, each in records.items():
-        if each is None or each["finished"]:
+        processes.check_agreement(each is not None and 1 + each["finished"], "records")
+        if each is None:
             continue
+        _check_same(study, each, folder / f"key_{key}", study.origin.keys() - {"data"})
         group = group_of(each)
-        if not set(group.keys) <= set(keys):
-            raise ValueError(
-                f"key {key} in {folder} was begun together with other keys "
-                f"({', '.join(map(str, group.keys))}): ask for all of them, choose another "
-                "--output, or --overwrite it"
-            )
-        begun |= dict.fromkeys(group.keys, group)
+        if not each["finished"]:
+            if not set(group.keys) <= set(keys):
+                raise ValueError(
+                    f"key {key} in {folder} was begun together with other keys "
+                    f"({', '.join(map(str, group.keys))}): ask for all of them, choose another "
+                    "--output, or --overwrite it"
+                )
+            begun |= dict.fromkeys(group.keys, group)
     new = [key for key in keys if records[key] is None and key not in begun]
     todo = groups(new, len(study.devices), together, devices_per_key)
     for group in (*dict.fromkeys(begun.values()), *todo):
-        run = _Run(study, group, [folder / f"key_{key}" for key in group.keys], report)
+        run = _Run(study, group, folder, report)
         after = run.train([records[key] for key in group.keys], checkpoint_every, stop)
         records |= dict(zip(group.keys, after, strict=True))
     return [records[key] for key in keys]
@@ -291,9 +291,10 @@ def train(
 class _Run:
     """The training of a group of keys as one program."""
 
-    def __init__(self, study, group, folders, report):
-        self.study, self.group, self.folders, self.report = study, group, folders, report
-        self.checkpoints = checkpoints.Checkpoints(folders[0] / "checkpoint")  # of the whole group
+    def __init__(self, study, group, folder, report):
+        self.study, self.group, self.report = study, group, report
+        self.folders = [folder / f"key_{key}" for key in group.keys]
+        self.checkpoints = checkpoints.Checkpoints(self.folders[0] / "checkpoint")  # of the group
         self.pending = None  # metrics are read one call late: reading never holds the device up
 
     def train(self, records, checkpoint_every, stop):
@@ -302,7 +303,7 @@ class _Run:
         stop = steps if stop is None else min(stop, steps)
         program = self.study.program(self.group)
         states, keys, done = self._restore(records)
-        clock = _Clock(self.records)
+        self.lap = time.perf_counter()
         with self.study.opened(self.group, keys, done) as data:
             while done < stop:
                 ends = ((done // n + 1) * n for n in (config.evaluate_every, LOG_EVERY))
@@ -314,14 +315,14 @@ class _Run:
                 if done % config.evaluate_every and done < steps:
                     continue
                 means = self._read()
-                clock.lap("train_seconds")
+                self._lap("train_seconds")
                 self._evaluate(states, means, done)
-                clock.lap()
+                self._lap()
                 due = done < steps and done % checkpoint_every < config.evaluate_every
                 if due and processes.is_first():
                     self._write()
                     self.checkpoints.save(done, jax.device_get(states))
-                    clock.lap()
+                    self._lap()
         self._read()  # where no evaluation follows
         if done < steps:
             return self.records
@@ -355,16 +356,24 @@ class _Run:
         (step, metrics), self.pending = self.pending, None
         mu = float(self.study.mu(step - 1))
         columns = {name: np.ravel(values) for name, values in metrics._asdict().items()}
-        means = []
-        for i, key in enumerate(self.group.keys):
-            means.append({name: float(values[i]) for name, values in columns.items()})
-            self.records[i]["curves"].append({"step": step, **means[i], "mu": mu})
-            self.report(Report(group=self.group, key=key, step=step, metrics=means[i], mu=mu))
+        means = [
+            {name: float(values[i]) for name, values in columns.items()}
+            for i in range(len(self.group.keys))
+        ]
+        for i, each in enumerate(self.records):
+            each["curves"].append({"step": step, **means[i], "mu": mu})
+            self._show(i, means[i])
         return means
+
+    def _show(self, i, metrics, **evaluation):
+        """Reports on a key at the last entry of its curves."""
+        step, mu = (self.records[i]["curves"][-1][name] for name in ("step", "mu"))
+        about = {"group": self.group, "key": self.group.keys[i], "step": step, "mu": mu}
+        self.report(Report(**about, metrics=metrics, **evaluation))
 
     def _evaluate(self, states, means, step):
         study, views = self.study, jax.device_get(states.replace(opt_state=()))
-        for i, (key, each) in enumerate(zip(self.group.keys, self.records, strict=True)):
+        for i, each in enumerate(self.records):
             state = jax.device_put(self._of_one(views, i), study.home)
             accuracy = {}
             for name in study.tests:  # the target last
@@ -378,21 +387,18 @@ class _Run:
             last = step == study.method.steps(study.config)
             if last and study.target_files is not None and processes.is_first():
                 _write_predictions(self.folders[i] / "predictions.csv", study, logits)
-            self.report(
-                Report(
-                    group=self.group,
-                    key=key,
-                    step=step,
-                    metrics=means[i],
-                    mu=each["curves"][-1]["mu"],
-                    warnings=tuple(warnings),
-                    **accuracy,
-                )
-            )
+            self._show(i, means[i], warnings=tuple(warnings), **accuracy)
 
     def _of_one(self, states, i):
         """Returns the state of one key; alone, it has no axis of keys."""
         return states if len(self.group.keys) == 1 else jax.tree.map(lambda x: x[i], states)
+
+    def _lap(self, *names):
+        """Adds the seconds since the last lap to the records, its share to each."""
+        last, self.lap = self.lap, time.perf_counter()
+        for each in self.records:
+            for name in (*names, "wall_seconds"):
+                each[name] += (self.lap - last) / len(self.records)
 
     def _write(self, **entries):
         for folder, each in zip(self.folders, self.records, strict=True):
@@ -444,20 +450,6 @@ def _write_predictions(path, study, logits):
             writer.writerow([name, study.class_names[row.argmax()], f"{row.max():.4f}"])
 
 
-class _Clock:
-    """Adds the seconds since the last lap to the records of a group, its share to each."""
-
-    def __init__(self, records):
-        self.records, self.last = records, time.perf_counter()
-
-    def lap(self, *names):
-        now = time.perf_counter()
-        for each in self.records:
-            for name in (*names, "wall_seconds"):
-                each[name] += (now - self.last) / len(self.records)
-        self.last = now
-
-
 def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
     """Returns the state at the end of the training with a key in ``folder``, on one device.
 
@@ -467,8 +459,7 @@ def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
     Raises:
       ValueError: The training is not finished, or was made with other settings or other data.
     """
-    folder = folder / f"key_{key}"
-    finished = record.read(folder / "record.json")
+    finished, folder = _record(folder, key), folder / f"key_{key}"
     if finished is None or not finished["finished"]:
         raise ValueError(
             f"{folder} holds no finished training of {study.method.name}: train it first"
@@ -483,12 +474,9 @@ def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
     return state
 
 
-def _read(study, folder):
+def _record(folder, key):
     """Returns the record of a training that was begun, None where there is none."""
-    begun = record.read(folder / "record.json")
-    if begun is not None:
-        _check_same(study, begun, folder, study.origin.keys() - {"data"})
-    return begun
+    return record.read(folder / f"key_{key}" / "record.json")
 
 
 def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
