@@ -1,7 +1,5 @@
 """Pairs of domains as arrays, and what each method trains on."""
 
-import difflib
-import os
 import pathlib
 from typing import NamedTuple
 
@@ -58,16 +56,16 @@ def load_pair(
     """
     if config.frozen and streaming:
         raise ValueError("the outputs of a frozen backbone are in memory: no --streaming")
-    where = {"data_dir": data_dir, "manual_dir": manual_dir}
-    source = _builder(config.source, config.image_size, None, **where)
-    target = _builder(config.target, config.image_size, source.CLASS_NAMES, **where)
+    where = {"image_size": config.image_size, "data_dir": data_dir, "manual_dir": manual_dir}
+    source = datasets.find(config.source, **where)
+    target = datasets.find(config.target, class_names=source.CLASS_NAMES, **where)
     _check_classes(config, source, target)
     features = pathlib.Path(data_dir or datasets.default_data_dir()) / "features"
     options = {"features": features, "streaming": streaming, "progress": progress}
     parts, provenance = {}, {}
     for domain, builder in (("source", source), ("target", target)):
         name, images = getattr(config, domain), {}
-        is_folder = _is_folder(name)
+        is_folder = datasets.is_folder(name)
         shown = f"{domain}:{pathlib.Path(name).name}" if is_folder else name
         for use in ("train", "test"):
             split = getattr(config, f"{domain}_{use}")
@@ -120,19 +118,16 @@ def _some(names):
 
 def differences(expected: dict[str, dict], actual: dict[str, dict]) -> str:
     """Returns in words which data differ between two of ``Pair.provenance``; "" where none do."""
-    return "; ".join(
-        f"{name}: expected {_shown(expected.get(name))}, got {_shown(actual.get(name))}"
-        for name in {**expected, **actual}
-        if _identity(expected.get(name)) != _identity(actual.get(name))
-    )
-
-
-def _identity(origin):
-    return origin and (origin["examples"], origin["sha256"])
+    every = []
+    for name in {**expected, **actual}:
+        pair = [side.get(name) or {} for side in (expected, actual)]
+        if len({(each.get("examples"), each.get("sha256")) for each in pair}) > 1:
+            every.append(f"{name}: expected {_shown(pair[0])}, got {_shown(pair[1])}")
+    return "; ".join(every)
 
 
 def _shown(origin):
-    if origin is None:
+    if not origin:
         return "none"
     part = f" ({origin['part']})" if "part" in origin else ""
     return f"{origin['examples']:,} examples{part} of sha256 {origin['sha256'][:12]}"
@@ -140,9 +135,9 @@ def _shown(origin):
 
 def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> None:
     """Prepares the data of ``load_pair`` on disk, where it is not yet, and raises as that does."""
+    where = {"image_size": config.image_size, "data_dir": data_dir, "manual_dir": manual_dir}
     for name in (config.source, config.target):
-        where = {"data_dir": data_dir, "manual_dir": manual_dir}
-        datasets.prepare(_builder(name, config.image_size, None, **where), progress=progress)
+        datasets.prepare(datasets.find(name, **where), progress=progress)
 
 
 def _few(config, parts, class_names):
@@ -180,26 +175,6 @@ def _load(builder, split, config, *, name, features, streaming, progress):
         images = pretraining.features(config, images, digest, features, progress=progress)
     part = (builder.info.metadata or {}).get(split, "whole")
     return images, origin if part == "whole" else origin | {"part": part}
-
-
-def _builder(name, image_size, class_names, *, data_dir, manual_dir):
-    if _is_folder(name):
-        return datasets.from_folder(
-            name, image_size=image_size, class_names=class_names, data_dir=data_dir
-        )
-    try:
-        return datasets.builder(name, data_dir=data_dir, manual_dir=manual_dir)
-    except ValueError as error:
-        raise ValueError(f"{error}; a folder of images is given by its path") from error
-
-
-def _is_folder(name):
-    """Whether a domain is a folder of images rather than a data set with a name."""
-    if name in datasets.names():
-        return False
-    path = pathlib.Path(name).expanduser()
-    mistyped = difflib.get_close_matches(name, datasets.names(), cutoff=0.8)
-    return path.is_dir() or (os.sep in name and not mistyped)
 
 
 def preprocessing(config: Config, pair: Pair, method: Method) -> Preprocess:

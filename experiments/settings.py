@@ -63,8 +63,8 @@ class Config:
     """Labelled source: the name of a data set, or a folder with a sub-folder for each class."""
 
     target: str
-    """Unlabelled target: the name of a data set, or a folder; its images may lie in sub-folders
-    for each class, which are then used to measure the accuracy."""
+    """Unlabelled target: the name of a data set, or a folder. Sub-folders for each class serve to
+    measure the accuracy."""
 
     source_train: str = "train"
     """Split of the source to train on, or a named part of one."""
@@ -93,8 +93,8 @@ class Config:
     """File of the backbone's weights; None for the installed package that has them."""
 
     frozen: bool = False
-    """Whether the backbone stays as it is: what it makes of the middle of each image, and of the
-    mirror image, is computed once and kept with the prepared data."""
+    """Whether the backbone stays as it is: its outputs for the middle of each image, and of the
+    mirror image, are computed once and kept with the prepared data."""
 
     initialization: Literal[("default", *INITIALIZERS)] = "default"
     """Of all weights; ``default`` is the network's own."""
@@ -106,21 +106,20 @@ class Config:
     """Height and width of the images, pixels; smaller ones are padded with black."""
 
     crop: int | None = None
-    """Height and width of the part of an image that the network sees, pixels: at random in
-    training, in the middle in evaluation and below a frozen backbone; None for all of it."""
+    """Height and width of what the network sees of an image, pixels: a random part in training, the
+    middle in evaluation and below a frozen backbone; None for all of it."""
 
     mirror: bool = False
     """Whether training images are exchanged left and right at random, one half of them."""
 
     mean: Literal["joint", "per_domain", "backbone"] = "joint"
-    """Colour subtracted from images: the mean of both domains' training images, or of each
-    domain by itself; source-only and train-on-target use that of their own training images. Or
-    that of the images that the backbone's weights were made with, divided by its scale. Above a
-    frozen backbone, of its outputs instead of colours."""
+    """Colour subtracted from images: the mean of both domains' training images, or of each domain
+    (baselines: of their own training images); or that which the backbone's weights were made with,
+    and its scale. Above a frozen backbone, of its outputs instead of colours."""
 
     input_scale: float = 255.0
-    """Number by which mean-subtracted pixels are divided, grey levels, unless it is the
-    backbone's; above a frozen backbone its outputs, dimensionless."""
+    """What mean-subtracted pixels (grey levels), or outputs of a frozen backbone (dimensionless),
+    are divided by, unless it is the backbone's scale."""
 
     steps: int = 10_000
     """Length of DANN, updates."""
@@ -129,8 +128,8 @@ class Config:
     """Length of source-only and train-on-target, updates; None for that of DANN."""
 
     batch_size: int = 128
-    """Examples a step over all devices: half source, half target. The baselines train on as
-    many labelled examples as DANN, half of this number."""
+    """Examples a step over all devices: half source, half target. Baselines train on as many
+    labelled examples as DANN, half of this number."""
 
     mu0: float = 0.01
     """Learning rate at the start, per update."""
@@ -172,13 +171,13 @@ class Config:
     """Updates between two evaluations on the test images."""
 
     few_labels: int | None = None
-    """How many target training images of each class have a label, for the methods with few
-    labels; None for none. They are the same for all keys."""
+    """How many target training images of each class have a label, the same for all keys, for the
+    methods with few labels; None for none."""
 
     few_labels_in_batch: int = 16
-    """How many of these are in each batch that has images of both domains. DANN's target half
-    has as many fewer of the others; without a domain branch they come on top of the source half.
-    L_y is the mean over all labelled examples of the batch."""
+    """How many of these are in each batch of both domains: DANN's target half has as many fewer of
+    the others; without a domain branch they are added to the source half. L_y is the mean over all
+    labelled examples of the batch."""
 
     def __post_init__(self):
         """Checks the values against each other."""

@@ -1,5 +1,6 @@
 """Backbones by name, their ImageNet weights from files on disk, and what they make of images."""
 
+import dataclasses
 import functools
 import importlib.util
 import pathlib
@@ -165,8 +166,8 @@ def with_weights(state: TrainState, variables: dict[str, Any]) -> TrainState:
         name: initial | ({"backbone": variables[name]} if name in variables else {})
         for name, initial in state.batch_stats["f"].items()
     }
-    return state.replace(
-        theta=state.theta | {"f": theta}, batch_stats=state.batch_stats | {"f": batch_stats}
+    return dataclasses.replace(
+        state, theta=state.theta | {"f": theta}, batch_stats=state.batch_stats | {"f": batch_stats}
     )
 
 
@@ -200,7 +201,7 @@ def outputs(
     """
     backbone = _backbone(name)
     module = backbone.make(dtype=dtype)
-    mean, scale = np.float32([backbone.mean, backbone.scale]).reshape(2, 1, 1, 1, 3)
+    mean, scale = np.array([backbone.mean, backbone.scale], np.float32).reshape(2, 1, 1, 1, 3)
     options = kernels.compiler_options(jax.local_devices()[0].platform)
 
     @functools.partial(jax.jit, compiler_options=options)
