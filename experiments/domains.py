@@ -50,9 +50,6 @@ def load_pair(
     target, that is the transductive protocol: its labels, if any, are not trained on. With
     ``streaming`` the images stay on disk. Folders are as in ``datasets.load``.
 
-    Raises:
-      ValueError: Data sets, classes, labels, sizes or settings do not fit; the message says how.
-      OSError: A folder, published files or a backbone's weights are missing.
     """
     if config.frozen and streaming:
         raise ValueError("the outputs of a frozen backbone are in memory: no --streaming")
@@ -178,10 +175,7 @@ def _load(builder, split, config, *, name, features, streaming, progress):
 
 
 def preprocessing(config: Config, pair: Pair, method: Method) -> Preprocess:
-    """Returns mean subtraction and scaling of a method, from its training images alone.
-
-    A baseline sees one domain, and subtracts its mean from the images of either.
-    """
+    """Returns the preprocessing of a method, from its training images: a baseline's of one domain."""
     if config.mean == "backbone":
         backbone = BACKBONES[config.backbone]
         return Preprocess(backbone.mean, backbone.mean, backbone.scale, config.input_size)
@@ -211,10 +205,7 @@ def _images(pair, method):
 
 
 def training_sets(pair: Pair, method: Method) -> tuple:
-    """Returns the labelled images that a method trains on, and the images beside them.
-
-    Of images of the target with and without a label, the labelled ones come first.
-    """
+    """Returns labelled images to train on, and others: of the target, labelled ones first."""
     labelled, target = _images(pair, method)
     if "few + target" in method.trains_on:
         others = np.delete(np.arange(size(target)), pair.few)
@@ -225,10 +216,7 @@ def training_sets(pair: Pair, method: Method) -> tuple:
 def batch_sizes(
     config: Config, pair: Pair, method: Method
 ) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Returns the examples a step in (source, target), and the few labels beside the source.
-
-    These are the number of known labels and those a step; None where there are none.
-    """
+    """Returns examples a step in (source, target), and of few labels their number, and a step's."""
     half, beside = config.batch_size // 2, method.trains_on[1:]
     if not method.few_labels or not beside:
         return (half, half), None

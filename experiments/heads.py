@@ -27,10 +27,7 @@ ORACLE = "oracle: the number of components with the best accuracy on the target'
 
 
 def svm(study: train.Study, pair: domains.Pair, key: int, folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the accuracies of a linear SVM on the last hidden layer of a training in a folder.
-
-    The key of the training also draws the examples that the SVM is trained on.
-    """
+    """Returns accuracies of a linear SVM on the last hidden layer; the key draws its examples."""
     started = time.perf_counter()
     state = train.restored(study, key, folder)
     labelled, _ = domains.training_sets(pair, study.method)
@@ -64,10 +61,7 @@ def svm_entries(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def align(
     study: train.Study, pair: domains.Pair, method: Method, key: int, folder: pathlib.Path
 ) -> dict[str, Any]:
-    """Returns the accuracies of a closed form on the features of one of ``study``'s trainings.
-
-    The key of the training also draws the examples of both domains.
-    """
+    """Returns accuracies of a closed form on the features of a training of ``study``."""
     started = time.perf_counter()
     state = train.restored(study, key, folder)
     source = _features(study, state, "source", _drawn(pair.source_train, key))

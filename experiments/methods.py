@@ -210,10 +210,7 @@ def gap_covered(accuracy: float, lower: float, upper: float) -> float | None:
 
 
 def gap_of(method: Method, means: dict[str, float | None]) -> float | None:
-    """Returns the share of the gap that a method covers, None for a bound or without a figure.
-
-    ``means`` are target accuracies of methods by name, those of the bounds among them.
-    """
+    """Returns the share of the gap between the bounds among ``means``; None without a figure."""
     bounds = {each.bound: means.get(each.name) for each in METHODS.values() if each.bound}
     accuracy = means.get(method.name)
     if method.bound or None in (accuracy, *bounds.values()):

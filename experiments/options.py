@@ -92,11 +92,7 @@ class Options:
 
 
 def parse(name: str, arguments: list[str], *, shown: str, about: str | None = None) -> Options:
-    """Returns the options for an experiment.
-
-    In the command its name may be that of a table, ``shown``; ``about`` is the description for
-    --help, by default that of the experiment.
-    """
+    """Returns the options for an experiment, which the command may have ``shown`` as a table."""
     config, text = configs.find_config(name)
     return tyro.cli(
         Annotated[Options, tyro.conf.arg(name="")],

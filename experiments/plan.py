@@ -91,13 +91,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(name: str, options: Options) -> Plan:
-    """Returns what is missing of an experiment.
-
-    Raises:
-      ValueError: The options are not valid, do not fit each other, or do not fit results that are
-        there.
-      FileNotFoundError: The backbone's weights are missing.
-    """
+    """Returns what is missing of an experiment, or raises where it cannot be made."""
     _check(options)
     output, keys = options.output / name, options.numbers
     jobs = []
@@ -207,14 +201,9 @@ def _check_states(jobs):
 def groups(
     keys: list[int], devices: int, together: int | None, devices_per_key: int | None
 ) -> list[Group]:
-    """Returns keys in groups: as many as may be, spread over the devices first.
+    """Returns keys in groups of ``together`` at most, spread over the devices first.
 
-    Args:
-      keys: Numbers of the keys.
-      devices: How many there are.
-      together: The largest number of keys in a group; None for as many as there are.
-      devices_per_key: How many devices share the batches of a key, a divisor of ``devices``;
-        None for as few as keep all devices busy.
+    ``devices_per_key`` divides the number of devices; None is as few as keep all of them busy.
     """
 
     def fits(size):
@@ -243,11 +232,7 @@ def config_of(
 ) -> Config:
     """Returns the experiment that settings from ``resolved``, by a version of dann_jax, are of.
 
-    The file of the backbone's weights may lie elsewhere now: ``weights``, or None for the
-    installed package that has them.
-
-    Raises:
-      ValueError: The settings are not those of this version, or not valid, or the weights differ.
+    ``weights`` is where the backbone's weights lie now; None for the installed package.
     """
     names = {field.name for field in dataclasses.fields(Config)}
     for whose, lacking in (
@@ -270,10 +255,7 @@ def config_of(
 
 
 def command(job: Job, trained: list[Group] | None = None, devices: list | None = None) -> str:
-    """Returns the command line that makes a result again, without the folders of one machine.
-
-    ``trained`` are the groups that the keys were trained in, on ``devices``; None for no training.
-    """
+    """Returns the command line that makes a result again, in the groups that were trained."""
     usual, _ = configs.find_config(job.name)
     words = [PROGRAM, job.name, "--methods", job.method.name, "--keys", str(len(job.keys))]
     if job.keys[0]:

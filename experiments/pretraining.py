@@ -22,11 +22,7 @@ BATCH = 32  # images a call of a frozen backbone
 
 
 def weights_origin(config: Config) -> dict[str, str] | None:
-    """Returns name and SHA-256 of the file of the backbone's weights; None without a backbone.
-
-    Raises:
-      FileNotFoundError: There is no such file, or none is named and no installed package has one.
-    """
+    """Returns name and SHA-256 of the file of the backbone's weights; None without a backbone."""
     if config.backbone is None:
         return None
     try:
@@ -64,10 +60,7 @@ def features(
     *,
     progress: bool = False,
 ) -> datasets.ImageSet:
-    """Returns ``backbones.outputs`` in place of images, from a file in ``folder`` if it is there.
-
-    ``digest`` is the SHA-256 of the images as stored.
-    """
+    """Returns ``backbones.outputs`` for images of this digest, from a file in ``folder`` if any."""
     crop = config.crop or config.image_size
     decisive = {
         "images": digest,

@@ -11,17 +11,9 @@ __all__ = ["all_or_none", "check_agreement", "is_first", "start"]
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Joins the processes, before anything else uses JAX.
+    """Joins ``count`` processes, before anything else uses JAX, at the first's ``HOST:PORT``.
 
     All are None where JAX finds them out by itself (Slurm, Open MPI, Kubernetes, TPU pods).
-
-    Args:
-      coordinator: ``HOST:PORT`` of the first process.
-      count: Number of processes.
-      index: Which of them this is, from 0.
-
-    Raises:
-      ValueError: Some are given, but not all, or are not right, or JAX cannot find them out.
     """
     if len({value is None for value in (coordinator, count, index)}) > 1:
         raise ValueError(

@@ -84,11 +84,7 @@ def digest(content: Any) -> str:
 
 
 def write_json(path: pathlib.Path, content: Any, *, replace: bool = True) -> None:
-    """Writes a JSON file whole or not at all; folders are created, NaN becomes null.
-
-    Raises:
-      FileExistsError: There is a file, and ``replace`` is False.
-    """
+    """Writes a JSON file whole or not at all; folders are created, NaN becomes null."""
     text = _text(_finite(content)) + "\n"
     with whole(path, replace=replace) as temporary:
         temporary.write_text(text)
@@ -96,11 +92,7 @@ def write_json(path: pathlib.Path, content: Any, *, replace: bool = True) -> Non
 
 @contextlib.contextmanager
 def alone(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a folder, which is created, against other processes that would hold it.
-
-    Raises:
-      ValueError: Another process holds it.
-    """
+    """Holds a folder, which is created, against other processes that would hold it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
@@ -114,11 +106,7 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
 
 
 def read(path: pathlib.Path) -> dict | None:
-    """Returns the content of a JSON file, None where there is none.
-
-    Raises:
-      ValueError: It is not valid JSON, or no JSON object.
-    """
+    """Returns the content of a JSON file, None where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -173,10 +161,7 @@ def summary(prefix: str, name: str, accuracy: list[float | None]) -> dict[str, A
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:
-    """Returns the mean and the sample standard deviation; None for the latter of one value.
-
-    Both are NaN where a value is.
-    """
+    """Returns mean and sample standard deviation (None of one value); NaN where a value is."""
     if any(map(math.isnan, values)):
         return math.nan, math.nan
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

@@ -62,11 +62,7 @@ def _filled(text: str, tables: dict[str, str], path: pathlib.Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program with arguments, by default the process's, and returns the exit status.
-
-    That is 1 where ``--check`` finds a difference, 2 where result files are not whole or markers
-    are missing.
-    """
+    """Runs the program and returns 0, 1 where ``--check`` finds a difference, or 2 for an error."""
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     parser.add_argument("documents", nargs="*", type=pathlib.Path, help="all with markers if none")

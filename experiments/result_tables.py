@@ -31,10 +31,8 @@ Results = dict[str, dict[str, dict[str, Any]]]  # config -> name of the file -> 
 def read(folder: pathlib.Path) -> Results:
     """Returns the contents of all result files CONFIG/METHOD.json, by config and name.
 
-    CONFIG/METHOD-VARIANT.json is in no table but that of the commands.
-
-    Raises:
-      ValueError: Some are not whole, or not of what their names say; the message lists all.
+    CONFIG/METHOD-VARIANT.json is in no table but that of the commands. A ValueError lists all
+    faults.
     """
     every, wrong = {}, []
     for path in sorted(folder.glob("*/*.json")):
@@ -98,10 +96,7 @@ def accuracy(mean: float | None, std: float | None = None, digits: int = 4) -> s
 
 
 def _pairs(own, results):
-    """Returns a line for each pair: the paper's network, and the best of the other networks.
-
-    ``own`` are configs that are no pair of the paper.
-    """
+    """Returns a line for each pair, ours too: the paper's network, and the best of the others."""
     lines = []
     for base in (*own, *PAIRS["table1"], *PAIRS["office31"]):
         names = [

@@ -21,10 +21,7 @@ DEFAULT = "digits_digits_m"  # whose settings --help shows where no config is na
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program with arguments, by default the process's, and returns the exit status.
-
-    That is 2 where the arguments or the data are not right, and 130 after an interruption.
-    """
+    """Runs the program and returns 0, 2 where arguments or data are not right, or 130."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(highlight=False)
     if "--list" in arguments:

@@ -122,9 +122,6 @@ def keep_programs(folder: pathlib.Path | None) -> None:
     Programs lie in a sub-folder for each kind of machine, created where needed; None keeps nothing.
     The folder may be deleted at any time. ``JAX_ENABLE_COMPILATION_CACHE=0`` switches it off, as it
     does in JAX.
-
-    Raises:
-      OSError: The folder cannot be written to; nothing is kept then.
     """
     compilation_cache.reset_cache()  # or the folder of an earlier call would stay in use
     jax.config.update("jax_compilation_cache_dir", None)
@@ -140,11 +137,7 @@ def keep_programs(folder: pathlib.Path | None) -> None:
 
 
 def _machine():
-    """Returns a name for what programs depend on that JAX leaves out of the names of its files.
-
-    A program for CPUs has instructions of one processor, and may have its work split over a number
-    of threads, which decides the last bits.
-    """
+    """Returns a name for what programs for CPUs depend on and JAX's names of files leave out."""
     about = {platform.processor()}
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()

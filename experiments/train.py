@@ -73,10 +73,7 @@ class Study:
         return next(d for d in self.devices if d.process_index == jax.process_index())
 
     def outputs(self, function: Callable, state: Any, name: str, images=None, **options):
-        """Returns what ``evaluation.predict`` or ``features`` gives for a domain, and the labels.
-
-        ``images`` are by default those to test on.
-        """
+        """Returns what a function of ``evaluation`` gives for images (to test on), and labels."""
         test, preprocess, domain = self.tests[name]
         options |= {"preprocess": preprocess, "domain": domain}
         of_block = functools.partial(function, self.model, state, **options)
@@ -84,10 +81,7 @@ class Study:
 
 
 def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[jax.Device]) -> Study:
-    """Returns all that trainings of a method on a pair of domains share.
-
-    Its ``program`` raises a ValueError where a batch does not split evenly over the devices.
-    """
+    """Returns all that trainings of a method on a pair of domains share."""
     check_settings(config, [method])
     model, steps = make_model(config, len(pair.class_names)), method.steps(config)
 
@@ -248,21 +242,8 @@ def train(
 
     Records and checkpoints lie in ``folder/key_KEY``. A training that was cut off goes on from its
     last checkpoint, together with the keys it was begun with, and gives the same numbers as if it
-    had not been. A key that is finished is not trained again.
-
-    Args:
-      study: The method, from ``prepare``.
-      keys: Numbers of the PRNG keys.
-      folder: Of this method alone.
-      together: As in ``plan.groups``, like ``devices_per_key``.
-      devices_per_key: See there.
-      checkpoint_every: Steps between two checkpoints.
-      stop: Step to stop at, unfinished, with the schedules of the full length; None for the last.
-      report: Called while the trainings go on.
-
-    Raises:
-      ValueError: The folder holds trainings with other settings, data, versions or devices, or
-        some that were begun together with other keys.
+    had not been. A key that is finished is not trained again. Keys are grouped by
+    ``plan.groups``. ``stop`` is a step to stop at, with the schedules of the full length.
     """
     records, begun = {key: _record(folder, key) for key in keys}, {}
     for key, each in records.items():
@@ -451,13 +432,9 @@ def _write_predictions(path, study, logits):
 
 
 def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
-    """Returns the state at the end of the training with a key in ``folder``, on one device.
+    """Returns the state at the end of a finished training with the study's settings and data.
 
-    Other versions or devices may have made it, so that what follows from it may differ by rounding
-    from their own.
-
-    Raises:
-      ValueError: The training is not finished, or was made with other settings or other data.
+    Other versions or devices may have made it, so that what follows from it may differ by rounding.
     """
     finished, folder = _record(folder, key), folder / f"key_{key}"
     if finished is None or not finished["finished"]:

@@ -44,10 +44,7 @@ class Difference(NamedTuple):
 
 
 def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple]:
-    """Returns the entries that decide the last bits and differ, as name -> (in the file, here).
-
-    ``here`` is ``Study.origin`` of the training that the result is compared with.
-    """
+    """Returns what decides the last bits and differs from ``Study.origin``: (in the file, here)."""
     there = {name: result[name] for name in here if name not in ("data", "versions")}
     there |= result["versions"]
     pairs = {name: (value, (here | here["versions"]).get(name)) for name, value in there.items()}
@@ -55,10 +52,7 @@ def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple
 
 
 def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
-    """Returns all numbers that two trainings of a key both have, in the order of their steps.
-
-    Both are as in ``curves`` of a result; the second may be shorter.
-    """
+    """Returns all numbers that two ``record.curves`` of a key both have, in the order of steps."""
     every = []
     for kind in expected:
         there, here = _rows(expected[kind]), _rows(actual[kind])

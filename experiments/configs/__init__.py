@@ -46,11 +46,7 @@ def config_names() -> tuple[str, ...]:
 
 
 def find_config(name: str) -> tuple[Config, str]:
-    """Returns an experiment's settings and its description.
-
-    Raises:
-      ValueError: There is no such experiment; the message has the nearest names.
-    """
+    """Returns an experiment's settings and its description."""
     if name not in config_names():
         near = difflib.get_close_matches(name, config_names(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {config_names()}"
