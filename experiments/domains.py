@@ -175,7 +175,7 @@ def _load(builder, split, config, *, name, features, streaming, progress):
 
 
 def preprocessing(config: Config, pair: Pair, method: Method) -> Preprocess:
-    """Returns the preprocessing of a method, from its training images: a baseline's of one domain."""
+    """Returns the preprocessing of a method, from its training images: a baseline's of one."""
     if config.mean == "backbone":
         backbone = BACKBONES[config.backbone]
         return Preprocess(backbone.mean, backbone.mean, backbone.scale, config.input_size)
@@ -216,7 +216,7 @@ def training_sets(pair: Pair, method: Method) -> tuple:
 def batch_sizes(
     config: Config, pair: Pair, method: Method
 ) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Returns examples a step in (source, target), and of few labels their number, and a step's."""
+    """Returns examples a step in (source, target), and the number of few labels, and a step's."""
     half, beside = config.batch_size // 2, method.trains_on[1:]
     if not method.few_labels or not beside:
         return (half, half), None

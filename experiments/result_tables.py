@@ -20,10 +20,9 @@ SEMI_SUPERVISED = "syn_signs_gtsrb_semi"
 LOWER = next(method for method in METHODS.values() if method.bound == "lower")
 ADVERSARIAL = next(method for method in METHODS.values() if method.adversarial and method.default)
 PAPER = ("published", "preprint", "published gap")
-COLUMNS = (
-    *("config", "method", *PAPER, "ours, mean ± sd (keys)", "SVM head", "our gap"),
-    *("steps", "device", "file"),
-)
+ACCURACY = "ours, mean ± sd (keys)"
+RUN = ("steps", "device", "file")
+COLUMNS = ("config", "method", *PAPER, ACCURACY, "SVM head", "our gap", *RUN)
 
 Results = dict[str, dict[str, dict[str, Any]]]  # config -> name of the file -> its content
 
@@ -70,17 +69,21 @@ def tables(results: Results) -> dict[str, str]:
             for name in [base, *(n for n in own if n.startswith(f"{base}_"))]:
                 rows += _rows(name, base, results)
                 own.remove(name)
-        filled[table] = markdown(COLUMNS, *rows)
-    ours = [i for i, column in enumerate(COLUMNS) if column not in PAPER]
-    rows = [COLUMNS, *(row for name in own for row in _rows(name, None, results))]
+        filled[table] = _table(COLUMNS, rows)
+    rows = [row for name in own for row in _rows(name, None, results)]
     return {
         "pairs": _pairs(own, results),
         **filled,
         "quoted": _quoted(),
         "semi": _semi_supervised(results.get(SEMI_SUPERVISED, {})),
-        "own": markdown(*([row[i] for i in ours] for row in rows)),
+        "own": _table([name for name in COLUMNS if name not in PAPER], rows),
         "commands": _commands(results),
     }
+
+
+def _table(columns, rows):
+    """Returns a table of some columns of rows by column; a cell that is not there is a dash."""
+    return markdown(columns, *([row.get(name, DASH) for name in columns] for row in rows))
 
 
 def markdown(head, *rows) -> str:
@@ -169,14 +172,13 @@ def _share(result):
     return result.get("steps", 0) / _usual_steps(result)
 
 
-def _picks(name, result=None):
+def _picks(method, result):
     """Yields name, label and result of a method; of a closed form those of both its picks."""
-    method = METHODS[name]
     if not method.aligns:
-        yield name, method.label, result
+        yield method.name, method.label, result
         return
-    yield name, f"{method.label}, unsupervised pick", result
-    yield f"{name}-oracle", f"{method.label}, oracle pick", result and record.oracle(result)
+    yield method.name, f"{method.label}, unsupervised pick", result
+    yield f"{method.name}-oracle", f"{method.label}, oracle pick", result and record.oracle(result)
 
 
 def _rows(name, base, results):
@@ -189,28 +191,27 @@ def _rows(name, base, results):
     theirs = {pick: figures[0] for pick, figures in published.items()}
     rows = []
     for method in METHODS.values():
-        for pick, label, result in _picks(method.name, ours.get(method.name)):
+        for pick, label, result in _picks(method, ours.get(method.name)):
             if result is None and not (pick in published and name == base):
                 continue
-            figures, means = published.get(pick, (None, None)), {}
+            figures = published.get(pick, (None, None))
+            texts = [accuracy(figure, digits=_digits(base)) for figure in figures]
+            gap = _gap(method, theirs | {method.name: figures[0]})
+            row = dict(zip(PAPER, (*texts, gap), strict=True)) | {"config": "", "method": label}
             if result:  # bounds of another length say nothing of this training
                 means = {
                     other: each["mean"]
                     for other, each in ours.items()
                     if other == each["method"] and _share(each) == _share(result)
                 }
-                means[method.name] = result["mean"]
-            cells = [
-                label,
-                *(accuracy(figure, digits=_digits(base)) for figure in figures),
-                _gap(method, theirs | {method.name: figures[0]}),
-                *_cells(name, method, result, _gap(method, means)),
-            ]
-            rows.append(cells)
+                gap = _gap(method, means | {method.name: result["mean"]})
+                row |= _cells(name, method, result) | {"our gap": gap}
+            rows.append(row)
     if not rows and base is not None:
-        rows = [[DASH] * (len(COLUMNS) - 1)]
-    titles = [_title(name, base)] + [""] * len(rows)
-    return [[title, *row] for title, row in zip(titles, rows, strict=False)]
+        rows = [{}]
+    if rows:
+        rows[0]["config"] = _title(name, base)
+    return rows
 
 
 def _title(name, base):
@@ -234,18 +235,19 @@ def _gap(method, means):
     return DASH if covered is None else f"{covered:.1%}".replace("-", "−")
 
 
-def _cells(name, method, result, gap):
-    """Returns the cells of a result, from the accuracy to the file; dashes without one."""
-    if result is None:
-        return [DASH] * 6
-    return [
-        _accuracy(result),
-        accuracy(result.get("svm_mean"), result.get("svm_std")),
-        gap,
-        _steps(result),
-        f"{result['device']} x{result['device_count']}",
-        _link(name, method.name, result),
-    ]
+def _cells(name, method, result):
+    """Returns the cells of a result, from the accuracy to the file."""
+    version = result["versions"]["dann_jax"]
+    link = f"[json](experiments/results/{name}/{method.name}.json)"
+    steps, usual = result.get("steps"), _usual_steps(result)
+    shorter = f" (not {usual:,})" if steps != usual else ""
+    return {
+        ACCURACY: _accuracy(result),
+        "SVM head": accuracy(result.get("svm_mean"), result.get("svm_std")),
+        "steps": DASH if steps is None else f"{steps:,}{shorter}",
+        "device": f"{result['device']} x{result['device_count']}",
+        "file": link if version == __version__ else f"{link}, by {version}",
+    }
 
 
 def _accuracy(result, of=lambda mean: mean):
@@ -273,20 +275,6 @@ def _changed(result):
     return [f"{name} {settings[name]}" for name in names if settings[name] != usual[name]]
 
 
-def _steps(result):
-    """Returns how many steps were made, and of how many of the config, where not all were."""
-    if "steps" not in result:
-        return DASH
-    steps, usual = result["steps"], _usual_steps(result)
-    return f"{steps:,}" + (f" (not {usual:,})" if steps != usual else "")
-
-
-def _link(config, file, result):
-    version = result["versions"]["dann_jax"]
-    link = f"[json](experiments/results/{config}/{file}.json)"
-    return link if version == __version__ else f"{link}, by {version}"
-
-
 def _quoted():
     """Returns the paper's table of Office-31, with the methods that it compares with."""
 
@@ -305,14 +293,15 @@ def _quoted():
 
 
 def _semi_supervised(ours):
+    columns = ("in the paper's plot", "method", "validation error, mean ± sd (keys)")
     rows = []
-    for method, shown in paper.SEMI_SUPERVISED.items():
-        cells = _cells(SEMI_SUPERVISED, METHODS[method], ours.get(method), DASH)
-        if method in ours:
-            cells[0] = _accuracy(ours[method], of=lambda mean: 1 - mean)
-        rows.append([shown, method, cells[0], *cells[-3:]])
-    head = ("in the paper's plot", "method", "validation error, mean ± sd (keys)")
-    return markdown((*head, *COLUMNS[-3:]), *rows)
+    for name, shown in paper.SEMI_SUPERVISED.items():
+        row = {columns[0]: shown, "method": name}
+        if name in ours:
+            row |= _cells(SEMI_SUPERVISED, METHODS[name], ours[name])
+            row[columns[2]] = _accuracy(ours[name], of=lambda mean: 1 - mean)
+        rows.append(row)
+    return _table((*columns, *RUN), rows)
 
 
 def _commands(results):

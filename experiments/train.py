@@ -56,10 +56,9 @@ class Study:
 
     config: Config
     method: Method
+    pair: domains.Pair
     devices: list[jax.Device]
     model: networks.DannModel
-    class_names: tuple[str, ...]
-    target_files: list[str] | None
     start: Callable[[Group], tuple[Any, jax.Array]]  # -> states and keys to train with
     program: Callable[[Group], Callable]  # -> (states, data, keys, steps) -> (states, metrics)
     opened: Callable[..., Any]  # (group, keys, first step) -> context manager of the data
@@ -110,10 +109,9 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
     return Study(
         config=config,
         method=method,
+        pair=pair,
         devices=devices,
         model=model,
-        class_names=pair.class_names,
-        target_files=pair.target_files,
         start=_start(model, optimizer, shape, pretraining.variables(config)),
         program=program,
         opened=opened,
@@ -360,13 +358,13 @@ class _Run:
             for name in study.tests:  # the target last
                 logits, labels = study.outputs(evaluation.predict, state, name)
                 accuracy[f"{name}_accuracy"] = evaluation.evaluate(logits, labels)
-            classes, normalization = len(study.class_names), study.config.normalization
+            classes, normalization = len(study.pair.class_names), study.config.normalization
             warnings = health.symptoms(means[i], classes=classes, normalization=normalization)
             each["warnings"] += [{"step": step, "warning": text} for text in warnings]
             each["evaluations"].append({"step": step, **accuracy})
             each |= accuracy
             last = step == study.method.steps(study.config)
-            if last and study.target_files is not None and processes.is_first():
+            if last and study.pair.target_files is not None and processes.is_first():
                 _write_predictions(self.folders[i] / "predictions.csv", study, logits)
             self._show(i, means[i], warnings=tuple(warnings), **accuracy)
 
@@ -427,8 +425,8 @@ def _write_predictions(path, study, logits):
     with record.whole(path) as temporary, temporary.open("w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability"])
-        for name, row in zip(study.target_files, probability, strict=True):
-            writer.writerow([name, study.class_names[row.argmax()], f"{row.max():.4f}"])
+        for name, row in zip(study.pair.target_files, probability, strict=True):
+            writer.writerow([name, study.pair.class_names[row.argmax()], f"{row.max():.4f}"])
 
 
 def restored(study: Study, key: int, folder: pathlib.Path) -> Any:

@@ -185,7 +185,9 @@ def test_a_finished_key_is_not_trained_again(ready, tmp_path):
 
 
 def test_each_key_has_its_predictions(ready, tmp_path):
-    ready = dataclasses.replace(ready, target_files=[f"{i}.png" for i in range(24)])
+    ready = dataclasses.replace(
+        ready, pair=PAIR._replace(target_files=[f"{i}.png" for i in range(24)])
+    )
     train.train(ready, [0, 1, 2], tmp_path, together=None)
     texts = [(tmp_path / f"key_{key}" / "predictions.csv").read_text() for key in (0, 1, 2)]
     assert [len(text.splitlines()) for text in texts] == [25] * 3
