@@ -19,8 +19,6 @@ __all__ = ["check_data", "execute", "start"]
 
 
 class _Setting(NamedTuple):
-    """What the jobs of a plan share."""
-
     pair: domains.Pair
     devices: list[jax.Device]
     console: Console

@@ -99,12 +99,16 @@ def make_plan(name: str, options: Options) -> Plan:
         path = output / f"{method.name}.json"
         kept = None if options.overwrite else _kept_keys(path, options.config, method, keys)
         trains = kept != keys
-        head = options.svm and method.svm_head and (trains or _lacks_head(path, keys))
-        replaces = options.overwrite or bool(kept)
-        job = Job(
-            name=name, method=method, options=options, trains=trains, head=head, replaces=replaces
+        jobs.append(
+            Job(
+                name=name,
+                method=method,
+                options=options,
+                trains=trains,
+                head=options.svm and method.svm_head and (trains or _lacks_head(path, keys)),
+                replaces=options.overwrite or bool(kept),
+            )
         )
-        jobs.append(job)
     _check_states(jobs)
     return Plan(
         [job for job in jobs if job.trains or job.head],
@@ -235,15 +239,13 @@ def config_of(
     ``weights`` is where the backbone's weights lie now; None for the installed package.
     """
     names = {field.name for field in dataclasses.fields(Config)}
-    for whose, lacking in (
-        ("this version", settings.keys() - names - {"method"}),
-        ("the file", names - settings.keys()),
-    ):
-        if lacking:
-            raise ValueError(
-                f"settings that {whose} does not have ({', '.join(sorted(lacking))}): install the "
-                f"version that made the file, dann_jax {version}"
-            )
+    unknown, missing = settings.keys() - names - {"method"}, names - settings.keys()
+    if unknown or missing:
+        whose = "this version" if unknown else "the file"
+        raise ValueError(
+            f"settings that {whose} does not have ({', '.join(sorted(unknown or missing))}): "
+            f"install the version that made the file, dann_jax {version}"
+        )
     config = Config(**{name: settings[name] for name in names} | {"weights": weights})
     origin = pretraining.weights_origin(config)
     if origin != settings["weights"]:

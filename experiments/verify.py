@@ -70,13 +70,12 @@ def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
 
 def _rows(columns):
     """Returns entries by their step; NaN is None, as in a file."""
-    rows = (
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    )
-    return {
-        row["step"]: {n: None if v is None or math.isnan(v) else v for n, v in row.items()}
-        for row in rows
-    }
+    rows = {}
+    for values in zip(*columns.values(), strict=True):
+        values = [None if v is None or math.isnan(v) else v for v in values]
+        row = dict(zip(columns, values, strict=True))
+        rows[row["step"]] = row
+    return rows
 
 
 def _result(path):
@@ -104,14 +103,6 @@ def _last_step(result, steps):
         raise ValueError(f"--steps must be 1 to {result['steps']}, those of the file, got {steps}")
     entries = result["curves"][0]["training"]["step"]
     return int(min(step for step in entries if step >= steps))
-
-
-def _group(result, key, devices, changed):
-    """Returns the keys that were trained together, where bits can be compared; else one."""
-    for group in result["groups"]:
-        if key in group["keys"] and not changed:
-            return Group(tuple(group["keys"]), group["devices_per_key"])
-    return groups([key], len(devices), 1, None)[0]
 
 
 def _study(result, options):
@@ -144,7 +135,10 @@ def _verify(options):
         raise ValueError(f"--key {key}: the file has {', '.join(map(str, result['keys']))}")
     study = _study(result, options)
     changed = environment(result, study.origin)
-    group = _group(result, key, study.devices, changed)
+    group = groups([key], len(study.devices), 1, None)[0]
+    for each in result["groups"] if not changed else ():  # else bits cannot be compared
+        if key in each["keys"]:
+            group = Group(tuple(each["keys"]), each["devices_per_key"])
     study.program(group)  # raises where it cannot be
     stop = _last_step(result, options.steps)
     print(
@@ -196,7 +190,14 @@ def _verdict(compared, changed, tolerance):
     if first is None and not changed:
         print(f"agrees bit for bit: {numbers}, in the six digits that a file keeps")
         return 0
-    _print_accuracies(compared)
+    apart = {
+        each: abs(each.expected - each.actual)
+        for each in compared
+        if each.name in ACCURACIES and None not in (each.expected, each.actual)
+    }
+    if apart:  # which is not a share of anything
+        most = max(apart, key=apart.get)
+        print(f"accuracies differ by at most {apart[most]:.4f}: {most}")
     largest = max(each.relative for each in compared)
     share = f"max relative difference {largest:.2g}; tolerance {tolerance:g}"
     beyond = next((each for each in compared if each.relative > tolerance), None)
@@ -211,18 +212,6 @@ def _verdict(compared, changed, tolerance):
         if not changed:
             print(UNRECORDED)
     return 0
-
-
-def _print_accuracies(compared):
-    """Prints by how much the accuracies differ, which is not a share of anything."""
-    apart = {
-        each: abs(each.expected - each.actual)
-        for each in compared
-        if each.name in ACCURACIES and None not in (each.expected, each.actual)
-    }
-    if apart:
-        most = max(apart, key=apart.get)
-        print(f"accuracies differ by at most {apart[most]:.4f}: {most}")
 
 
 def main(arguments: list[str] | None = None) -> int:

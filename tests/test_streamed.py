@@ -51,15 +51,22 @@ def test_chosen_images_are_the_same_in_memory_and_on_disk(images, on_disk, monke
     assert results[0][1].tolist() == [4, -1, 2]
 
 
+def write(path, text, fails=False, **options):
+    with whole_files.whole(path, **options) as temporary:
+        temporary.write_text(text)
+        if fails:
+            raise RuntimeError
+
+
 def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "folder" / "file.txt"
-    with pytest.raises(RuntimeError), whole_files.whole(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write(path, "half", fails=True)
     assert list(path.parent.iterdir()) == []
-    with whole_files.whole(path, replace=False) as temporary:
-        temporary.write_text("all")
-    with pytest.raises(FileExistsError), whole_files.whole(path, replace=False) as temporary:
-        temporary.write_text("again")
+    write(path, "all", replace=False)
+    with pytest.raises(FileExistsError):
+        write(path, "again", replace=False)
     assert path.read_text() == "all"
     assert [each.name for each in path.parent.iterdir()] == ["file.txt"]
+    write(path, "another")
+    assert path.read_text() == "another"
