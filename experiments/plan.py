@@ -7,29 +7,13 @@ import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
+from dann_jax.programs import Group, group_keys
 from experiments import configs, pretraining, record
 from experiments.methods import METHODS, Method, check_settings, of_names
 from experiments.options import PROGRAM, Options
 from experiments.settings import Config
 
-__all__ = [
-    "Group",
-    "Job",
-    "Plan",
-    "command",
-    "config_of",
-    "grouping",
-    "groups",
-    "make_plan",
-    "resolved",
-]
-
-
-class Group(NamedTuple):
-    """Keys that are trained as one program; their number decides the last bits of the numbers."""
-
-    keys: tuple[int, ...]
-    devices_per_key: int  # which share its batches
+__all__ = ["Job", "Plan", "command", "config_of", "grouping", "make_plan", "resolved"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,8 +63,8 @@ class Job:
 
     def groups(self, devices: list) -> list[Group]:
         """Returns the keys in groups, if all of them are trained on these devices."""
-        most = self.most_together(devices)
-        return groups(list(self.keys), len(devices), most, self.options.devices_per_key)
+        most, sharing = self.most_together(devices), self.options.devices_per_key
+        return group_keys(self.keys, len(devices), together=most, devices_per_key=sharing)
 
 
 class Plan(NamedTuple):
@@ -200,29 +184,6 @@ def _check_states(jobs):
                 f"none: leave {job.method.name} out of --methods, choose another --output, or "
                 "--overwrite the results"
             )
-
-
-def groups(
-    keys: list[int], devices: int, together: int | None, devices_per_key: int | None
-) -> list[Group]:
-    """Returns keys in groups of ``together`` at most, spread over the devices first.
-
-    ``devices_per_key`` divides the number of devices; None is as few as keep all of them busy.
-    """
-
-    def fits(size):
-        if devices_per_key is None:
-            return not (size % devices and devices % size)
-        at_once = devices // devices_per_key
-        return size < at_once or not size % at_once
-
-    every = []
-    while keys:
-        most = min(together or len(keys), len(keys))
-        size = max(filter(fits, range(1, most + 1)))
-        every.append(Group(tuple(keys[:size]), devices_per_key or max(1, devices // size)))
-        keys = keys[size:]
-    return every
 
 
 def resolved(config: Config, method: Method) -> dict[str, Any]:

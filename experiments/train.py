@@ -26,9 +26,10 @@ from dann_jax import (
     training,
 )
 from dann_jax.datasets.streamed import Streamed, over_blocks
+from dann_jax.programs import Group, group_keys
 from experiments import domains, pretraining, processes, record, runtime
 from experiments.methods import Method, check_settings
-from experiments.plan import Group, groups, resolved
+from experiments.plan import resolved
 from experiments.settings import Config, make_model
 
 __all__ = ["Report", "Study", "fits", "group_of", "prepare", "restored", "train"]
@@ -241,7 +242,7 @@ def train(
     Records and checkpoints lie in ``folder/key_KEY``. A training that was cut off goes on from its
     last checkpoint, together with the keys it was begun with, and gives the same numbers as if it
     had not been. A key that is finished is not trained again. Keys are grouped by
-    ``plan.groups``. ``stop`` is a step to stop at, with the schedules of the full length.
+    ``group_keys``. ``stop`` is a step to stop at, with the schedules of the full length.
     """
     records, begun = {key: _record(folder, key) for key in keys}, {}
     for key, each in records.items():
@@ -259,7 +260,8 @@ def train(
                 )
             begun |= dict.fromkeys(group.keys, group)
     new = [key for key in keys if records[key] is None and key not in begun]
-    todo = groups(new, len(study.devices), together, devices_per_key)
+    options = {"together": together, "devices_per_key": devices_per_key}
+    todo = group_keys(new, len(study.devices), **options)
     for group in (*dict.fromkeys(begun.values()), *todo):
         run = _Run(study, group, folder, report)
         after = run.train([records[key] for key in group.keys], checkpoint_every, stop)

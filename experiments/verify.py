@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dann_jax.programs import Group
 from experiments import domains, record, runtime, train
 from experiments.methods import METHODS
-from experiments.plan import Group, config_of, groups
+from experiments.plan import config_of
 
 __all__ = ["Difference", "differences", "environment", "main"]
 
@@ -135,7 +136,7 @@ def _verify(options):
         raise ValueError(f"--key {key}: the file has {', '.join(map(str, result['keys']))}")
     study = _study(result, options)
     changed = environment(result, study.origin)
-    group = groups([key], len(study.devices), 1, None)[0]
+    group = Group((key,), len(study.devices))
     for each in result["groups"] if not changed else ():  # else bits cannot be compared
         if key in each["keys"]:
             group = Group(tuple(each["keys"]), each["devices_per_key"])

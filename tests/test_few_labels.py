@@ -23,9 +23,9 @@ from dann_jax import (
 from dann_jax.batches import check_arrays
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.streamed import Streamed
+from dann_jax.programs import Group
 from experiments import configs, domains, record, run, train
 from experiments.methods import DEFAULT_METHODS, METHODS
-from experiments.plan import Group
 from experiments.settings import Config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -12,10 +12,10 @@ import pytest
 
 from dann_jax import DannModel, checkpoints, datasets
 from dann_jax.networks import FullyConnected
+from dann_jax.programs import Group, group_keys
 from experiments import configs, domains, plan, record, run, settings, train
 from experiments.methods import METHODS
 from experiments.options import Options
-from experiments.plan import Group
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -101,26 +101,6 @@ def test_devices_share_the_batches_of_keys_that_are_too_few(alone, tmp_path, dev
     for key, each in zip(keys, records, strict=True):
         assert train.group_of(each) == Group((7, 0), 2)
         assert_near(each, alone[key])
-
-
-@pytest.mark.parametrize(
-    ("keys", "devices", "together", "devices_per_key", "expected"),
-    [
-        (3, 1, None, None, [(3, 1)]),
-        (3, 1, 2, None, [(2, 1), (1, 1)]),
-        (2, 4, 1, None, [(1, 4), (1, 4)]),
-        (4, 4, None, None, [(4, 1)]),
-        (11, 4, None, None, [(8, 1), (2, 2), (1, 4)]),
-        (3, 4, None, None, [(2, 2), (1, 4)]),
-        (5, 4, None, 2, [(4, 2), (1, 2)]),
-        (3, 4, None, 1, [(3, 1)]),
-        (2, 4, None, 4, [(2, 4)]),
-    ],
-)
-def test_keys_are_spread_over_devices_first(keys, devices, together, devices_per_key, expected):
-    groups = plan.groups(list(range(keys)), devices, together, devices_per_key)
-    assert [(len(group.keys), group.devices_per_key) for group in groups] == expected
-    assert [key for group in groups for key in group.keys] == list(range(keys))
 
 
 class CutOff(Exception):
@@ -274,7 +254,9 @@ def test_keys_are_trained_together_where_that_pays(platform, network, expected):
 
 def test_an_option_that_makes_the_groups_is_kept():
     job = a_job(3, 2, devices_per_key=1)
-    words = plan.grouping(job, plan.groups([0, 1, 2], 1, 2, 1), jax.local_devices()[:1])
+    words = plan.grouping(
+        job, group_keys([0, 1, 2], 1, together=2, devices_per_key=1), jax.local_devices()[:1]
+    )
     assert words == " --together 2 --devices-per-key 1"
 
 
