@@ -19,6 +19,8 @@ from importlib import metadata
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from dann_jax import __version__
+
 __all__ = [
     "Compiled",
     "cache_folder",
@@ -32,10 +34,8 @@ __all__ = [
 ]
 
 PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "numpy", "scipy"),
-    *("scikit-learn", "Pillow", "resvg_py", "tensorflow-datasets", "grain"),
+    "jax jaxlib flax optax numpy scipy scikit-learn Pillow resvg_py tensorflow-datasets grain"
 )
-
 _STAGES = "/jax/core/compile/"  # durations of tracing, lowering and compiling a program
 _PROGRAM = "/jax/core/compile/backend_compile_duration"  # also of one that is read from the cache
 _HIT = "/jax/compilation_cache/cache_hits"
@@ -56,10 +56,8 @@ class Compiled:
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that the numbers depend on."""
-    from dann_jax import __version__
-
     every = {"dann_jax": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
+    for name in PACKAGES.split():
         with contextlib.suppress(metadata.PackageNotFoundError):
             every[name] = metadata.version(name)
     return every
@@ -152,17 +150,15 @@ def counted() -> Iterator[Compiled]:
     count = Compiled()
 
     def add(event, seconds, **_):
-        if event.startswith(_STAGES):
-            count.seconds += seconds
+        count.seconds += seconds * event.startswith(_STAGES)
         count.programs += event == _PROGRAM
 
     def hit(event, **_):
         count.from_cache += event == _HIT
 
-    jax.monitoring.register_event_duration_secs_listener(add)
-    jax.monitoring.register_event_listener(hit)
-    try:
+    with contextlib.ExitStack() as stack:
+        jax.monitoring.register_event_duration_secs_listener(add)
+        stack.callback(jax.monitoring.unregister_event_duration_listener, add)
+        jax.monitoring.register_event_listener(hit)
+        stack.callback(jax.monitoring.unregister_event_listener, hit)
         yield count
-    finally:
-        jax.monitoring.unregister_event_duration_listener(add)
-        jax.monitoring.unregister_event_listener(hit)
