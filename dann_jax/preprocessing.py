@@ -30,21 +30,21 @@ class Preprocess(NamedTuple):
 
     def source(self, image: chex.Array) -> chex.Array:
         """Returns source images ``[n, h, w, 3]`` float32 for an evaluation, of stored ones."""
-        return _standardise(centre_crop(image, self.crop), self.source_mean, self.scale)
+        return _standardize(centre_crop(image, self.crop), self.source_mean, self.scale)
 
     def target(self, image: chex.Array) -> chex.Array:
         """Returns target images ``[n, h, w, 3]`` float32 for an evaluation, of stored ones."""
-        return _standardise(centre_crop(image, self.crop), self.target_mean, self.scale)
+        return _standardize(centre_crop(image, self.crop), self.target_mean, self.scale)
 
     def batch(self, batch: DomainBatch) -> DomainBatch:
         """Returns a batch to train on, of one as stored, grey or colour; crops are made later."""
         return batch._replace(
-            source_image=_standardise(batch.source_image, self.source_mean, self.scale),
-            target_image=_standardise(batch.target_image, self.target_mean, self.scale),
+            source_image=_standardize(batch.source_image, self.source_mean, self.scale),
+            target_image=_standardize(batch.target_image, self.target_mean, self.scale),
         )
 
 
-def _standardise(image, mean, scale):
+def _standardize(image, mean, scale):
     image = jnp.broadcast_to(image, (*image.shape[:-1], len(mean))).astype(jnp.float32)
     if isinstance(scale, tuple):
         scale = jnp.asarray(scale, jnp.float32).reshape(1, 1, 1, -1)
