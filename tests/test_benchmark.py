@@ -273,7 +273,7 @@ def test_report_checks_every_document(tmp_path, monkeypatch, capsys):
     readme, speed = tmp_path / "README.md", tmp_path / "speed.md"
     readme.write_text("<!-- benchmark: begin -->\nold\n<!-- benchmark: end -->\nrest\n")
     speed.write_text("<!-- keys: begin -->\n<!-- keys: end -->\n")
-    paths = ["--readme", str(readme), "--speed", str(speed)]
+    paths = [str(readme), str(speed)]
     assert report.main(["--check", *paths]) == 1
     assert "old" in readme.read_text()
     assert report.main(paths) == 0
