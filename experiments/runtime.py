@@ -4,7 +4,6 @@ JAX's own cache keeps compiled programs from run to run.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import hashlib
 import os
@@ -20,6 +19,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from dann_jax import __version__
+from dann_jax.memory import keep_freed_memory
 
 __all__ = [
     "Compiled",
@@ -39,10 +39,6 @@ PACKAGES = (
 _STAGES = "/jax/core/compile/"  # durations of tracing, lowering and compiling a program
 _PROGRAM = "/jax/core/compile/backend_compile_duration"  # also of one that is read from the cache
 _HIT = "/jax/compilation_cache/cache_hits"
-
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_LARGEST = 2**31 - 1
 
 
 @dataclasses.dataclass
@@ -88,24 +84,6 @@ def threads() -> int:
             return int(os.environ[name])
     # macOS has no way to ask for the processors that a process may use.
     return len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0))
-
-
-def keep_freed_memory() -> bool:
-    """Lets glibc keep memory that is freed, for the next step to use; returns whether it does.
-
-    Otherwise large blocks go back to the system at the end of each step and come anew, zeroed page
-    by page, at the next: on a CPU a tenth to a third of the time of a step. Other systems than
-    Linux with glibc stay as they are.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    settings = {
-        _M_MMAP_MAX: 0,  # no block has a mapping of its own
-        _M_TRIM_THRESHOLD: _LARGEST,
-        _M_ARENA_MAX: 1,  # blocks of any size come from one heap, whichever thread asks
-    }
-    return mallopt is not None and all(mallopt(*setting) == 1 for setting in settings.items())
 
 
 def cache_folder() -> pathlib.Path:

@@ -85,6 +85,7 @@ def test_the_arrows_between_modules_point_one_way():
         "schedules": set(),
         "batches": set(),
         "kernels": set(),
+        "memory": set(),
         "checkpoints": set(),
         "objective": {"reversal", "batches"},
         "health": {"objective"},
