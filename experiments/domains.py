@@ -49,7 +49,6 @@ def load_pair(
     folder without a split ``test`` is tested on the images that it is trained on; if it is the
     target, that is the transductive protocol: its labels, if any, are not trained on. With
     ``streaming`` the images stay on disk. Folders are as in ``datasets.load``.
-
     """
     if config.frozen and streaming:
         raise ValueError("the outputs of a frozen backbone are in memory: no --streaming")
