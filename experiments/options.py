@@ -13,10 +13,10 @@ from experiments.settings import Config
 __all__ = ["PROGRAM", "Options", "check_shared", "parse"]
 
 PROGRAM = "python -m experiments.run"
-OF_A_ROW = {  # what makes a row of a table itself, and cannot be one for all of them
-    *("source", "target", "source_train", "source_test", "target_train", "target_test"),
-    *("classes", "network", "image_size", "crop"),
-}
+OF_A_ROW = (  # settings that make a row of a table itself, and cannot be one for all of them
+    "source target source_train source_test target_train target_test "
+    "classes network image_size crop"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def check_shared(rows: dict[str, Options]) -> None:
     wrong = {
         f"--{name.replace('_', '-')}"
         for row, options in rows.items()
-        for name in OF_A_ROW
+        for name in OF_A_ROW.split()
         if getattr(options.config, name) != getattr(configs.find_config(row)[0], name)
     }
     if wrong:

@@ -55,8 +55,7 @@ _DIGITS = 1e-5  # relative: more than what six digits leave out
 def _text(value, indent=""):
     """Returns JSON in which a list of plain values, or whatever is short, stands on one line."""
     line = json.dumps(value, allow_nan=False)
-    short = len(indent) + len(line) <= LINE
-    if short or not isinstance(value, dict | list):
+    if len(indent) + len(line) <= LINE or not isinstance(value, dict | list):
         return line
     inner = indent + " "
     if isinstance(value, dict):

@@ -218,15 +218,13 @@ def _title(name, base):
     """Returns the name of a config and, of a variant, what it is instead of the paper's row."""
     if base in (None, name):
         return name
-    network, of_paper = (_network(configs.find_config(each)[0]) for each in (name, base))
-    difference = "another recipe" if network == of_paper else f"not the paper's network: {network}"
+    networks = []
+    for config, _ in map(configs.find_config, (name, base)):
+        below = f" above {'frozen ' * config.frozen}{config.backbone}" if config.backbone else ""
+        networks.append(config.network + below)
+    different = networks[0] != networks[1]
+    difference = f"not the paper's network: {networks[0]}" if different else "another recipe"
     return f"{name} ({difference})"
-
-
-def _network(config):
-    if config.backbone is None:
-        return config.network
-    return f"{config.network} above {'frozen ' * config.frozen}{config.backbone}"
 
 
 def _gap(method, means):
