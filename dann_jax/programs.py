@@ -24,7 +24,7 @@ share the batches of each. The same axis can carry settings that vary:
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -40,9 +40,11 @@ from dann_jax.training import Metrics, TrainState, init_state
 
 __all__ = [
     "AXIS",
+    "Group",
     "Program",
     "StudySteps",
     "TrainSteps",
+    "group_keys",
     "init_states",
     "make_stream_steps",
     "make_study_steps",
@@ -353,6 +355,48 @@ class StudySteps:
     ) -> jax.stages.Lowered:
         """Returns the lowering of the program of such a call, see ``TrainSteps.lower``."""
         return self.program_of(len(keys)).lower(states, arrays, keys, steps, settings)
+
+
+class Group(NamedTuple):
+    """Keys that are trained as one program; their number decides the last bits of the numbers."""
+
+    keys: tuple[int, ...]
+    devices_per_key: int  # which share its batches
+
+
+def group_keys(
+    keys: Sequence[int],
+    devices: int,
+    *,
+    together: int | None = None,
+    devices_per_key: int | None = None,
+) -> list[Group]:
+    """Returns keys in groups that ``make_study_steps`` takes, spread over the devices first.
+
+    >>> group_keys([0, 1, 2], 2)
+    [Group(keys=(0, 1), devices_per_key=1), Group(keys=(2,), devices_per_key=2)]
+
+    Args:
+      keys: Numbers of the keys.
+      devices: How many there are.
+      together: The largest number of keys in a group; None for as many as there are.
+      devices_per_key: How many devices share the batches of a key, a divisor of ``devices``;
+        None for as few as keep all devices busy.
+    """
+
+    def fits(size):
+        if devices_per_key is None:
+            return not (size % devices and devices % size)
+        at_once = devices // devices_per_key
+        return size < at_once or not size % at_once
+
+    every: list[Group] = []
+    while keys:
+        most = min(together or len(keys), len(keys))
+        size = max(filter(fits, range(1, most + 1)))
+        every.append(Group(tuple(keys[:size]), devices_per_key or max(1, devices // size)))
+        keys = keys[size:]
+    return every
 
 
 def make_study_steps(

@@ -44,11 +44,9 @@ class Watch:
             self._start(report.group)
         m = report.metrics
         losses = f"L_y {m['label_loss']:.3f}"
-        if m["domain_loss"] == m["domain_loss"]:
-            losses += (
-                f"  L_d {m['domain_loss']:.3f}  domain acc {m['domain_accuracy']:.2f}"
-                f"  lambda {m['lam']:.3f}"
-            )
+        if not math.isnan(m["domain_loss"]):
+            losses += f"  L_d {m['domain_loss']:.3f}  domain acc {m['domain_accuracy']:.2f}"
+            losses += f"  lambda {m['lam']:.3f}"
         losses += f"  mu {report.mu:.5f}  |f| {m['feature_norm']:.1f}"
         pace = self._pace(report)
         self.progress.update(self.task, completed=report.step, losses=f"{pace}  {losses}")
@@ -67,9 +65,8 @@ class Watch:
     def _start(self, group):
         if self.task is not None:
             self.progress.remove_task(self.task)
-        keys = f"key {group.keys[0]}"
-        if len(group.keys) > 1:
-            keys = f"{len(group.keys)} keys"
+        count = len(group.keys)
+        keys = f"{count} keys" if count > 1 else f"key {group.keys[0]}"
         self.task = self.progress.add_task(f"{self.method} {keys}", total=self.steps, losses="")
         self.group, self.since, self.pace = group, None, ""
 

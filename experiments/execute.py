@@ -4,21 +4,12 @@ import contextlib
 import pathlib
 import shutil
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from rich.console import Console
 
-from experiments import (
-    display,
-    domains,
-    heads,
-    pretraining,
-    processes,
-    record,
-    runtime,
-    train,
-)
+from experiments import display, domains, heads, pretraining, processes, record, runtime, train
 from experiments.figures import curves
 from experiments.methods import METHODS
 from experiments.options import Options
@@ -28,8 +19,6 @@ __all__ = ["check_data", "execute", "start"]
 
 
 class _Setting(NamedTuple):
-    """What the jobs of a plan share."""
-
     pair: domains.Pair
     devices: list[jax.Device]
     console: Console
@@ -77,17 +66,20 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
         console.print(f"{path} is there already", markup=False, soft_wrap=True)
     names = ",".join(job.method.name for job in plan.jobs)
     processes.check_agreement(zlib.crc32(names.encode()), "results")
-    files = []
+    folder, files = (plan.jobs[0].result if plan.jobs else plan.kept[0]).parent, []
     if plan.jobs:
-        with _alone(plan.jobs[0].output):  # before hours of training, not after them
+        with contextlib.ExitStack() as stack:
+            with processes.all_or_none():
+                if processes.is_first():  # before hours of training, not after them
+                    stack.enter_context(record.alone(folder))
             files = _execute(plan.jobs, _Setting(_load(options, console), devices, console))
     if processes.is_first():
-        files += _draw((plan.jobs[0].result if plan.jobs else plan.kept[0]).parent)
+        files += _draw(folder)
     if files:
         console.print("written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
 
 
-def _where(options: Options, console: Console) -> dict[str, Any]:
+def _where(options, console):
     """Returns the options of ``domains.load_pair`` and ``domains.prepare_pair``."""
     return {
         "data_dir": options.data_dir,
@@ -96,26 +88,15 @@ def _where(options: Options, console: Console) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _alone(folder):
-    with contextlib.ExitStack() as stack:
-        with processes.all_or_none():
-            if processes.is_first():
-                stack.enter_context(record.alone(folder))
-        yield
-
-
 def _load(options, console):
     """Returns the images; the first process prepares them for all."""
-
-    def load():
-        places = _where(options, console)
-        return domains.load_pair(options.config, **places, streaming=options.streaming)
-
-    with processes.all_or_none():
-        pair = load() if processes.is_first() else None
-    with processes.all_or_none():
-        return load() if pair is None else pair
+    where = _where(options, console) | {"streaming": options.streaming}
+    pair = None
+    for first in (True, False):
+        with processes.all_or_none():
+            if pair is None and processes.is_first() == first:
+                pair = domains.load_pair(options.config, **where)
+    return pair
 
 
 def _execute(jobs, setting):
@@ -144,17 +125,15 @@ def _execute(jobs, setting):
 
 def _measurable(jobs, setting):
     """Returns the jobs without those that need labels which the target does not have."""
-    if setting.pair.target_labelled:
-        return jobs
     kept = []
     for job in jobs:
         why, name = job.trains and job.method.needs_target_labels, job.method.name
-        if why and len(jobs) == 1:
-            raise ValueError(f"{name}: {job.config.target} has no labels {why}")
-        if why:
-            setting.console.print(f"{name} is left out: the target has no labels {why}")
-        else:
+        if setting.pair.target_labelled or not why:
             kept.append(job)
+        elif len(jobs) == 1:
+            raise ValueError(f"{name}: {job.config.target} has no labels {why}")
+        else:
+            setting.console.print(f"{name} is left out: the target has no labels {why}")
     return kept
 
 
@@ -162,25 +141,25 @@ def _train(job, study, setting):
     """Trains a method and writes its result."""
     replaced = job.folder.with_name(f"{job.folder.name}.replaced")
     with processes.all_or_none():
-        if processes.is_first() and job.overwrite and job.folder.exists():
+        if processes.is_first() and job.options.overwrite and job.folder.exists():
             if not replaced.exists():  # kept until there is a new result
                 job.folder.rename(replaced)
             elif not train.fits(study, job.keys, job.folder):
                 shutil.rmtree(job.folder)
-    steps = job.method.steps(job.config)
-    with runtime.counted() as compiled, display.progress(setting.console) as progress:
+    steps, console = job.method.steps(job.config), setting.console
+    with runtime.counted() as compiled, display.progress(console) as progress:
         records = train.train(
             study,
             job.keys,
             job.folder,
             together=job.most_together(setting.devices),
-            devices_per_key=job.devices_per_key,
-            checkpoint_every=job.checkpoint_every,
-            report=display.Watch(progress, setting.console, job.method.name, steps),
+            devices_per_key=job.options.devices_per_key,
+            checkpoint_every=job.options.checkpoint_every,
+            report=display.Watch(progress, console, job.method.name, steps),
         )
     if not processes.is_first():
         return
-    setting.console.print(
+    console.print(
         f"{job.method.name}: {compiled.programs} programs compiled in {compiled.seconds:.1f} s, "
         f"{compiled.from_cache} of them from the cache"
     )
@@ -228,9 +207,7 @@ def _measure_head(job, setting):
             return
         study = train.prepare(job.config, job.method, setting.pair, setting.devices)
         every = []
-        for key in job.keys:
-            path = job.folder / f"key_{key}" / "svm.json"
-            head = _once(path, lambda key=key: heads.svm(study, setting.pair, key, job.folder))
+        for key, head in _of_each_key(job, "svm", heads.svm, study, setting.pair):
             every.append(head)
             setting.console.print(
                 f"{job.method.name} key {key}: linear SVM on {head['layer']}, C {head['C']:g}: "
@@ -244,15 +221,10 @@ def _align(job, setting):
     with processes.all_or_none():
         if not processes.is_first():
             return
-        pair, name = setting.pair, job.method.name
-        study = train.prepare(job.config, METHODS[job.method.aligns], pair, setting.devices)
+        name = job.method.name
+        study = train.prepare(job.config, METHODS[job.method.aligns], setting.pair, setting.devices)
         every = []
-        for key in job.keys:
-
-            def measure(key=key):
-                return heads.align(study, pair, job.method, key, job.folder)
-
-            form = _once(job.folder / f"key_{key}" / f"{name}.json", measure, anew=job.overwrite)
+        for key, form in _of_each_key(job, name, heads.align, study, setting.pair, job.method):
             every.append(form)
             accuracies = [display.accuracy(form[f"{of}_accuracy"]) for of in ("target", "oracle")]
             setting.console.print(
@@ -260,22 +232,25 @@ def _align(job, setting):
                 f"oracle {accuracies[1]}, {form['oracle_components']} components"
             )
         origin = record.read(job.folder / f"key_{job.keys[0]}" / "record.json")["origin"]
-        entries = heads.aligned_entries(job.method, every) | origin  # the same for all keys
-        _write(job, entries, command(job))
+        entries = heads.aligned_entries(job.method, every)
+        _write(job, entries | origin, command(job))  # an origin that is the same for all keys
 
 
-def _once(path, measure, anew=False):
-    """Returns the content of a file, which is measured where it is not there."""
-    content = None if anew else record.read(path)
-    if content is None:
-        content = measure()
-        record.write_json(path, content)
-    return content
+def _of_each_key(job, name, measure, *arguments):
+    """Yields the keys and what is measured on their trainings, or was, by a file beside these."""
+    for key in job.keys:
+        path = job.folder / f"key_{key}" / f"{name}.json"
+        anew = job.method.aligns and job.options.overwrite
+        content = None if anew else record.read(path)
+        if content is None:
+            content = measure(*arguments, key, job.folder)
+            record.write_json(path, content)
+        yield key, content
 
 
 def _draw(folder):
     """Draws the curves where a result is newer than the picture of them; returns its path then."""
-    picture: pathlib.Path = folder / "curves.png"
+    picture = folder / "curves.png"
     results = {m: r for m, r in record.read_results(folder).items() if METHODS[m].line}
     newest = max(((folder / f"{m}.json").stat().st_mtime_ns for m in results), default=0)
     if not results or (picture.exists() and picture.stat().st_mtime_ns >= newest):

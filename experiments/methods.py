@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax import alignment
+from dann_jax.alignment import Alignment, subspace_alignment
 from dann_jax.objective import Objective, label_objective, reversed_objective
 from experiments.settings import Config
 
@@ -21,7 +21,6 @@ __all__ = [
     "DEFAULT_METHODS",
     "DRAWN",
     "METHODS",
-    "Alignment",
     "Line",
     "Method",
     "check_settings",
@@ -30,7 +29,6 @@ __all__ = [
     "of_names",
 ]
 
-COMPONENTS = range(2, 61)  # of subspace alignment: the paper's, of which a layer may have fewer
 SMALLEST_GAP = 0.02  # between the bounds, accuracy: a share of less is a share of noise
 
 
@@ -40,16 +38,6 @@ class Line(NamedTuple):
     colour: str
     dashes: Any
     marker: str
-
-
-class Alignment(NamedTuple):
-    """A closed form, fitted to features of both domains."""
-
-    components: list[int]  # the numbers of components to try, smallest first; one if it has none
-    eligible: list[int]  # those of them that the choice without target labels is made among
-    source: Callable[[np.ndarray, int], Callable[[int], np.ndarray]]  # (x, largest d) -> d -> x'
-    target: Callable[[np.ndarray, int], Callable[[int], np.ndarray]]
-    entries: dict[str, Any]  # for the result file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,14 +89,12 @@ class Method:
         return getattr(config, self.length) or config.steps
 
 
-def _label(config):
-    del config
+def _label(_):
     return label_objective
 
 
-def _label_of_both(config):
+def _label_of_both(_):
     """Returns ``label_objective`` on the source and the few labelled examples of the target."""
-    del config
 
     def objective(theta, batch, lam, apply, *, axis_name=None):
         joint = batch._replace(
@@ -125,31 +111,6 @@ def _reversed(config):
     return functools.partial(
         reversed_objective, normalization=config.normalization, domain_weight=config.domain_weight
     )
-
-
-def _subspace_alignment(source, labels, target):
-    """Returns subspace alignment (SA), fitted to features ``[n, D]`` of both domains."""
-    del labels
-    bases = alignment.principal_subspace(source), alignment.principal_subspace(target)
-    count = min(*source.shape, len(target))
-    components = [d for d in COMPONENTS if d < count]
-    if not components:
-        raise ValueError(
-            f"subspace alignment in {COMPONENTS[0]} components or more needs more features and "
-            f"examples than that, got {count}"
-        )
-    stable = max(alignment.stable_components(*bases), components[0])
-
-    def of_source(x, most):
-        projected = bases[0].project(x, most)
-        return lambda d: projected[:, :d] @ alignment.align(*bases, d)
-
-    def of_target(x, most):
-        projected = bases[1].project(x, most)
-        return lambda d: projected[:, :d]
-
-    eligible = [d for d in components if d <= stable]
-    return Alignment(components, eligible, of_source, of_target, {"stable_components": stable})
 
 
 METHODS = {
@@ -178,7 +139,7 @@ METHODS = {
             name="sa",
             label="SA",
             aligns="source-only",
-            fit=_subspace_alignment,
+            fit=subspace_alignment,
             selection="no target labels: two-fold cross-validation on the source, among those up "
             "to the largest whose consistency bound holds, or 2 (bound: Fernando et al. 2013; our "
             "delta 0.1, gamma 1e5)",
@@ -249,12 +210,7 @@ def gap_covered(accuracy: float, lower: float, upper: float) -> float | None:
 
 
 def gap_of(method: Method, means: dict[str, float | None]) -> float | None:
-    """Returns the share of the gap that a method covers, None for a bound or without a figure.
-
-    Args:
-      method: The method.
-      means: Mean target accuracies of methods by name, those of the bounds among them.
-    """
+    """Returns the share of the gap between the bounds among ``means``; None without a figure."""
     bounds = {each.bound: means.get(each.name) for each in METHODS.values() if each.bound}
     accuracy = means.get(method.name)
     if method.bound or None in (accuracy, *bounds.values()):

@@ -13,10 +13,10 @@ from experiments.settings import Config
 __all__ = ["PROGRAM", "Options", "check_shared", "parse"]
 
 PROGRAM = "python -m experiments.run"
-OF_A_ROW = {  # what makes a row of a table itself, and cannot be one for all of them
-    *("source", "target", "source_train", "source_test", "target_train", "target_test"),
-    *("classes", "network", "image_size", "crop"),
-}
+OF_A_ROW = (  # settings that make a row of a table itself, and cannot be one for all of them
+    "source target source_train source_test target_train target_test "
+    "classes network image_size crop"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,16 +85,14 @@ class Options:
     checkpoint_every: int = 5_000
     """Updates between two checkpoints, each made after an evaluation."""
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the PRNG keys."""
+        return tuple(range(self.first_key, self.first_key + self.keys))
+
 
 def parse(name: str, arguments: list[str], *, shown: str, about: str | None = None) -> Options:
-    """Returns the options for an experiment.
-
-    Args:
-      name: The experiment.
-      arguments: Of the command line, without the name.
-      shown: The name in the command, which may be that of a table.
-      about: Description for --help; None for that of the experiment.
-    """
+    """Returns the options for an experiment, which the command may have ``shown`` as a table."""
     config, text = configs.find_config(name)
     return tyro.cli(
         Annotated[Options, tyro.conf.arg(name="")],
@@ -110,7 +108,7 @@ def check_shared(rows: dict[str, Options]) -> None:
     wrong = {
         f"--{name.replace('_', '-')}"
         for row, options in rows.items()
-        for name in OF_A_ROW
+        for name in OF_A_ROW.split()
         if getattr(options.config, name) != getattr(configs.find_config(row)[0], name)
     }
     if wrong:

@@ -5,31 +5,15 @@ Every refusal that needs neither data nor devices is raised here.
 
 import dataclasses
 import pathlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from dann_jax.programs import Group, group_keys
 from experiments import configs, pretraining, record
 from experiments.methods import METHODS, Method, check_settings, of_names
 from experiments.options import PROGRAM, Options
 from experiments.settings import Config
 
-__all__ = [
-    "Group",
-    "Job",
-    "Plan",
-    "command",
-    "config_of",
-    "grouping",
-    "groups",
-    "make_plan",
-    "resolved",
-]
-
-
-class Group(NamedTuple):
-    """Keys that are trained as one program; their number decides the last bits of the numbers."""
-
-    keys: tuple[int, ...]
-    devices_per_key: int  # which share its batches
+__all__ = ["Job", "Plan", "command", "config_of", "grouping", "make_plan", "resolved"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,18 +21,26 @@ class Job:
     """What is missing of the result of one method."""
 
     name: str  # of the experiment
-    config: Config
     method: Method
-    keys: tuple[int, ...]
-    output: pathlib.Path  # folder of the experiment
+    options: Options
     trains: bool  # whether the result itself is missing
     head: bool  # whether to measure linear SVMs
     replaces: bool = False  # whether the result may take the place of an earlier one
-    overwrite: bool = False  # whether earlier trainings do not count
-    together: int | Literal["auto"] = "auto"  # see Options, like the others
-    devices_per_key: int | None = None
-    one_by_one: bool = False  # whether each key is trained on all devices
-    checkpoint_every: int = 5_000
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self.options.config
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """The numbers of the PRNG keys."""
+        return self.options.numbers
+
+    @property
+    def output(self) -> pathlib.Path:
+        """The folder of the experiment."""
+        return self.options.output / self.name
 
     @property
     def result(self) -> pathlib.Path:
@@ -62,16 +54,17 @@ class Job:
 
     def most_together(self, devices: list) -> int | None:
         """Returns how many keys, at most, are trained as one program; None for all."""
-        if self.together != "auto":
-            return self.together
-        if self.one_by_one or devices[0].platform == "cpu":
+        options = self.options
+        if options.together != "auto":
+            return options.together
+        if options.streaming or options.distributed or devices[0].platform == "cpu":
             return 1
         return None if self.config.trains_keys_together else len(devices)
 
     def groups(self, devices: list) -> list[Group]:
         """Returns the keys in groups, if all of them are trained on these devices."""
-        most = self.most_together(devices)
-        return groups(list(self.keys), len(devices), most, self.devices_per_key)
+        most, sharing = self.most_together(devices), self.options.devices_per_key
+        return group_keys(self.keys, len(devices), together=most, devices_per_key=sharing)
 
 
 class Plan(NamedTuple):
@@ -82,38 +75,24 @@ class Plan(NamedTuple):
 
 
 def make_plan(name: str, options: Options) -> Plan:
-    """Returns what is missing of an experiment.
-
-    Raises:
-      ValueError: The options are not valid, do not fit each other, or do not fit results that are
-        there.
-      FileNotFoundError: The backbone's weights are missing.
-    """
+    """Returns what is missing of an experiment, or raises where it cannot be made."""
     _check(options)
-    output = options.output / name
-    keys = tuple(range(options.first_key, options.first_key + options.keys))
+    output, keys = options.output / name, options.numbers
     jobs = []
-    for method in _wanted(options, output, keys):
+    for method in _wanted(options, output):
         path = output / f"{method.name}.json"
         kept = None if options.overwrite else _kept_keys(path, options.config, method, keys)
         trains = kept != keys
-        head = options.svm and method.svm_head and (trains or _lacks_head(path, keys))
-        job = Job(
-            name=name,
-            config=options.config,
-            method=method,
-            keys=keys,
-            output=output,
-            trains=trains,
-            head=head,
-            replaces=options.overwrite or bool(kept),
-            overwrite=options.overwrite,
-            together=options.together,
-            devices_per_key=options.devices_per_key,
-            one_by_one=options.streaming or options.distributed,
-            checkpoint_every=options.checkpoint_every,
+        jobs.append(
+            Job(
+                name=name,
+                method=method,
+                options=options,
+                trains=trains,
+                head=options.svm and method.svm_head and (trains or _lacks_head(path, keys)),
+                replaces=options.overwrite or bool(kept),
+            )
         )
-        jobs.append(job)
     _check_states(jobs)
     return Plan(
         [job for job in jobs if job.trains or job.head],
@@ -151,14 +130,15 @@ def _check(options):
     pretraining.weights_origin(options.config)  # raises where they are missing
 
 
-def _wanted(options, output, keys):
+def _wanted(options, output):
     """Returns the methods that are asked for, and those that they need or that need them."""
     wanted = set(options.methods)
-    for method in METHODS.values():
-        asked = method.aligns and method.name in wanted
-        if asked and not all(_state(output / method.aligns, key).exists() for key in keys):
+    forms = [method for method in METHODS.values() if method.aligns]
+    for method in forms:
+        folder = output / method.aligns
+        if method.name in wanted and not all(_state(folder, n).exists() for n in options.numbers):
             wanted.add(method.aligns)
-    for method in METHODS.values():
+    for method in forms:
         stale = options.overwrite and (output / f"{method.name}.json").exists()
         if method.aligns in wanted and stale:  # or it would be that of other features
             wanted.add(method.name)
@@ -206,34 +186,6 @@ def _check_states(jobs):
             )
 
 
-def groups(
-    keys: list[int], devices: int, together: int | None, devices_per_key: int | None
-) -> list[Group]:
-    """Returns keys in groups: as many as may be, spread over the devices first.
-
-    Args:
-      keys: Numbers of the keys.
-      devices: How many there are.
-      together: The largest number of keys in a group; None for as many as there are.
-      devices_per_key: How many devices share the batches of a key, a divisor of ``devices``;
-        None for as few as keep all devices busy.
-    """
-
-    def fits(size):
-        if devices_per_key is None:
-            return not (size % devices and devices % size)
-        at_once = devices // devices_per_key
-        return size < at_once or not size % at_once
-
-    every = []
-    while keys:
-        most = len(keys) if together is None else min(together, len(keys))
-        size = max(filter(fits, range(1, most + 1)))
-        every.append(Group(tuple(keys[:size]), devices_per_key or max(1, devices // size)))
-        keys = keys[size:]
-    return every
-
-
 def resolved(config: Config, method: Method) -> dict[str, Any]:
     """Returns all that decides the numbers of a run, apart from its key and the versions."""
     settings = {"method": method.name, **dataclasses.asdict(config)}
@@ -243,27 +195,18 @@ def resolved(config: Config, method: Method) -> dict[str, Any]:
 def config_of(
     settings: dict[str, Any], weights: pathlib.Path | None, *, version: str | None
 ) -> Config:
-    """Returns the experiment that settings from ``resolved`` are of.
+    """Returns the experiment that settings from ``resolved``, by a version of dann_jax, are of.
 
-    Args:
-      settings: As a file has them.
-      weights: File of the backbone's weights, which may lie elsewhere now; None for the installed
-        package that has them.
-      version: Of dann_jax that resolved them.
-
-    Raises:
-      ValueError: The settings are not those of this version, or not valid, or the weights differ.
+    ``weights`` is where the backbone's weights lie now; None for the installed package.
     """
     names = {field.name for field in dataclasses.fields(Config)}
-    for whose, lacking in (
-        ("this version", settings.keys() - names - {"method"}),
-        ("the file", names - settings.keys()),
-    ):
-        if lacking:
-            raise ValueError(
-                f"settings that {whose} does not have ({', '.join(sorted(lacking))}): install the "
-                f"version that made the file, dann_jax {version}"
-            )
+    unknown, missing = settings.keys() - names - {"method"}, names - settings.keys()
+    if unknown or missing:
+        whose = "this version" if unknown else "the file"
+        raise ValueError(
+            f"settings that {whose} does not have ({', '.join(sorted(unknown or missing))}): "
+            f"install the version that made the file, dann_jax {version}"
+        )
     config = Config(**{name: settings[name] for name in names} | {"weights": weights})
     origin = pretraining.weights_origin(config)
     if origin != settings["weights"]:
@@ -275,35 +218,29 @@ def config_of(
 
 
 def command(job: Job, trained: list[Group] | None = None, devices: list | None = None) -> str:
-    """Returns the command line that makes a result again, without the folders of one machine.
-
-    ``trained`` are the groups that the keys were trained in, on ``devices``; None for no training.
-    """
+    """Returns the command line that makes a result again, in the groups that were trained."""
     usual, _ = configs.find_config(job.name)
     words = [PROGRAM, job.name, "--methods", job.method.name, "--keys", str(len(job.keys))]
     if job.keys[0]:
         words += ["--first-key", str(job.keys[0])]
-    for field in dataclasses.fields(job.config):
-        value = getattr(job.config, field.name)
-        if value != getattr(usual, field.name):
-            flag = field.name.replace("_", "-")
+    for name, value in dataclasses.asdict(job.config).items():
+        if value != getattr(usual, name):
+            flag = name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             else:
-                words += [
-                    f"--{flag}",
-                    value.name if isinstance(value, pathlib.Path) else str(value),
-                ]
+                shown = value.name if isinstance(value, pathlib.Path) else str(value)
+                words += [f"--{flag}", shown]
     return " ".join(words) + ("" if trained is None else grouping(job, trained, devices))
 
 
 def grouping(job: Job, trained: list[Group], devices: list) -> str:
     """Returns the words that make a command train keys in these groups, or a comment."""
     largest, sharing = max(len(group.keys) for group in trained), trained[0].devices_per_key
-    asked = job.together, job.devices_per_key  # which finished keys need not follow
+    asked = job.options.together, job.options.devices_per_key  # finished keys need not follow them
     for together, each in (asked, ("auto", None), (largest, None), (largest, sharing)):
-        again = dataclasses.replace(job, together=together, devices_per_key=each)
-        if again.groups(devices) == trained:
+        again = dataclasses.replace(job.options, together=together, devices_per_key=each)
+        if dataclasses.replace(job, options=again).groups(devices) == trained:
             words = f" --together {together}" if together != "auto" else ""
             return words + (f" --devices-per-key {each}" if each is not None else "")
     return "  # in several calls, for other keys each: see groups"

@@ -11,19 +11,11 @@ __all__ = ["all_or_none", "check_agreement", "is_first", "start"]
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Joins the processes, before anything else uses JAX.
+    """Joins ``count`` processes, before anything else uses JAX, at the first's ``HOST:PORT``.
 
-    Args:
-      coordinator: ``HOST:PORT`` of the first process. None, as the others, where JAX finds it out
-        by itself: Slurm, Open MPI, Kubernetes, TPU pods.
-      count: Number of processes.
-      index: Which of them this is, from 0.
-
-    Raises:
-      ValueError: Some are given, but not all, or are not right, or JAX cannot find them out.
+    All are None where JAX finds them out by itself (Slurm, Open MPI, Kubernetes, TPU pods).
     """
-    known = [value is not None for value in (coordinator, count, index)]
-    if any(known) and not all(known):
+    if len({value is None for value in (coordinator, count, index)}) > 1:
         raise ValueError(
             "expected --coordinator, --processes and --process-id, or none of them, got "
             f"{coordinator}, {count} and {index}"
@@ -67,11 +59,7 @@ def check_agreement(number: int, what: str) -> None:
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[None]:
-    """Waits for all processes at the end, where all go on or, if one of them has failed, none.
-
-    Raises:
-      ValueError: Another process has failed.
-    """
+    """Waits for all processes at the end, where all go on or, if one has failed, each raises."""
     try:
         yield
     except Exception:

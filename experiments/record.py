@@ -9,22 +9,20 @@ import fcntl
 import hashlib
 import json
 import math
-import os
 import pathlib
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dann_jax.datasets.whole_files import whole
 from experiments.methods import METHODS
 
 __all__ = [
     "FORMAT",
     "alone",
-    "columns",
-    "diverged",
+    "curves",
     "digest",
-    "dumps",
+    "diverged",
     "faults",
     "mean_and_std",
     "oracle",
@@ -40,50 +38,34 @@ FORMAT = 2  # of result files and records; a change of what they hold raises it
 LINE = 100  # characters; a longer object has a line for each entry
 
 _OF_ALL = (
-    *(
-        "format",
-        "config",
-        "method",
-        "target",
-        "keys",
-        "target_accuracy",
-        "mean",
-        "std",
-        "selection",
-    ),
-    *("data", "versions", "device", "device_count", "process_count", "plain_xla", "threads"),
-    *("resolved_config", "command"),
+    "format config method target keys target_accuracy mean std selection data versions device "
+    "device_count process_count plain_xla threads resolved_config command"
 )
-_OF_TRAININGS = ("source_accuracy", "steps", "wall_seconds", "curves", "groups")
-_OF_ALIGNMENTS = ("components", "oracle_accuracy", "oracle_mean", "oracle_std", "oracle_components")
-_SUMMARIES = (  # of a list with an accuracy for each key
-    ("target_accuracy", "mean", "std"),
-    ("svm_accuracy", "svm_mean", "svm_std"),
-    ("oracle_accuracy", "oracle_mean", "oracle_std"),
-)
-_PER_KEY = ("source_accuracy", "curves", "components", "oracle_components")
+_OF_TRAININGS = "source_accuracy steps wall_seconds curves groups"
+_OF_ALIGNMENTS = "components oracle_accuracy oracle_mean oracle_std oracle_components"
+_SUMMARIES = {  # prefix of the mean and the deviation -> accuracy of each key
+    "": "target_accuracy",
+    "svm_": "svm_accuracy",
+    "oracle_": "oracle_accuracy",
+}
+_PER_KEY = {"source_accuracy", "curves", "components", "oracle_components", *_SUMMARIES.values()}
 _DIGITS = 1e-5  # relative: more than what six digits leave out
 
 
-def dumps(content: Any) -> str:
+def _text(value, indent=""):
     """Returns JSON in which a list of plain values, or whatever is short, stands on one line."""
-    return _text(_finite(content), "") + "\n"
-
-
-def _text(value, indent):
     line = json.dumps(value, allow_nan=False)
-    if not isinstance(value, dict | list) or len(indent) + len(line) <= LINE:
+    if len(indent) + len(line) <= LINE or not isinstance(value, dict | list):
         return line
     inner = indent + " "
-    if isinstance(value, list):
-        if not any(isinstance(each, dict | list) for each in value):
-            return line
+    if isinstance(value, dict):
+        entries = [f"{json.dumps(name)}: {_text(each, inner)}" for name, each in value.items()]
+    elif any(isinstance(each, dict | list) for each in value):
         entries = [_text(each, inner) for each in value]
     else:
-        entries = [f"{json.dumps(name)}: {_text(each, inner)}" for name, each in value.items()]
-    start, end = "{}" if isinstance(value, dict) else "[]"
+        return line
     joined = f",\n{inner}".join(entries)
-    return f"{start}\n{inner}{joined}\n{indent}{end}"
+    return f"{line[0]}\n{inner}{joined}\n{indent}{line[-1]}"
 
 
 def _finite(content):
@@ -92,9 +74,7 @@ def _finite(content):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def digest(content: Any) -> str:
@@ -103,46 +83,15 @@ def digest(content: Any) -> str:
 
 
 def write_json(path: pathlib.Path, content: Any, *, replace: bool = True) -> None:
-    """Writes a JSON file whole or not at all; folders are created, NaN becomes null.
-
-    Raises:
-      FileExistsError: There is a file, and ``replace`` is False.
-    """
-    text = dumps(content)
+    """Writes a JSON file whole or not at all; folders are created, NaN becomes null."""
+    text = _text(_finite(content)) + "\n"
     with whole(path, replace=replace) as temporary:
         temporary.write_text(text)
 
 
 @contextlib.contextmanager
-def whole(path: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]:
-    """Gives the path of a temporary file that takes the place of ``path`` when it is complete.
-
-    Raises:
-      FileExistsError: There is a file, and ``replace`` is False.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    temporary = pathlib.Path(name)
-    try:
-        yield temporary
-        os.fsync(handle)
-        os.chmod(temporary, 0o644)
-        if replace:
-            os.replace(temporary, path)
-        else:
-            os.link(temporary, path)
-    finally:
-        os.close(handle)
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def alone(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a folder, which is created, against other processes that would hold it.
-
-    Raises:
-      ValueError: Another process holds it.
-    """
+    """Holds a folder, which is created, against other processes that would hold it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
@@ -156,11 +105,7 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
 
 
 def read(path: pathlib.Path) -> dict | None:
-    """Returns the content of a JSON file, None where there is none.
-
-    Raises:
-      ValueError: It is not valid JSON, or no JSON object.
-    """
+    """Returns the content of a JSON file, None where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -182,22 +127,24 @@ def read_results(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 def training_entries(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns the entries of a result file that come from the records of its keys."""
-    groups = {(tuple(r["together"]), r["devices_per_key"]): None for r in records}
+    groups = {(tuple(each["together"]), each["devices_per_key"]): None for each in records}
     return {
-        **summary("", "target_accuracy", [record["target_accuracy"] for record in records]),
-        "source_accuracy": [record["source_accuracy"] for record in records],
+        **summary("", "target_accuracy", [each["target_accuracy"] for each in records]),
+        "source_accuracy": [each["source_accuracy"] for each in records],
         **records[0]["origin"],  # the same for all of them
         "groups": [{"keys": list(keys), "devices_per_key": each} for keys, each in groups],
-        "wall_seconds": round(sum(record["wall_seconds"] for record in records), 1),
-        "warnings": [record["warnings"] for record in records],
-        "curves": [
-            {"training": columns(record["curves"]), "evaluations": columns(record["evaluations"])}
-            for record in records
-        ],
+        "wall_seconds": round(sum(each["wall_seconds"] for each in records), 1),
+        "warnings": [each["warnings"] for each in records],
+        "curves": [curves(each) for each in records],
     }
 
 
-def columns(entries: list[dict]) -> dict[str, list]:
+def curves(record: dict[str, Any]) -> dict[str, dict[str, list]]:
+    """Returns the curves of a training as columns, as result files keep them."""
+    return {"training": _columns(record["curves"]), "evaluations": _columns(record["evaluations"])}
+
+
+def _columns(entries: list[dict]) -> dict[str, list]:
     """Returns rows as columns of numbers, rounded to the six digits that result files keep."""
     return {
         name: [e[name] if e[name] is None else float(f"{e[name]:.6g}") for e in entries]
@@ -213,10 +160,7 @@ def summary(prefix: str, name: str, accuracy: list[float | None]) -> dict[str, A
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:
-    """Returns the mean and the sample standard deviation; None for the latter of one value.
-
-    Both are NaN where a value is.
-    """
+    """Returns mean and sample standard deviation (None of one value); NaN where a value is."""
     if any(map(math.isnan, values)):
         return math.nan, math.nan
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
@@ -236,8 +180,8 @@ def oracle(result: dict[str, Any]) -> dict[str, Any]:
 def faults(result: dict[str, Any]) -> list[str]:
     """Returns what keeps a result from being whole and consistent; an empty list where nothing."""
     method = METHODS.get(result.get("method"))
-    required = _OF_ALL + (_OF_ALIGNMENTS if method and method.aligns else _OF_TRAININGS)
-    missing = [name for name in required if name not in result]
+    others = _OF_ALIGNMENTS if method and method.aligns else _OF_TRAININGS
+    missing = [name for name in f"{_OF_ALL} {others}".split() if name not in result]
     if missing:
         return [f"no {', '.join(missing)}"]
     if result["format"] != FORMAT:
@@ -249,23 +193,21 @@ def faults(result: dict[str, Any]) -> list[str]:
 
 
 def _wrong_shapes(result):
-    count = len(result["keys"])
-    lists = {*_PER_KEY, *(name for name, *_ in _SUMMARIES)} & result.keys()
+    keys = result["keys"]
     wrong = [
-        f"{name} has {len(result[name])} entries for {count} keys"
-        for name in sorted(lists)
-        if len(result[name]) != count
+        f"{name} has {len(result[name])} entries for {len(keys)} keys"
+        for name in sorted(_PER_KEY & result.keys())
+        if len(result[name]) != len(keys)
     ]
-    if wrong or not count:
+    if wrong or not keys:
         return wrong or ["no key"]
-    wrong = [
+    if len(set(keys)) < len(keys):
+        wrong.append(f"keys are not distinct: {keys}")
+    return wrong + [
         f"{name} is not an object with entries"
         for name in ("data", "versions", "resolved_config")
         if not isinstance(result[name], dict) or not result[name]
     ]
-    if len(set(result["keys"])) < count:
-        return [f"keys are not distinct: {result['keys']}", *wrong]
-    return wrong
 
 
 def _wrong_entries(result):
@@ -277,22 +219,20 @@ def _wrong_entries(result):
     settings = [result["resolved_config"].get(name) for name in ("method", "target")]
     if settings != [result["method"], result["target"]]:
         wrong.append(f"resolved_config is of {' and '.join(map(str, settings))}")
-    for name, *entries in _SUMMARIES:
-        if name in result:
-            values, stored = result[name], [result.get(each) for each in entries]
-            if any(
-                not (lost if value is None else 0 <= value <= 1)
-                for value, lost in zip(values, diverged(result), strict=True)
-            ):
-                wrong.append(f"{name} is not between 0 and 1: {values}")
-            elif not all(map(_close, _summarized(values), stored)):
-                wrong.append(f"{' and '.join(entries)} are not those of {name}: {stored}")
+    for prefix, name in _SUMMARIES.items():
+        if name not in result:
+            continue
+        values, entries = result[name], [f"{prefix}mean", f"{prefix}std"]
+        stored = [result.get(entry) for entry in entries]
+        expected = (None, None) if None in values else mean_and_std(values)
+        if not all(
+            lost if value is None else 0 <= value <= 1
+            for value, lost in zip(values, diverged(result), strict=True)
+        ):
+            wrong.append(f"{name} is not between 0 and 1: {values}")
+        elif not all(map(_close, expected, stored)):
+            wrong.append(f"{' and '.join(entries)} are not those of {name}: {stored}")
     return wrong
-
-
-def _summarized(values):
-    """Returns mean and deviation as a file has them: null where a value is."""
-    return (None, None) if None in values else mean_and_std(values)
 
 
 def _wrong_curves(result):

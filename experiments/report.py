@@ -42,11 +42,7 @@ def _documents():
 
 
 def _filled(text: str, tables: dict[str, str], path: pathlib.Path) -> str:
-    """Returns a document with the tables that it has markers for.
-
-    Raises:
-      ValueError: It has no markers, or those of a table are not there once each.
-    """
+    """Returns a document with the tables whose markers it has; ValueError without good ones."""
     filled = 0
     for name, content in tables.items():
         begin, end = BEGIN.format(name), END.format(name)
@@ -66,15 +62,7 @@ def _filled(text: str, tables: dict[str, str], path: pathlib.Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program.
-
-    Args:
-      arguments: Of the command line; None for those of the process.
-
-    Returns:
-      The exit status: 1 where ``--check`` finds a difference, 2 where result files are not whole
-      or markers are missing.
-    """
+    """Runs the program and returns 0, 1 where ``--check`` finds a difference, or 2 for an error."""
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     parser.add_argument("documents", nargs="*", type=pathlib.Path, help="all with markers if none")

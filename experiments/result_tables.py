@@ -20,10 +20,9 @@ SEMI_SUPERVISED = "syn_signs_gtsrb_semi"
 LOWER = next(method for method in METHODS.values() if method.bound == "lower")
 ADVERSARIAL = next(method for method in METHODS.values() if method.adversarial and method.default)
 PAPER = ("published", "preprint", "published gap")
-COLUMNS = (
-    *("config", "method", *PAPER, "ours, mean ± sd (keys)", "SVM head", "our gap"),
-    *("steps", "device", "file"),
-)
+ACCURACY = "ours, mean ± sd (keys)"
+RUN = ("steps", "device", "file")
+COLUMNS = ("config", "method", *PAPER, ACCURACY, "SVM head", "our gap", *RUN)
 
 Results = dict[str, dict[str, dict[str, Any]]]  # config -> name of the file -> its content
 
@@ -31,10 +30,8 @@ Results = dict[str, dict[str, dict[str, Any]]]  # config -> name of the file -> 
 def read(folder: pathlib.Path) -> Results:
     """Returns the contents of all result files CONFIG/METHOD.json, by config and name.
 
-    CONFIG/METHOD-VARIANT.json is in no table but that of the commands.
-
-    Raises:
-      ValueError: Some are not whole, or not of what their names say; the message lists all.
+    CONFIG/METHOD-VARIANT.json is in no table but that of the commands. A ValueError lists all
+    faults.
     """
     every, wrong = {}, []
     for path in sorted(folder.glob("*/*.json")):
@@ -57,38 +54,36 @@ def read(folder: pathlib.Path) -> Results:
 
 
 def tables(results: Results) -> dict[str, str]:
-    """Returns the tables in Markdown, by their names.
+    """Returns the tables in Markdown, of all results from ``read``, by their names.
 
-    Args:
-      results: All of them, from ``read``.
-
-    Returns:
-      ``pairs``: the adversarial method on one line a pair; ``table1`` and ``office31``: the paper's
-      pairs and their variants; ``quoted``: the other methods in the paper's table of Office-31;
-      ``semi``: the semi-supervised experiment; ``own``: configs that are in none of these;
-      ``commands``: how each file was made.
+    ``pairs``: the adversarial method on one line a pair; ``table1`` and ``office31``: the paper's
+    pairs and their variants; ``quoted``: the other methods in the paper's table of Office-31;
+    ``semi``: the semi-supervised experiment; ``own``: configs that are in none of these;
+    ``commands``: how each file was made.
     """
-    left = [name for name in configs.config_names() if name != SEMI_SUPERVISED]
+    own = [name for name in configs.config_names() if name != SEMI_SUPERVISED]
     filled = {}
-    for table, names in PAIRS.items():
+    for table, bases in PAIRS.items():
         rows = []
-        for name in names:
-            rows += _rows(name, name, results)
-            for variant in [n for n in left if n.startswith(f"{name}_")]:
-                rows += _rows(variant, name, results)
-                left.remove(variant)
-            left.remove(name)
-        filled[table] = markdown(COLUMNS, *rows)
-    rows = [COLUMNS, *(row for name in left for row in _rows(name, None, results))]
-    ours = [i for i, column in enumerate(COLUMNS) if column not in PAPER]
+        for base in bases:
+            for name in [base, *(n for n in own if n.startswith(f"{base}_"))]:
+                rows += _rows(name, base, results)
+                own.remove(name)
+        filled[table] = _table(COLUMNS, rows)
+    rows = [row for name in own for row in _rows(name, None, results)]
     return {
-        "pairs": _pairs(left, results),
+        "pairs": _pairs(own, results),
         **filled,
         "quoted": _quoted(),
         "semi": _semi_supervised(results.get(SEMI_SUPERVISED, {})),
-        "own": markdown(*([row[i] for i in ours] for row in rows)),
+        "own": _table([name for name in COLUMNS if name not in PAPER], rows),
         "commands": _commands(results),
     }
+
+
+def _table(columns, rows):
+    """Returns a table of some columns of rows by column; a cell that is not there is a dash."""
+    return markdown(columns, *([row.get(name, DASH) for name in columns] for row in rows))
 
 
 def markdown(head, *rows) -> str:
@@ -104,12 +99,7 @@ def accuracy(mean: float | None, std: float | None = None, digits: int = 4) -> s
 
 
 def _pairs(own, results):
-    """Returns a line for each pair: the paper's network, and the best of the other networks.
-
-    Args:
-      own: Configs that are no pair of the paper.
-      results: All of them.
-    """
+    """Returns a line for each pair, ours too: the paper's network, and the best of the others."""
     lines = []
     for base in (*own, *PAIRS["table1"], *PAIRS["office31"]):
         names = [
@@ -120,17 +110,18 @@ def _pairs(own, results):
         ]
         others = [name for name in names if name != base or base in own]
         others.sort(key=lambda name: results[name][ADVERSARIAL.name]["mean"])
-        networks = [base if base in names and base not in own else None, *others[-1:]]
-        networks += [None] * (2 - len(networks))
-        shown = [name for name in networks if name]
+        columns = [[base] if base in names and base not in own else [], others[-1:]]
+        shown = [name for column in columns for name in column]
         if shown or base in paper.PUBLISHED:
             config, _ = configs.find_config(base)
+            domains = [paper.DATA_SETS.get(n, n) for n in (config.source, config.target)]
+            minutes = [_minutes(results[name][ADVERSARIAL.name], device=True) for name in shown]
             lines.append(
                 [
-                    " → ".join(paper.DATA_SETS.get(n, n) for n in (config.source, config.target)),
+                    " → ".join(domains),
                     _published_line(base),
-                    *(_line(results.get(name, {})) for name in networks),
-                    "; ".join(_minutes(results[name][ADVERSARIAL.name]) for name in shown) or DASH,
+                    *("".join(_line(results[n]) for n in column) or DASH for column in columns),
+                    "; ".join(minutes) or DASH,
                     "; ".join(shown) or base,
                 ]
             )
@@ -142,102 +133,98 @@ def _published_line(base):
     published = paper.PUBLISHED.get(base)
     if published is None:
         return DASH
-    digits = 3 if base in PAIRS["office31"] else 4
     figures = (published[method.name][0] for method in (LOWER, ADVERSARIAL))
-    return " → ".join(accuracy(figure, digits=digits) for figure in figures)
+    return " → ".join(accuracy(figure, digits=_digits(base)) for figure in figures)
+
+
+def _digits(base):
+    """Returns how many digits the paper prints."""
+    return 3 if base in PAIRS["office31"] else 4
 
 
 def _line(ours):
     """Returns the lower bound -> the adversarial method of a config, and what limits them."""
-    result = ours.get(ADVERSARIAL.name)
-    if result is None:
-        return DASH
-    lower = ours.get(LOWER.name)
+    result, lower = ours[ADVERSARIAL.name], ours.get(LOWER.name)
     before = DASH if lower is None else accuracy(lower["mean"])
     after = "diverged" if any(record.diverged(result)) else accuracy(result["mean"], result["std"])
-    config, _ = configs.find_config(result["config"])
-    usual = ADVERSARIAL.steps(config)
-    shorter = f"; {result['steps']:,} of {usual:,} updates" if result["steps"] != usual else ""
+    steps, usual = result["steps"], _usual_steps(result)
+    shorter = f"; {steps:,} of {usual:,} updates" if steps != usual else ""
     return f"{before} → {after} ({len(result['keys'])}){shorter}"
 
 
-def _minutes(result):
-    """Returns the minutes a key of a training, and the device if it is not a CPU."""
+def _minutes(result, device=False):
+    """Returns the minutes a key of a training, and the device, if asked for and no CPU."""
     seconds = result.get("wall_seconds")
     if seconds is None:
         return DASH
     minutes = f"{seconds / 60 / len(result['keys']):.1f}"
-    return minutes if result["device"] == "cpu" else f"{minutes} ({result['device']})"
+    return f"{minutes} ({result['device']})" if device and result["device"] != "cpu" else minutes
+
+
+def _usual_steps(result):
+    """Returns how many steps a training of the config has."""
+    config, _ = configs.find_config(result["config"])
+    return METHODS[result["method"]].steps(config)
 
 
 def _share(result):
     """Returns how much of its length in the config a training has."""
-    config, _ = configs.find_config(result["config"])
-    return result.get("steps", 0) / METHODS[result["method"]].steps(config)
+    return result.get("steps", 0) / _usual_steps(result)
 
 
-def _picks(name, result=None):
+def _picks(method, result):
     """Yields name, label and result of a method; of a closed form those of both its picks."""
-    method = METHODS[name]
     if not method.aligns:
-        yield name, method.label, result
+        yield method.name, method.label, result
         return
-    yield name, f"{method.label}, unsupervised pick", result
-    yield f"{name}-oracle", f"{method.label}, oracle pick", result and record.oracle(result)
+    yield method.name, f"{method.label}, unsupervised pick", result
+    yield f"{method.name}-oracle", f"{method.label}, oracle pick", result and record.oracle(result)
 
 
 def _rows(name, base, results):
     """Returns the rows of a config: those with a file, and those with a figure of the paper.
 
-    A row of dashes stands for one of the paper's, or a variant of one, that has neither.
-
-    Args:
-      name: The config.
-      base: The paper's row that it belongs to; None for one of our own.
-      results: All of them.
+    A row of dashes stands for one of the paper's, or a variant of one, that has neither. ``base``
+    is the paper's row that the config belongs to; None for one of our own.
     """
     ours, published = results.get(name, {}), paper.PUBLISHED.get(base, {})
     theirs = {pick: figures[0] for pick, figures in published.items()}
-    digits = 3 if base in PAIRS["office31"] else 4  # as many as the paper prints
     rows = []
     for method in METHODS.values():
-        for pick, label, result in _picks(method.name, ours.get(method.name)):
+        for pick, label, result in _picks(method, ours.get(method.name)):
             if result is None and not (pick in published and name == base):
                 continue
             figures = published.get(pick, (None, None))
-            # Bounds of another length say nothing of this training.
-            means = {
-                name: each["mean"]
-                for name, each in ours.items()
-                if result and name == each["method"] and _share(each) == _share(result)
-            }
-            mean = result and {method.name: result["mean"]}
-            cells = [
-                label,
-                *(accuracy(figure, digits=digits) for figure in figures),
-                _gap(method, theirs | {method.name: figures[0]}),
-                *_cells(name, method, result, _gap(method, means | (mean or {}))),
-            ]
-            rows.append(cells)
+            texts = [accuracy(figure, digits=_digits(base)) for figure in figures]
+            gap = _gap(method, theirs | {method.name: figures[0]})
+            row = dict(zip(PAPER, (*texts, gap), strict=True)) | {"config": "", "method": label}
+            if result:  # bounds of another length say nothing of this training
+                means = {
+                    other: each["mean"]
+                    for other, each in ours.items()
+                    if other == each["method"] and _share(each) == _share(result)
+                }
+                gap = _gap(method, means | {method.name: result["mean"]})
+                row |= _cells(name, method, result) | {"our gap": gap}
+            rows.append(row)
     if not rows and base is not None:
-        rows = [[DASH] * (len(COLUMNS) - 1)]
-    titles = [_title(name, base)] + [""] * len(rows)
-    return [[title, *row] for title, row in zip(titles, rows, strict=False)]
+        rows = [{}]
+    if rows:
+        rows[0]["config"] = _title(name, base)
+    return rows
 
 
 def _title(name, base):
     """Returns the name of a config and, of a variant, what it is instead of the paper's row."""
     if base in (None, name):
         return name
-    network, of_paper = (_network(configs.find_config(each)[0]) for each in (name, base))
-    difference = "another recipe" if network == of_paper else f"not the paper's network: {network}"
+    networks = []
+    for config, _ in map(configs.find_config, (name, base)):
+        below = f" above {'frozen ' * config.frozen}{config.backbone}" if config.backbone else ""
+        networks.append(config.network + below)
+    different = networks[0] != networks[1]
+    difference = f"not the paper's network: {networks[0]}" if different else "another recipe"
     return f"{name} ({difference})"
-
-
-def _network(config):
-    if config.backbone is None:
-        return config.network
-    return f"{config.network} above {'frozen ' * config.frozen}{config.backbone}"
 
 
 def _gap(method, means):
@@ -246,18 +233,19 @@ def _gap(method, means):
     return DASH if covered is None else f"{covered:.1%}".replace("-", "−")
 
 
-def _cells(name, method, result, gap):
-    """Returns the cells of a result, from the accuracy to the file; dashes without one."""
-    if result is None:
-        return [DASH] * 6
-    return [
-        _accuracy(result),
-        accuracy(result.get("svm_mean"), result.get("svm_std")),
-        gap,
-        _steps(result),
-        f"{result['device']} x{result['device_count']}",
-        _link(name, method.name, result),
-    ]
+def _cells(name, method, result):
+    """Returns the cells of a result, from the accuracy to the file."""
+    version = result["versions"]["dann_jax"]
+    link = f"[json](experiments/results/{name}/{method.name}.json)"
+    steps, usual = result.get("steps"), _usual_steps(result)
+    shorter = f" (not {usual:,})" if steps != usual else ""
+    return {
+        ACCURACY: _accuracy(result),
+        "SVM head": accuracy(result.get("svm_mean"), result.get("svm_std")),
+        "steps": DASH if steps is None else f"{steps:,}{shorter}",
+        "device": f"{result['device']} x{result['device_count']}",
+        "file": link if version == __version__ else f"{link}, by {version}",
+    }
 
 
 def _accuracy(result, of=lambda mean: mean):
@@ -285,21 +273,6 @@ def _changed(result):
     return [f"{name} {settings[name]}" for name in names if settings[name] != usual[name]]
 
 
-def _steps(result):
-    """Returns how many steps were made, and of how many of the config, where not all were."""
-    if "steps" not in result:
-        return DASH
-    config, _ = configs.find_config(result["config"])
-    usual = METHODS[result["method"]].steps(config)
-    return f"{result['steps']:,}" + (f" (not {usual:,})" if result["steps"] != usual else "")
-
-
-def _link(config, file, result):
-    version = result["versions"]["dann_jax"]
-    link = f"[json](experiments/results/{config}/{file}.json)"
-    return link if version == __version__ else f"{link}, by {version}"
-
-
 def _quoted():
     """Returns the paper's table of Office-31, with the methods that it compares with."""
 
@@ -318,24 +291,27 @@ def _quoted():
 
 
 def _semi_supervised(ours):
+    columns = ("in the paper's plot", "method", "validation error, mean ± sd (keys)")
     rows = []
-    for method, shown in paper.SEMI_SUPERVISED.items():
-        cells = _cells(SEMI_SUPERVISED, METHODS[method], ours.get(method), DASH)
-        if method in ours:
-            cells[0] = _accuracy(ours[method], of=lambda mean: 1 - mean)
-        rows.append([shown, method, cells[0], *cells[-3:]])
-    head = ("in the paper's plot", "method", "validation error, mean ± sd (keys)")
-    return markdown((*head, *COLUMNS[-3:]), *rows)
+    for name, shown in paper.SEMI_SUPERVISED.items():
+        row = {columns[0]: shown, "method": name}
+        if name in ours:
+            row |= _cells(SEMI_SUPERVISED, METHODS[name], ours[name])
+            row[columns[2]] = _accuracy(ours[name], of=lambda mean: 1 - mean)
+        rows.append(row)
+    return _table((*columns, *RUN), rows)
 
 
 def _commands(results):
     """Returns how each file was made, the ones that are in no other table included."""
-    rows = []
-    for config, files in results.items():
-        for file, result in files.items():
-            seconds = result.get("wall_seconds")
-            minutes = DASH if seconds is None else f"{seconds / 60 / len(result['keys']):.1f}"
-            link = f"[{config}/{file}](experiments/results/{config}/{file}.json)"
-            version = result["versions"]["dann_jax"]
-            rows.append([link, version, minutes, f"`{result['command']}`"])
+    rows = [
+        [
+            f"[{config}/{file}](experiments/results/{config}/{file}.json)",
+            result["versions"]["dann_jax"],
+            _minutes(result),
+            f"`{result['command']}`",
+        ]
+        for config, files in results.items()
+        for file, result in files.items()
+    ]
     return markdown(("file", "dann_jax", "minutes a key", "command"), *rows)

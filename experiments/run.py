@@ -13,15 +13,7 @@ import sys
 import jax
 from rich.console import Console
 
-from experiments import (
-    configs,
-    display,
-    execute,
-    options,
-    plan,
-    record,
-    runtime,
-)
+from experiments import configs, display, execute, options, plan, record, runtime
 
 __all__ = ["main"]
 
@@ -29,14 +21,7 @@ DEFAULT = "digits_digits_m"  # whose settings --help shows where no config is na
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program.
-
-    Args:
-      arguments: Of the command line; None for those of the process.
-
-    Returns:
-      The exit status: 0, 2 where the arguments or the data are not right, or 130.
-    """
+    """Runs the program and returns 0, 2 where arguments or data are not right, or 130."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(highlight=False)
     if "--list" in arguments:
@@ -82,8 +67,7 @@ def _list(console):
 
 def _parse(name, arguments):
     """Returns the options of each experiment: of the one that is named, or of a table's rows."""
-    rows = configs.find_rows(name)
-    about = None
+    rows, about = configs.find_rows(name), None
     if rows:
         about = (
             f"{__doc__}\nThe rows of {name} are {', '.join(rows)}. The defaults below are those of "
@@ -91,10 +75,9 @@ def _parse(name, arguments):
         )
     elif name is None:
         about = f"{__doc__}\nThe defaults below are those of {DEFAULT}."
-    every = {
-        row: options.parse(row, arguments, shown=name or "CONFIG", about=about)
-        for row in rows or (name or DEFAULT,)
-    }
+    names = rows or (name or DEFAULT,)
+    shown = {"shown": name or "CONFIG", "about": about}
+    every = {row: options.parse(row, arguments, **shown) for row in names}
     if rows:
         options.check_shared(every)
     return every

@@ -4,7 +4,6 @@ JAX's own cache keeps compiled programs from run to run.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import hashlib
 import os
@@ -19,6 +18,9 @@ from importlib import metadata
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from dann_jax import __version__
+from dann_jax.memory import keep_freed_memory
+
 __all__ = [
     "Compiled",
     "cache_folder",
@@ -32,17 +34,11 @@ __all__ = [
 ]
 
 PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "numpy", "scipy"),
-    *("scikit-learn", "Pillow", "resvg_py", "tensorflow-datasets", "grain"),
+    "jax jaxlib flax optax numpy scipy scikit-learn Pillow resvg_py tensorflow-datasets grain"
 )
-
 _STAGES = "/jax/core/compile/"  # durations of tracing, lowering and compiling a program
 _PROGRAM = "/jax/core/compile/backend_compile_duration"  # also of one that is read from the cache
 _HIT = "/jax/compilation_cache/cache_hits"
-
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_LARGEST = 2**31 - 1
 
 
 @dataclasses.dataclass
@@ -56,10 +52,8 @@ class Compiled:
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that the numbers depend on."""
-    from dann_jax import __version__
-
     every = {"dann_jax": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
+    for name in PACKAGES.split():
         with contextlib.suppress(metadata.PackageNotFoundError):
             every[name] = metadata.version(name)
     return every
@@ -92,29 +86,6 @@ def threads() -> int:
     return len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0))
 
 
-def keep_freed_memory() -> bool:
-    """Lets glibc keep memory that is freed, for the next step to use.
-
-    Otherwise large blocks go back to the system at the end of each step and come anew, zeroed page
-    by page, at the next: on a CPU a tenth to a third of the time of a step. Other systems than
-    Linux with glibc stay as they are.
-
-    Returns:
-      Whether it was done.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    settings = {
-        _M_MMAP_MAX: 0,  # no block has a mapping of its own
-        _M_TRIM_THRESHOLD: _LARGEST,
-        _M_ARENA_MAX: 1,  # blocks of any size come from one heap, whichever thread asks
-    }
-    return all(mallopt(name, value) == 1 for name, value in settings.items())
-
-
 def cache_folder() -> pathlib.Path:
     """Returns where programs are kept: ``$JAX_COMPILATION_CACHE_DIR``, or in ~/.cache/dann_jax."""
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or "~/.cache/dann_jax/compiled"
@@ -124,14 +95,9 @@ def cache_folder() -> pathlib.Path:
 def keep_programs(folder: pathlib.Path | None) -> None:
     """Keeps every program that this process compiles, and takes those that are there already.
 
-    Programs lie in a sub-folder for each kind of machine. The folder may be deleted at any time.
-    ``JAX_ENABLE_COMPILATION_CACHE=0`` switches it off, as it does in JAX.
-
-    Args:
-      folder: Where to; it is created. None to keep nothing.
-
-    Raises:
-      OSError: The folder cannot be written to; nothing is kept then.
+    Programs lie in a sub-folder for each kind of machine, created where needed; None keeps nothing.
+    The folder may be deleted at any time. ``JAX_ENABLE_COMPILATION_CACHE=0`` switches it off, as it
+    does in JAX.
     """
     compilation_cache.reset_cache()  # or the folder of an earlier call would stay in use
     jax.config.update("jax_compilation_cache_dir", None)
@@ -147,11 +113,7 @@ def keep_programs(folder: pathlib.Path | None) -> None:
 
 
 def _machine():
-    """Returns a name for what programs depend on that JAX leaves out of the names of its files.
-
-    A program for CPUs has instructions of one processor, and may have its work split over a number
-    of threads, which decides the last bits.
-    """
+    """Returns a name for what programs for CPUs depend on and JAX's names of files leave out."""
     about = {platform.processor()}
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -166,17 +128,15 @@ def counted() -> Iterator[Compiled]:
     count = Compiled()
 
     def add(event, seconds, **_):
-        if event.startswith(_STAGES):
-            count.seconds += seconds
+        count.seconds += seconds * event.startswith(_STAGES)
         count.programs += event == _PROGRAM
 
     def hit(event, **_):
         count.from_cache += event == _HIT
 
-    jax.monitoring.register_event_duration_secs_listener(add)
-    jax.monitoring.register_event_listener(hit)
-    try:
+    with contextlib.ExitStack() as stack:
+        jax.monitoring.register_event_duration_secs_listener(add)
+        stack.callback(jax.monitoring.unregister_event_duration_listener, add)
+        jax.monitoring.register_event_listener(hit)
+        stack.callback(jax.monitoring.unregister_event_listener, hit)
         yield count
-    finally:
-        jax.monitoring.unregister_event_duration_listener(add)
-        jax.monitoring.unregister_event_listener(hit)

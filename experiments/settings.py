@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import typing
 from typing import Literal
 
 import flax.linen as nn
@@ -46,6 +47,14 @@ INITIALIZERS = {
 }
 
 
+_COUNTS = (
+    *("steps", "baseline_steps", "batch_size", "evaluate_every", "lambda_horizon"),
+    *("classes", "image_size", "crop", "few_labels"),
+)
+_POSITIVE = ("mu0", "input_scale", "backbone_factor", "bias_factor")
+_NOT_NEGATIVE = ("alpha", "beta", "gamma", "weight_decay", "domain_weight")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """The settings of one row of the results: a pair of domains and a training recipe."""
@@ -54,8 +63,8 @@ class Config:
     """Labelled source: the name of a data set, or a folder with a sub-folder for each class."""
 
     target: str
-    """Unlabelled target: the name of a data set, or a folder; its images may lie in sub-folders
-    for each class, which are then used to measure the accuracy."""
+    """Unlabelled target: the name of a data set, or a folder. Sub-folders for each class serve to
+    measure the accuracy."""
 
     source_train: str = "train"
     """Split of the source to train on, or a named part of one."""
@@ -73,9 +82,9 @@ class Config:
     """Number of labels; None for as many as the source has."""
 
     network: Literal[tuple(NETWORKS)] = "mnist"
-    """Network; those of the paper's Fig. 4, and named variants. office, office_batch_norm and
-    office_per_domain need a backbone, and differ by the batch statistics of their bottleneck: none,
-    joint, or of each domain; office_alexnet starts from random weights."""
+    """Network: those of the paper's Fig. 4, and variants. office, office_batch_norm and
+    office_per_domain need a backbone; the batch statistics of their bottleneck are none, joint, or
+    of each domain. office_alexnet starts from random weights."""
 
     backbone: Literal[tuple(BACKBONES)] | None = None
     """Network below the bottleneck, which starts from ImageNet weights."""
@@ -84,8 +93,8 @@ class Config:
     """File of the backbone's weights; None for the installed package that has them."""
 
     frozen: bool = False
-    """Whether the backbone stays as it is: what it makes of the middle of each image, and of the
-    mirror image, is computed once and kept with the prepared data."""
+    """Whether the backbone stays as it is: its outputs for the middle of each image, and of the
+    mirror image, are computed once and kept with the prepared data."""
 
     initialization: Literal[("default", *INITIALIZERS)] = "default"
     """Of all weights; ``default`` is the network's own."""
@@ -97,21 +106,20 @@ class Config:
     """Height and width of the images, pixels; smaller ones are padded with black."""
 
     crop: int | None = None
-    """Height and width of the part of an image that the network sees, pixels: at random in
-    training, in the middle in evaluation and below a frozen backbone; None for all of it."""
+    """Height and width of what the network sees of an image, pixels: a random part in training, the
+    middle in evaluation and below a frozen backbone; None for all of it."""
 
     mirror: bool = False
     """Whether training images are exchanged left and right at random, one half of them."""
 
     mean: Literal["joint", "per_domain", "backbone"] = "joint"
-    """Colour subtracted from images: the mean of both domains' training images, or of each
-    domain by itself; source-only and train-on-target use that of their own training images. Or
-    that of the images that the backbone's weights were made with, divided by its scale. Above a
-    frozen backbone, of its outputs instead of colours."""
+    """Colour subtracted from images: the mean of both domains' training images, or of each domain
+    (baselines: of their own training images); or that which the backbone's weights were made with,
+    and its scale. Above a frozen backbone, of its outputs instead of colours."""
 
     input_scale: float = 255.0
-    """Number by which mean-subtracted pixels are divided, grey levels, unless it is the
-    backbone's; above a frozen backbone its outputs, dimensionless."""
+    """What mean-subtracted pixels (grey levels), or outputs of a frozen backbone (dimensionless),
+    are divided by, unless it is the backbone's scale."""
 
     steps: int = 10_000
     """Length of DANN, updates."""
@@ -120,8 +128,8 @@ class Config:
     """Length of source-only and train-on-target, updates; None for that of DANN."""
 
     batch_size: int = 128
-    """Examples a step over all devices: half source, half target. The baselines train on as
-    many labelled examples as DANN, half of this number."""
+    """Examples a step over all devices: half source, half target. Baselines train on as many
+    labelled examples as DANN, half of this number."""
 
     mu0: float = 0.01
     """Learning rate at the start, per update."""
@@ -153,7 +161,7 @@ class Config:
     bias_factor: float = 1.0
     """Multiple of the learning rate for biases, those of the backbone among them."""
 
-    normalization: Literal["mean", "sum_of_means"] = "mean"
+    normalization: Literal[NORMALIZATIONS] = "mean"
     """What L_d averages over: the joint batch, or each domain (then summed)."""
 
     domain_weight: float = 1.0
@@ -163,24 +171,29 @@ class Config:
     """Updates between two evaluations on the test images."""
 
     few_labels: int | None = None
-    """How many target training images of each class have a label, for the methods with few
-    labels; None for none. They are the same for all keys."""
+    """How many target training images of each class have a label, the same for all keys, for the
+    methods with few labels; None for none."""
 
     few_labels_in_batch: int = 16
-    """How many of these are in each batch that has images of both domains. DANN's target half
-    has as many fewer of the others; without a domain branch they come on top of the source half.
-    L_y is the mean over all labelled examples of the batch."""
+    """How many of these are in each batch of both domains: DANN's target half has as many fewer of
+    the others; without a domain branch they are added to the source half. L_y is the mean over all
+    labelled examples of the batch."""
 
     def __post_init__(self):
         """Checks the values against each other."""
         for name in ("source", "target"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} must be the name of a data set, or a folder of images")
-        optional = ("baseline_steps", "lambda_horizon", "classes", "crop", "few_labels")
-        for name in ("steps", "batch_size", "evaluate_every", "image_size", *optional):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        for names, valid, expected in (
+            (_COUNTS, lambda value: value >= 1, "be at least 1"),
+            (_POSITIVE, lambda value: 0 < value < math.inf, "be positive"),
+            (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative"),
+            (("momentum",), lambda value: 0 <= value < 1, "be in [0, 1)"),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not valid(value):
+                    raise ValueError(f"{name} must {expected}, got {value}")
         if self.crop is not None and self.crop > self.image_size:
             raise ValueError(f"crop must be at most image_size {self.image_size}, got {self.crop}")
         if self.batch_size % 2:
@@ -193,30 +206,18 @@ class Config:
                 "few_labels_in_batch must be at least 1 and less than the target half of a "
                 f"batch, {half}, got {self.few_labels_in_batch}"
             )
-        for name in ("mu0", "input_scale", "backbone_factor", "bias_factor"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("alpha", "beta", "gamma", "weight_decay", "domain_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
         self._check_names()
 
     def _check_names(self):
-        for name, valid in (
-            ("network", tuple(NETWORKS)),
-            ("normalization", NORMALIZATIONS),
-            ("initialization", ("default", *INITIALIZERS)),
-            ("mean", ("joint", "per_domain", "backbone")),
-            ("dtype", ("float32", "bfloat16")),
-            ("backbone", (None, *BACKBONES)),
-        ):
-            if getattr(self, name) not in valid:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}: expected one of "
-                    f"{', '.join(map(str, valid))}"
-                )
+        for name, kind in typing.get_type_hints(Config).items():
+            kinds = (kind, *typing.get_args(kind))  # of a union, its parts
+            literal = next((k for k in kinds if typing.get_origin(k) is Literal), None)
+            value = getattr(self, name)
+            if literal and not (value is None and type(None) in kinds):
+                valid = typing.get_args(literal)
+                if value not in valid:
+                    expected = ", ".join(valid)
+                    raise ValueError(f"unknown {name} {value!r}: expected one of {expected}")
         if (self.backbone is None) == (self.network in WITH_BACKBONE):
             raise ValueError(
                 f"expected a backbone for the networks {', '.join(WITH_BACKBONE)} and for no "

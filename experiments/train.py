@@ -15,6 +15,7 @@ import numpy as np
 
 from dann_jax import (
     augmentation,
+    backbones,
     checkpoints,
     evaluation,
     health,
@@ -24,9 +25,11 @@ from dann_jax import (
     schedules,
     training,
 )
+from dann_jax.datasets.streamed import Streamed, over_blocks
+from dann_jax.programs import Group, group_keys
 from experiments import domains, pretraining, processes, record, runtime
 from experiments.methods import Method, check_settings
-from experiments.plan import Group, groups, resolved
+from experiments.plan import resolved
 from experiments.settings import Config, make_model
 
 __all__ = ["Report", "Study", "fits", "group_of", "prepare", "restored", "train"]
@@ -54,10 +57,9 @@ class Study:
 
     config: Config
     method: Method
+    pair: domains.Pair
     devices: list[jax.Device]
     model: networks.DannModel
-    class_names: tuple[str, ...]
-    target_files: list[str] | None
     start: Callable[[Group], tuple[Any, jax.Array]]  # -> states and keys to train with
     program: Callable[[Group], Callable]  # -> (states, data, keys, steps) -> (states, metrics)
     opened: Callable[..., Any]  # (group, keys, first step) -> context manager of the data
@@ -70,12 +72,16 @@ class Study:
         """The device of this process that evaluates."""
         return next(d for d in self.devices if d.process_index == jax.process_index())
 
+    def outputs(self, function: Callable, state: Any, name: str, images=None, **options):
+        """Returns what a function of ``evaluation`` gives for images (to test on), and labels."""
+        test, preprocess, domain = self.tests[name]
+        options |= {"preprocess": preprocess, "domain": domain}
+        of_block = functools.partial(function, self.model, state, **options)
+        return over_blocks(test if images is None else images, of_block)
+
 
 def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[jax.Device]) -> Study:
-    """Returns all that trainings of a method on a pair of domains share.
-
-    Its ``program`` raises a ValueError where a batch does not split evenly over the devices.
-    """
+    """Returns all that trainings of a method on a pair of domains share."""
     check_settings(config, [method])
     model, steps = make_model(config, len(pair.class_names)), method.steps(config)
 
@@ -92,17 +98,21 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
         training.make_update_step, model, optimizer, lam, objective=method.objective(config)
     )
     preprocess = domains.preprocessing(config, pair, method)
-    feed = _streamed if isinstance(pair.source_train, domains.Streamed) else _in_memory
-    sets = _Sets(config, pair, method, preprocess)
-    opened, program = feed(sets, make_update, devices)
+    batch, labelled = domains.batch_sizes(config, pair, method)
+    sizes = {"batch": batch, "labelled": labelled, "preprocess": preprocess.batch}
+    if isinstance(pair.source_train, Streamed):
+        sets = domains.training_sets(pair, method)
+        opened, program = _streamed(config, sets, make_update, devices, sizes)
+    else:
+        arrays = domains.training_arrays(pair, method)
+        opened, program = _in_memory(config, arrays, make_update, devices, sizes)
     shape = 2, config.input_size, config.input_size, len(preprocess.source_mean)
     return Study(
         config=config,
         method=method,
+        pair=pair,
         devices=devices,
         model=model,
-        class_names=pair.class_names,
-        target_files=pair.target_files,
         start=_start(model, optimizer, shape, pretraining.variables(config)),
         program=program,
         opened=opened,
@@ -111,20 +121,16 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
             "source": (pair.source_test, preprocess.source, 0),
             "target": (pair.target_test, preprocess.target, int(method.adapts)),
         },
-        origin=_origin(pair, devices),
+        origin={
+            "data": pair.provenance,
+            "versions": runtime.versions(),
+            "device": runtime.device_kind(devices),
+            "device_count": len(devices),
+            "process_count": jax.process_count(),
+            "plain_xla": kernels.plain_xla(),
+            "threads": runtime.threads() if devices[0].platform == "cpu" else None,
+        },
     )
-
-
-def _origin(pair, devices):
-    return {
-        "data": pair.provenance,
-        "versions": runtime.versions(),
-        "device": runtime.device_kind(devices),
-        "device_count": len(devices),
-        "process_count": jax.process_count(),
-        "plain_xla": kernels.plain_xla(),
-        "threads": runtime.threads() if devices[0].platform == "cpu" else None,
-    }
 
 
 def _optimizer(config, mu):
@@ -145,7 +151,7 @@ def _start(model, optimizer, shape, backbone):
     def one(number, backbone):
         init_key, train_key = jax.random.split(jax.random.key(number))
         state = training.init_state(model, optimizer, init_key, jnp.zeros(shape))
-        return pretraining.started(state, backbone), train_key
+        return backbones.with_weights(state, backbone) if backbone else state, train_key
 
     single, many = jax.jit(one), jax.jit(jax.vmap(one, in_axes=(0, None)))
 
@@ -156,37 +162,23 @@ def _start(model, optimizer, shape, backbone):
     return start
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sets:
-    """What batches are drawn from, and how."""
-
-    config: Config
-    pair: domains.Pair
-    method: Method
-    preprocess: domains.Preprocess
-
-    @property
-    def sizes(self):
-        """Of a batch: (source, target), and the labelled ones of the target."""
-        batch, labelled = domains.batch_sizes(self.config, self.pair, self.method)
-        return {"batch": batch, "labelled": labelled}
-
-
-def _in_memory(sets, make_update, devices):
-    config, arrays = sets.config, domains.training_arrays(sets.pair, sets.method)
+def _in_memory(config, arrays, make_update, devices, sizes):
+    """Returns ``Study.opened`` and ``Study.program`` of arrays that lie on the devices."""
     if config.crop or config.mirror:
         make_update = augmentation.augmented(
             make_update, size=config.input_size, mirror=config.mirror
         )
-    examples = len(arrays.source_image), len(arrays.target_image)
-    options = {"examples": examples, "preprocess": sets.preprocess.batch, **sets.sizes}
+    options = {"examples": (len(arrays.source_image), len(arrays.target_image)), **sizes}
 
-    def used(group):
-        return devices[: len(group.keys) * group.devices_per_key]
+    @functools.cache
+    def placed(count):
+        """Returns the arrays on devices, one that is named twice only once."""
+        each = {id(a): programs.replicate(a, devices[:count]) for a in arrays if a is not None}
+        return type(arrays)(*(each.get(id(a)) for a in arrays))
 
     @functools.cache  # compiled once
     def program(size, devices_per_key):
-        shared = used(Group(tuple(range(size)), devices_per_key))
+        shared = devices[: size * devices_per_key]
         if size == 1:
             return programs.make_train_steps(make_update, devices=shared, **options)
         steps = programs.make_study_steps(
@@ -198,35 +190,24 @@ def _in_memory(sets, make_update, devices):
         steps.program_of(size)  # raises before anything starts
         return steps
 
-    placed = functools.cache(lambda count: _placed(arrays, devices[:count]))
-    return (
-        lambda group, keys, first_step: contextlib.nullcontext(placed(len(used(group)))),
-        lambda group: program(len(group.keys), group.devices_per_key),
-    )
+    def opened(group, keys, first_step):
+        count = min(len(group.keys) * group.devices_per_key, len(devices))
+        return contextlib.nullcontext(placed(count))
+
+    return opened, lambda group: program(len(group.keys), group.devices_per_key)
 
 
-def _placed(arrays, devices):
-    """Returns the arrays on the devices, an array that is named twice only once."""
-    placed = {id(a): programs.replicate(a, devices) for a in arrays if a is not None}
-    return arrays._replace(
-        **{name: placed[id(a)] for name, a in arrays._asdict().items() if a is not None}
-    )
-
-
-def _streamed(sets, make_update, devices):
+def _streamed(config, sets, make_update, devices, sizes):
+    """Returns ``Study.opened`` and ``Study.program`` of images that stay on disk."""
     from dann_jax import streaming  # Grain is not needed otherwise
 
-    config, (source, target) = sets.config, domains.training_sets(sets.pair, sets.method)
-    program = programs.make_stream_steps(
-        make_update, preprocess=sets.preprocess.batch, devices=devices
-    )
+    preprocess = sizes.pop("preprocess")
+    program = programs.make_stream_steps(make_update, preprocess=preprocess, devices=devices)
 
     def opened(group, key, first_step):
         crop = config.input_size if config.crop or config.mirror else None
         options = {"crop": crop, "mirror": config.mirror, "first_step": first_step}
-        return contextlib.closing(
-            streaming.batch_stream(source, target, key, **sets.sizes, **options)
-        )
+        return contextlib.closing(streaming.batch_stream(*sets, key, **sizes, **options))
 
     def only(group):
         if group != Group(group.keys[:1], len(devices)):
@@ -260,29 +241,17 @@ def train(
 
     Records and checkpoints lie in ``folder/key_KEY``. A training that was cut off goes on from its
     last checkpoint, together with the keys it was begun with, and gives the same numbers as if it
-    had not been. A key that is finished is not trained again.
-
-    Args:
-      study: The method, from ``prepare``.
-      keys: Numbers of the PRNG keys.
-      folder: Of this method alone.
-      together: How many keys, at most, are trained as one program; None for all.
-      devices_per_key: How many devices share a key's batches; None for as few as keep all busy.
-      checkpoint_every: Steps between two checkpoints.
-      stop: Step to stop at, unfinished, with the schedules of the full length; None for the last.
-      report: Called while the trainings go on.
-
-    Raises:
-      ValueError: The folder holds trainings with other settings, data, versions or devices, or
-        some that were begun together with other keys.
+    had not been. A key that is finished is not trained again. Keys are grouped by
+    ``group_keys``. ``stop`` is a step to stop at, with the schedules of the full length.
     """
-    records = {key: _read(study, folder / f"key_{key}") for key in keys}
-    for each in records.values():
-        processes.check_agreement(each is not None and 1 + each["finished"], "records")
-    begun = {}
+    records, begun = {key: _record(folder, key) for key in keys}, {}
     for key, each in records.items():
-        if each is not None and not each["finished"]:
-            group = group_of(each)
+        processes.check_agreement(each is not None and 1 + each["finished"], "records")
+        if each is None:
+            continue
+        _check_same(study, each, folder / f"key_{key}", study.origin.keys() - {"data"})
+        group = group_of(each)
+        if not each["finished"]:
             if not set(group.keys) <= set(keys):
                 raise ValueError(
                     f"key {key} in {folder} was begun together with other keys "
@@ -291,9 +260,10 @@ def train(
                 )
             begun |= dict.fromkeys(group.keys, group)
     new = [key for key in keys if records[key] is None and key not in begun]
-    todo = groups(new, len(study.devices), together, devices_per_key)
+    options = {"together": together, "devices_per_key": devices_per_key}
+    todo = group_keys(new, len(study.devices), **options)
     for group in (*dict.fromkeys(begun.values()), *todo):
-        run = _Run(study, group, [folder / f"key_{key}" for key in group.keys], report)
+        run = _Run(study, group, folder, report)
         after = run.train([records[key] for key in group.keys], checkpoint_every, stop)
         records |= dict(zip(group.keys, after, strict=True))
     return [records[key] for key in keys]
@@ -302,9 +272,10 @@ def train(
 class _Run:
     """The training of a group of keys as one program."""
 
-    def __init__(self, study, group, folders, report):
-        self.study, self.group, self.folders, self.report = study, group, folders, report
-        self.checkpoints = checkpoints.Checkpoints(folders[0] / "checkpoint")  # of the whole group
+    def __init__(self, study, group, folder, report):
+        self.study, self.group, self.report = study, group, report
+        self.folders = [folder / f"key_{key}" for key in group.keys]
+        self.checkpoints = checkpoints.Checkpoints(self.folders[0] / "checkpoint")  # of the group
         self.pending = None  # metrics are read one call late: reading never holds the device up
 
     def train(self, records, checkpoint_every, stop):
@@ -313,7 +284,7 @@ class _Run:
         stop = steps if stop is None else min(stop, steps)
         program = self.study.program(self.group)
         states, keys, done = self._restore(records)
-        clock = _Clock(self.records)
+        self.lap = time.perf_counter()
         with self.study.opened(self.group, keys, done) as data:
             while done < stop:
                 ends = ((done // n + 1) * n for n in (config.evaluate_every, LOG_EVERY))
@@ -325,14 +296,14 @@ class _Run:
                 if done % config.evaluate_every and done < steps:
                     continue
                 means = self._read()
-                clock.lap("train_seconds")
+                self._lap("train_seconds")
                 self._evaluate(states, means, done)
-                clock.lap()
+                self._lap()
                 due = done < steps and done % checkpoint_every < config.evaluate_every
                 if due and processes.is_first():
                     self._write()
                     self.checkpoints.save(done, jax.device_get(states))
-                    clock.lap()
+                    self._lap()
         self._read()  # where no evaluation follows
         if done < steps:
             return self.records
@@ -366,37 +337,49 @@ class _Run:
         (step, metrics), self.pending = self.pending, None
         mu = float(self.study.mu(step - 1))
         columns = {name: np.ravel(values) for name, values in metrics._asdict().items()}
-        means = []
-        for i, key in enumerate(self.group.keys):
-            means.append({name: float(values[i]) for name, values in columns.items()})
-            self.records[i]["curves"].append({"step": step, **means[i], "mu": mu})
-            self.report(Report(group=self.group, key=key, step=step, metrics=means[i], mu=mu))
+        means = [
+            {name: float(values[i]) for name, values in columns.items()}
+            for i in range(len(self.group.keys))
+        ]
+        for i, each in enumerate(self.records):
+            each["curves"].append({"step": step, **means[i], "mu": mu})
+            self._show(i, means[i])
         return means
 
+    def _show(self, i, metrics, **evaluation):
+        """Reports on a key at the last entry of its curves."""
+        step, mu = (self.records[i]["curves"][-1][name] for name in ("step", "mu"))
+        about = {"group": self.group, "key": self.group.keys[i], "step": step, "mu": mu}
+        self.report(Report(**about, metrics=metrics, **evaluation))
+
     def _evaluate(self, states, means, step):
-        views = jax.device_get(states.replace(opt_state=()))
-        for i, key in enumerate(self.group.keys):
-            state = jax.device_put(self._of_one(views, i), self.study.home)
-            accuracy, logits = _tested(self.study, state)
-            warnings = health.symptoms(
-                means[i],
-                classes=len(self.study.class_names),
-                normalization=self.study.config.normalization,
-            )
-            each = self.records[i]
+        study, views = self.study, jax.device_get(states.replace(opt_state=()))
+        for i, each in enumerate(self.records):
+            state = jax.device_put(self._of_one(views, i), study.home)
+            accuracy = {}
+            for name in study.tests:  # the target last
+                logits, labels = study.outputs(evaluation.predict, state, name)
+                accuracy[f"{name}_accuracy"] = evaluation.evaluate(logits, labels)
+            classes, normalization = len(study.pair.class_names), study.config.normalization
+            warnings = health.symptoms(means[i], classes=classes, normalization=normalization)
             each["warnings"] += [{"step": step, "warning": text} for text in warnings]
             each["evaluations"].append({"step": step, **accuracy})
             each |= accuracy
-            last = step == self.study.method.steps(self.study.config)
-            if last and self.study.target_files is not None and processes.is_first():
-                _write_predictions(self.folders[i] / "predictions.csv", self.study, logits)
-            mu, warnings = each["curves"][-1]["mu"], tuple(warnings)
-            progress = {"step": step, "metrics": means[i], "mu": mu, "warnings": warnings}
-            self.report(Report(group=self.group, key=key, **progress, **accuracy))
+            last = step == study.method.steps(study.config)
+            if last and study.pair.target_files is not None and processes.is_first():
+                _write_predictions(self.folders[i] / "predictions.csv", study, logits)
+            self._show(i, means[i], warnings=tuple(warnings), **accuracy)
 
     def _of_one(self, states, i):
         """Returns the state of one key; alone, it has no axis of keys."""
         return states if len(self.group.keys) == 1 else jax.tree.map(lambda x: x[i], states)
+
+    def _lap(self, *names):
+        """Adds the seconds since the last lap to the records, its share to each."""
+        last, self.lap = self.lap, time.perf_counter()
+        for each in self.records:
+            for name in (*names, "wall_seconds"):
+                each[name] += (self.lap - last) / len(self.records)
 
     def _write(self, **entries):
         for folder, each in zip(self.folders, self.records, strict=True):
@@ -435,18 +418,6 @@ def _means(metrics):
     return jax.tree.map(lambda values: jnp.mean(values, -1), metrics)
 
 
-def _tested(study, state):
-    """Returns the accuracy in each domain, and the logits of the target's test images."""
-    accuracy = {}
-    for name, (images, preprocess, domain) in study.tests.items():
-        predict = functools.partial(
-            evaluation.predict, study.model, state, preprocess=preprocess, domain=domain
-        )
-        logits, labels = domains.over_blocks(images, predict)
-        accuracy[f"{name}_accuracy"] = evaluation.evaluate(logits, labels)
-    return accuracy, logits
-
-
 def _write_predictions(path, study, logits):
     """Writes the most probable class of each file of the target."""
     probability = np.exp(logits - logits.max(-1, keepdims=True))
@@ -456,57 +427,33 @@ def _write_predictions(path, study, logits):
     with record.whole(path) as temporary, temporary.open("w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability"])
-        for name, row in zip(study.target_files, probability, strict=True):
-            writer.writerow([name, study.class_names[row.argmax()], f"{row.max():.4f}"])
-
-
-class _Clock:
-    """Adds the seconds since the last lap to the records of a group, its share to each."""
-
-    def __init__(self, records):
-        self.records, self.last = records, time.perf_counter()
-
-    def lap(self, *names):
-        now = time.perf_counter()
-        for each in self.records:
-            for name in (*names, "wall_seconds"):
-                each[name] += (now - self.last) / len(self.records)
-        self.last = now
+        for name, row in zip(study.pair.target_files, probability, strict=True):
+            writer.writerow([name, study.pair.class_names[row.argmax()], f"{row.max():.4f}"])
 
 
 def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
-    """Returns the state at the end of the training with a key in ``folder``, on one device.
+    """Returns the state at the end of a finished training with the study's settings and data.
 
-    Other versions or devices may have made it, so that what follows from it may differ by rounding
-    from their own.
-
-    Raises:
-      ValueError: The training is not finished, or was made with other settings or other data.
+    Other versions or devices may have made it, so that what follows from it may differ by rounding.
     """
-    folder = folder / f"key_{key}"
-    finished = record.read(folder / "record.json")
+    finished, folder = _record(folder, key), folder / f"key_{key}"
     if finished is None or not finished["finished"]:
         raise ValueError(
             f"{folder} holds no finished training of {study.method.name}: train it first"
         )
-    _check_same(study, finished, folder, {})
+    _check_same(study, finished, folder)
+    shapes = jax.eval_shape(lambda: study.start(Group((key,), 1))[0])
     place = jax.sharding.SingleDeviceSharding(study.home)
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        jax.eval_shape(lambda: study.start(Group((key,), 1))[0]),
-    )
+    like = jax.tree.map(lambda x: x.update(sharding=place), shapes)
     state = checkpoints.restore(folder / "state", like)
     if state is None:
         raise ValueError(f"{folder} has no state: it was not copied along, or has been removed")
     return state
 
 
-def _read(study, folder):
+def _record(folder, key):
     """Returns the record of a training that was begun, None where there is none."""
-    begun = record.read(folder / "record.json")
-    if begun is not None:
-        _check_same(study, begun, folder, study.origin.keys() - {"data"})
-    return begun
+    return record.read(folder / f"key_{key}" / "record.json")
 
 
 def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
@@ -520,7 +467,7 @@ def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
     )
 
 
-def _check_same(study, begun, folder, entries):
+def _check_same(study, begun, folder, entries=()):
     """Raises where a record was not made with the same settings, data and entries of its origin."""
     settings, origin = begun["settings"], begun["origin"]
     expected = resolved(study.config, study.method)

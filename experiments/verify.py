@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dann_jax.programs import Group
 from experiments import domains, record, runtime, train
 from experiments.methods import METHODS
-from experiments.plan import Group, config_of, groups
+from experiments.plan import config_of
 
 __all__ = ["Difference", "differences", "environment", "main"]
 
@@ -44,23 +45,15 @@ class Difference(NamedTuple):
 
 
 def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple]:
-    """Returns the entries that decide the last bits and differ, as name -> (in the file, here).
-
-    ``here`` is ``Study.origin`` of the training that the result is compared with.
-    """
-    names = [name for name in here if name not in ("data", "versions")]
-    pairs = {name: (result[name], here[name]) for name in names}
-    versions = result["versions"].items()
-    pairs |= {name: (version, here["versions"].get(name)) for name, version in versions}
+    """Returns what decides the last bits and differs from ``Study.origin``: (in the file, here)."""
+    there = {name: result[name] for name in here if name not in ("data", "versions")}
+    there |= result["versions"]
+    pairs = {name: (value, (here | here["versions"]).get(name)) for name, value in there.items()}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
-    """Returns all numbers that two trainings of a key both have, in the order of their steps.
-
-    Both have columns ``training`` and ``evaluations``, as ``curves`` of a result; the second may
-    be shorter.
-    """
+    """Returns all numbers that two ``record.curves`` of a key both have, in the order of steps."""
     every = []
     for kind in expected:
         there, here = _rows(expected[kind]), _rows(actual[kind])
@@ -69,21 +62,21 @@ def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
             scale = max((abs(there[step][name] or 0) for step in steps), default=0) or 1
             for step in steps:
                 a, b = there[step][name], here[step][name]
-                every.append(Difference(key, int(step), name, a, b, _relative(a, b, scale)))
+                relative = 0.0 if a is b else math.inf
+                if None not in (a, b):
+                    relative = abs(a - b) / scale
+                every.append(Difference(key, int(step), name, a, b, relative))
     return sorted(every, key=lambda each: (each.step, each.name))
 
 
 def _rows(columns):
     """Returns entries by their step; NaN is None, as in a file."""
-    rows = zip(*columns.values(), strict=True)
-    rows = [[None if v is None or math.isnan(v) else v for v in values] for values in rows]
-    return {row["step"]: row for row in (dict(zip(columns, v, strict=True)) for v in rows)}
-
-
-def _relative(a, b, scale):
-    if a is None or b is None:
-        return 0.0 if a is b else math.inf
-    return abs(a - b) / scale
+    rows = {}
+    for values in zip(*columns.values(), strict=True):
+        values = [None if v is None or math.isnan(v) else v for v in values]
+        row = dict(zip(columns, values, strict=True))
+        rows[row["step"]] = row
+    return rows
 
 
 def _result(path):
@@ -103,16 +96,6 @@ def _result(path):
     return result
 
 
-def _devices(result, count):
-    """Returns as many devices as are asked for; else as the result had, or all."""
-    devices = jax.local_devices()
-    if count is None:
-        count = min(result["device_count"], len(devices))
-    if not 1 <= count <= len(devices):
-        raise ValueError(f"--devices {count}: this process has {len(devices)}")
-    return devices[:count]
-
-
 def _last_step(result, steps):
     """Returns where to stop: at the first entry of the curves that is not before ``steps``."""
     if steps is None:
@@ -123,19 +106,16 @@ def _last_step(result, steps):
     return int(min(step for step in entries if step >= steps))
 
 
-def _group(result, key, devices, changed):
-    """Returns the keys that were trained together, where bits can be compared; else one."""
-    for group in result["groups"]:
-        if key in group["keys"] and not changed:
-            return Group(tuple(group["keys"]), group["devices_per_key"])
-    return groups([key], len(devices), 1, None)[0]
-
-
 def _study(result, options):
     """Returns the result's method, ready to train on the same data."""
     version = result["versions"].get("dann_jax")
     config = config_of(result["resolved_config"], options.weights, version=version)
-    devices = _devices(result, options.devices)
+    devices = jax.local_devices()
+    count = options.devices
+    if count is None:
+        count = min(result["device_count"], len(devices))
+    if not 1 <= count <= len(devices):
+        raise ValueError(f"--devices {count}: this process has {len(devices)}")
     _last_step(result, options.steps)  # raises before the data is read
     pair = domains.load_pair(config, data_dir=options.data_dir, manual_dir=options.manual_dir)
     others = domains.differences(result["data"], pair.provenance)
@@ -144,7 +124,7 @@ def _study(result, options):
             f"the data are not those of the file ({others}): choose others with --data-dir or "
             "--manual-dir"
         )
-    return train.prepare(config, METHODS[result["method"]], pair, devices)
+    return train.prepare(config, METHODS[result["method"]], pair, devices[:count])
 
 
 def _verify(options):
@@ -156,7 +136,10 @@ def _verify(options):
         raise ValueError(f"--key {key}: the file has {', '.join(map(str, result['keys']))}")
     study = _study(result, options)
     changed = environment(result, study.origin)
-    group = _group(result, key, study.devices, changed)
+    group = Group((key,), len(study.devices))
+    for each in result["groups"] if not changed else ():  # else bits cannot be compared
+        if key in each["keys"]:
+            group = Group(tuple(each["keys"]), each["devices_per_key"])
     study.program(group)  # raises where it cannot be
     stop = _last_step(result, options.steps)
     print(
@@ -190,11 +173,8 @@ def _compared(study, group, result, stop):
         )
     every = []
     for number, each in zip(group.keys, records, strict=True):
-        actual = {
-            "training": record.columns(each["curves"]),
-            "evaluations": record.columns(each["evaluations"]),
-        }
-        every += differences(number, result["curves"][result["keys"].index(number)], actual)
+        expected = result["curves"][result["keys"].index(number)]
+        every += differences(number, expected, record.curves(each))
     return every
 
 
@@ -211,7 +191,14 @@ def _verdict(compared, changed, tolerance):
     if first is None and not changed:
         print(f"agrees bit for bit: {numbers}, in the six digits that a file keeps")
         return 0
-    _print_accuracies(compared)
+    apart = {
+        each: abs(each.expected - each.actual)
+        for each in compared
+        if each.name in ACCURACIES and None not in (each.expected, each.actual)
+    }
+    if apart:  # which is not a share of anything
+        most = max(apart, key=apart.get)
+        print(f"accuracies differ by at most {apart[most]:.4f}: {most}")
     largest = max(each.relative for each in compared)
     share = f"max relative difference {largest:.2g}; tolerance {tolerance:g}"
     beyond = next((each for each in compared if each.relative > tolerance), None)
@@ -228,28 +215,8 @@ def _verdict(compared, changed, tolerance):
     return 0
 
 
-def _print_accuracies(compared):
-    """Prints by how much the accuracies differ, which is not a share of anything."""
-    apart = {
-        each: abs(each.expected - each.actual)
-        for each in compared
-        if each.name in ACCURACIES and None not in (each.expected, each.actual)
-    }
-    if apart:
-        most = max(apart, key=apart.get)
-        print(f"accuracies differ by at most {apart[most]:.4f}: {most}")
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program.
-
-    Args:
-      arguments: Of the command line; None for those of the process.
-
-    Returns:
-      The exit status: 0 where the numbers agree, 1 where they differ, 2 where they cannot be
-      compared.
-    """
+    """Runs the program with arguments, by default the process's, and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m experiments.verify", description=__doc__)
     parser.add_argument("result", type=pathlib.Path, help="a file CONFIG/METHOD.json")
     parser.add_argument("--key", type=int, help="which key; the file's first by default")

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from experiments import runtime
+from dann_jax import memory
 
 ROOT = pathlib.Path(__file__).parents[1]
-KEEP = "from experiments import runtime; print(runtime.keep_freed_memory())"
+KEEP = "from dann_jax.memory import keep_freed_memory; print(keep_freed_memory())"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
@@ -22,4 +22,4 @@ def test_glibc_is_told_to_keep_freed_memory():
 
 def test_nothing_is_done_on_other_systems(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert runtime.keep_freed_memory() is False
+    assert memory.keep_freed_memory() is False

@@ -22,9 +22,10 @@ from dann_jax import (
 )
 from dann_jax.batches import check_arrays
 from dann_jax.datasets.digits import digits_dataset_builder
+from dann_jax.datasets.streamed import Streamed
+from dann_jax.programs import Group
 from experiments import configs, domains, record, run, train
 from experiments.methods import DEFAULT_METHODS, METHODS
-from experiments.plan import Group
 from experiments.settings import Config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -150,7 +151,7 @@ def streamed(images):
             return [self[i] for i in indices]
 
     records = [{"image": i, "label": n} for i, n in zip(*images, strict=True)]
-    return domains.Streamed(Stored(records), 8, "b")
+    return Streamed(Stored(records), 8, "b")
 
 
 STREAMED = PAIR._replace(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
-from experiments import heads
+from dann_jax.alignment import linear_svm
 from experiments.methods import METHODS
 
 FORM = METHODS["sa"].fit
@@ -17,52 +17,54 @@ def blobs(count, seed=0, noise=0.3, width=6):
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, count)
     x = 4.0 * np.eye(3, width)[y] + noise * rng.normal(size=[count, width])
-    return heads.Examples(x.astype(np.float32), y)
+    return linear_svm.Examples(x.astype(np.float32), y)
 
 
 def test_a_head_separates_what_can_be_separated():
-    head = heads.fit(blobs(90), 1.0)
-    assert heads.accuracy(head, blobs(60, seed=1)) == 1.0
-    assert heads.converged(head)
+    head = linear_svm.fit(blobs(90), 1.0)
+    assert linear_svm.accuracy(head, blobs(60, seed=1)) == 1.0
+    assert linear_svm.converged(head)
 
 
 def test_a_head_does_not_depend_on_the_unit_or_the_origin_of_the_features():
     train, test = blobs(90, noise=2.0), blobs(200, seed=1, noise=2.0)
-    moved = [heads.Examples(1000 * each.x.astype(np.float64) - 7, each.y) for each in (train, test)]
-    accuracy = heads.accuracy(heads.fit(train, 0.1), test)
+    moved = [
+        linear_svm.Examples(1000 * each.x.astype(np.float64) - 7, each.y) for each in (train, test)
+    ]
+    accuracy = linear_svm.accuracy(linear_svm.fit(train, 0.1), test)
     assert 0.4 < accuracy < 1
-    assert heads.accuracy(heads.fit(moved[0], 0.1), moved[1]) == accuracy
+    assert linear_svm.accuracy(linear_svm.fit(moved[0], 0.1), moved[1]) == accuracy
 
 
 def test_accuracy_is_over_the_known_labels():
-    head, test = heads.fit(blobs(90), 1.0), blobs(10, seed=1)
-    unknown = heads.Examples(test.x, np.where(np.arange(10) < 4, (test.y + 1) % 3, -1))
-    assert heads.accuracy(head, unknown) == 0.0
-    four = heads.Examples(test.x, np.where(np.arange(10) < 4, test.y, -1))
-    assert heads.accuracy(head, four) == 1.0
-    assert math.isnan(heads.accuracy(head, heads.Examples(test.x, np.full(10, -1))))
+    head, test = linear_svm.fit(blobs(90), 1.0), blobs(10, seed=1)
+    unknown = linear_svm.Examples(test.x, np.where(np.arange(10) < 4, (test.y + 1) % 3, -1))
+    assert linear_svm.accuracy(head, unknown) == 0.0
+    four = linear_svm.Examples(test.x, np.where(np.arange(10) < 4, test.y, -1))
+    assert linear_svm.accuracy(head, four) == 1.0
+    assert math.isnan(linear_svm.accuracy(head, linear_svm.Examples(test.x, np.full(10, -1))))
 
 
 def test_c_is_the_smallest_of_the_best_on_the_first_fifth(monkeypatch):
-    assert heads.choose(blobs(100)) == (heads.GRID[0], 1.0)
+    assert linear_svm.choose(blobs(100)) == (linear_svm.GRID[0], 1.0)
     train = blobs(100)
     wrong = np.where(np.arange(100) < 20, (train.y + 1) % 3, train.y)  # of the held-out fifth
-    assert heads.choose(heads.Examples(train.x, wrong)) == (heads.GRID[0], 0.0)
+    assert linear_svm.choose(linear_svm.Examples(train.x, wrong)) == (linear_svm.GRID[0], 0.0)
     accuracy = {0.01: 0.5, 0.1: 0.75, 1.0: 0.75, 10.0: 0.25}
     monkeypatch.setattr(LinearSVC, "score", lambda svm, x, y: accuracy[svm.C])
-    assert heads.choose(train) == (0.1, 0.75)
+    assert linear_svm.choose(train) == (0.1, 0.75)
 
 
 def test_a_solver_that_has_to_stop_is_told_of(monkeypatch):
-    monkeypatch.setattr(heads, "ITERATIONS", 1)
-    assert not heads.converged(heads.fit(blobs(90, noise=2.0), 10.0))
+    monkeypatch.setattr(linear_svm, "ITERATIONS", 1)
+    assert not linear_svm.converged(linear_svm.fit(blobs(90, noise=2.0), 10.0))
 
 
 def test_labels_of_the_target_decide_only_what_is_named_oracle():
     source, test = blobs(200, noise=1.5, width=12), blobs(100, seed=2, noise=1.5, width=12)
-    shifted = heads.Examples(test.x + 1, test.y)
+    shifted = linear_svm.Examples(test.x + 1, test.y)
     target = blobs(150, seed=1, noise=1.5, width=12).x + 1
-    found = heads.aligned(FORM, source, target, test, shifted)
+    found = linear_svm.aligned(FORM, source, target, source_test=test, target_test=shifted)
     assert found["by_components"]["components"] == list(range(2, 12))
     accuracy = found["by_components"]["target_accuracy"]
     assert found["oracle_accuracy"] == max(accuracy) > 0.6  # a shift is undone by the z-scores
@@ -70,7 +72,7 @@ def test_labels_of_the_target_decide_only_what_is_named_oracle():
     assert found["target_accuracy"] == accuracy[found["components"] - 2]
     assert 2 <= found["components"] <= found["fitted"]["stable_components"]
     other = shifted._replace(y=np.random.default_rng(3).permutation(shifted.y))
-    again = heads.aligned(FORM, source, target, test, other)
+    again = linear_svm.aligned(FORM, source, target, source_test=test, target_test=other)
     assert again["by_components"] != found["by_components"]
     for name in ("components", "C", "validation_accuracy", "fitted", "source_accuracy"):
         assert again[name] == found[name], name
@@ -79,4 +81,4 @@ def test_labels_of_the_target_decide_only_what_is_named_oracle():
 def test_too_few_features_for_an_alignment_are_refused():
     few = blobs(50, width=3)._replace(x=np.zeros([50, 2]))
     with pytest.raises(ValueError, match="more features and examples than that, got 2"):
-        heads.aligned(FORM, few, few.x, few, few)
+        linear_svm.aligned(FORM, few, few.x, source_test=few, target_test=few)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dann_jax import datasets
+from dann_jax.datasets import streamed
 from experiments import configs, domains, run
 from experiments.figures import look
 
@@ -143,7 +144,7 @@ def test_labels_are_looked_for_among_the_images_trained_on(tmp_path):
 
 
 def test_a_folder_is_streamed_for_the_evaluation_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(domains, "BLOCK", 5)
+    monkeypatch.setattr(streamed, "BLOCK", 5)
     config = configs.find_config("own_pair")[0]
     config = dataclasses.replace(
         config, source=str(fill(tmp_path / "a")), target=str(fill(tmp_path / "b")), image_size=16
@@ -152,9 +153,9 @@ def test_a_folder_is_streamed_for_the_evaluation_too(tmp_path, monkeypatch):
         domains.load_pair(config, data_dir=tmp_path / "data", streaming=streaming)
         for streaming in (False, True)
     )
-    assert isinstance(stream.target_test, domains.Streamed)
+    assert isinstance(stream.target_test, streamed.Streamed)
     images, labels = (
-        np.concatenate(c) for c in zip(*domains.blocks(stream.target_test), strict=True)
+        np.concatenate(c) for c in zip(*streamed.blocks(stream.target_test), strict=True)
     )
     np.testing.assert_array_equal(images, memory.target_test.image)
     np.testing.assert_array_equal(labels, memory.target_test.label)

@@ -18,11 +18,11 @@ from dann_jax.backbones.normalized_convolution import NormalizedConvolution
 from dann_jax.backbones.weights import Layer
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
+from dann_jax.programs import Group
 from experiments import configs, domains, plan, pretraining, run, train
 from experiments.configs import office31
 from experiments.figures import embed
 from experiments.methods import METHODS
-from experiments.plan import Group
 from experiments.settings import Config, make_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

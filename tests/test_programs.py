@@ -23,6 +23,7 @@ from dann_jax import (
     reversed_objective,
 )
 from dann_jax.networks import FullyConnected
+from dann_jax.programs import group_keys
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -239,3 +240,24 @@ def test_what_lies_on_one_device_is_spread_over_all(fused, devices):
     states, metrics = train(states, ARRAYS, keys, 2, settings)
     jax.tree.map(np.testing.assert_array_equal, metrics, expected)
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(states)} == {4}
+
+
+@pytest.mark.parametrize(
+    ("keys", "devices", "together", "devices_per_key", "expected"),
+    [
+        (3, 1, None, None, [(3, 1)]),
+        (3, 1, 2, None, [(2, 1), (1, 1)]),
+        (2, 4, 1, None, [(1, 4), (1, 4)]),
+        (4, 4, None, None, [(4, 1)]),
+        (11, 4, None, None, [(8, 1), (2, 2), (1, 4)]),
+        (3, 4, None, None, [(2, 2), (1, 4)]),
+        (5, 4, None, 2, [(4, 2), (1, 2)]),
+        (3, 4, None, 1, [(3, 1)]),
+        (2, 4, None, 4, [(2, 4)]),
+    ],
+)
+def test_keys_are_spread_over_devices_first(keys, devices, together, devices_per_key, expected):
+    options = {"together": together, "devices_per_key": devices_per_key}
+    groups = group_keys(range(keys), devices, **options)
+    assert [(len(group.keys), group.devices_per_key) for group in groups] == expected
+    assert [key for group in groups for key in group.keys] == list(range(keys))

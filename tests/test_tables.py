@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import configs, execute, heads, plan, record, run
+from dann_jax.alignment import linear_svm
+from experiments import configs, execute, plan, record, run
 from experiments.options import Options
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -54,7 +55,7 @@ def test_heads_are_made_once_for_trainings_that_have_none(call, tmp_path, capsys
     about = result["svm"]
     assert (about["layer"], about["features"], about["examples"]) == ("y/fc2", 100, 40)
     assert len(about["C"]) == 2
-    assert set(about["C"]) <= set(heads.GRID)
+    assert set(about["C"]) <= set(linear_svm.GRID)
     assert str(tmp_path) not in json.dumps(result)
 
     after = written(folder)

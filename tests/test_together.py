@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import pathlib
 import types
 
 import flax.linen as nn
@@ -13,9 +12,10 @@ import pytest
 
 from dann_jax import DannModel, checkpoints, datasets
 from dann_jax.networks import FullyConnected
+from dann_jax.programs import Group, group_keys
 from experiments import configs, domains, plan, record, run, settings, train
 from experiments.methods import METHODS
-from experiments.plan import Group
+from experiments.options import Options
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -103,26 +103,6 @@ def test_devices_share_the_batches_of_keys_that_are_too_few(alone, tmp_path, dev
         assert_near(each, alone[key])
 
 
-@pytest.mark.parametrize(
-    ("keys", "devices", "together", "devices_per_key", "expected"),
-    [
-        (3, 1, None, None, [(3, 1)]),
-        (3, 1, 2, None, [(2, 1), (1, 1)]),
-        (2, 4, 1, None, [(1, 4), (1, 4)]),
-        (4, 4, None, None, [(4, 1)]),
-        (11, 4, None, None, [(8, 1), (2, 2), (1, 4)]),
-        (3, 4, None, None, [(2, 2), (1, 4)]),
-        (5, 4, None, 2, [(4, 2), (1, 2)]),
-        (3, 4, None, 1, [(3, 1)]),
-        (2, 4, None, 4, [(2, 4)]),
-    ],
-)
-def test_keys_are_spread_over_devices_first(keys, devices, together, devices_per_key, expected):
-    groups = plan.groups(list(range(keys)), devices, together, devices_per_key)
-    assert [(len(group.keys), group.devices_per_key) for group in groups] == expected
-    assert [key for group in groups for key in group.keys] == list(range(keys))
-
-
 class CutOff(Exception):
     pass
 
@@ -185,7 +165,9 @@ def test_a_finished_key_is_not_trained_again(ready, tmp_path):
 
 
 def test_each_key_has_its_predictions(ready, tmp_path):
-    ready = dataclasses.replace(ready, target_files=[f"{i}.png" for i in range(24)])
+    ready = dataclasses.replace(
+        ready, pair=PAIR._replace(target_files=[f"{i}.png" for i in range(24)])
+    )
     train.train(ready, [0, 1, 2], tmp_path, together=None)
     texts = [(tmp_path / f"key_{key}" / "predictions.csv").read_text() for key in (0, 1, 2)]
     assert [len(text.splitlines()) for text in texts] == [25] * 3
@@ -230,16 +212,13 @@ def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, caps
     assert result["command"].endswith("--keys 4 --together 3")
 
 
-def a_job(keys, together):
+def a_job(keys, together, **options):
     return plan.Job(
         name="small",
-        config=CONFIG,
         method=METHODS["dann"],
-        keys=tuple(keys),
-        output=pathlib.Path("runs/small"),
+        options=Options(**{"config": CONFIG, "keys": keys, "together": together} | options),
         trains=True,
         head=False,
-        together=together,
     )
 
 
@@ -255,9 +234,8 @@ def a_job(keys, together):
 def test_a_command_makes_the_groups_of_its_result(sizes, devices_per_key, words):
     left = iter(range(sum(sizes)))
     groups = [Group(tuple(next(left) for _ in range(n)), devices_per_key) for n in sizes]
-    keys = list(range(sum(sizes)))
     for asked in ("auto", 1) if max(sizes) > 1 else ("auto",):
-        assert plan.grouping(a_job(keys, asked), groups, jax.local_devices()[:1]) == words
+        assert plan.grouping(a_job(sum(sizes), asked), groups, jax.local_devices()[:1]) == words
 
 
 @pytest.mark.parametrize(
@@ -266,16 +244,19 @@ def test_a_command_makes_the_groups_of_its_result(sizes, devices_per_key, words)
 )
 def test_keys_are_trained_together_where_that_pays(platform, network, expected):
     config = dataclasses.replace(CONFIG, network=network)
-    job = dataclasses.replace(a_job([0, 1, 2], "auto"), config=config)
     devices = [types.SimpleNamespace(platform=platform)] * 2
-    assert job.most_together(devices) == expected
-    assert dataclasses.replace(job, together=3).most_together(devices) == 3
-    assert dataclasses.replace(job, one_by_one=True).most_together(devices) == 1
+    assert a_job(3, "auto", config=config).most_together(devices) == expected
+    assert a_job(3, 3, config=config).most_together(devices) == 3
+    for one_by_one in ("streaming", "distributed"):
+        job = a_job(3, "auto", config=config, **{one_by_one: True})
+        assert job.most_together(devices) == 1
 
 
 def test_an_option_that_makes_the_groups_is_kept():
-    job = dataclasses.replace(a_job([0, 1, 2], 2), devices_per_key=1)
-    words = plan.grouping(job, plan.groups([0, 1, 2], 1, 2, 1), jax.local_devices()[:1])
+    job = a_job(3, 2, devices_per_key=1)
+    words = plan.grouping(
+        job, group_keys([0, 1, 2], 1, together=2, devices_per_key=1), jax.local_devices()[:1]
+    )
     assert words == " --together 2 --devices-per-key 1"
 
 

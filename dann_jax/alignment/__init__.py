@@ -1,17 +1,21 @@
 """Methods of domain adaptation that the paper is compared with: they align given features."""
 
 from dann_jax.alignment.subspace import (
+    Alignment,
     Subspace,
     align,
     deviation_bounds,
     principal_subspace,
     stable_components,
+    subspace_alignment,
 )
 
 __all__ = [
+    "Alignment",
     "Subspace",
     "align",
     "deviation_bounds",
     "principal_subspace",
     "stable_components",
+    "subspace_alignment",
 ]

@@ -6,16 +6,19 @@ number of components.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 __all__ = [
+    "Alignment",
     "Subspace",
     "align",
     "deviation_bounds",
     "principal_subspace",
     "stable_components",
+    "subspace_alignment",
 ]
 
 
@@ -127,3 +130,55 @@ def stable_components(
     """
     (fine,) = np.nonzero(deviation_bounds(source, target, delta=delta) <= gamma)
     return int(fine[-1]) + 1 if len(fine) else 0
+
+
+class Alignment(NamedTuple):
+    """A closed form that is fitted to features of both domains."""
+
+    components: list[int]  # the numbers of components to try, smallest first; one if it has none
+    eligible: list[int]  # those of them that a choice without target labels is made among
+    source: Callable[[np.ndarray, int], Callable[[int], np.ndarray]]  # (x, largest d) -> d -> x'
+    target: Callable[[np.ndarray, int], Callable[[int], np.ndarray]]
+    entries: dict[str, Any]  # what else it found, by name
+
+
+def subspace_alignment(
+    source: np.ndarray,
+    labels: np.ndarray | None,
+    target: np.ndarray,
+    *,
+    candidates: Iterable[int] = range(2, 61),
+) -> Alignment:
+    """Returns subspace alignment, fitted to features of both domains.
+
+    Args:
+      source: ``[n, D]``.
+      labels: Not used: the form needs none.
+      target: ``[m, D]``.
+      candidates: Numbers of components, smallest first; the default is DANN's authors'. Those that
+        are not below n, m and D are left out.
+
+    Raises:
+      ValueError: There are too few features or examples for any of them.
+    """
+    del labels
+    bases = principal_subspace(source), principal_subspace(target)
+    count = min(*source.shape, len(target))
+    components = [d for d in candidates if d < count]
+    if not components:
+        raise ValueError(
+            f"subspace alignment in {min(candidates)} components or more needs more features and "
+            f"examples than that, got {count}"
+        )
+    stable = max(stable_components(*bases), components[0])
+
+    def of_source(x, most):
+        projected = bases[0].project(x, most)
+        return lambda d: projected[:, :d] @ align(*bases, d)
+
+    def of_target(x, most):
+        projected = bases[1].project(x, most)
+        return lambda d: projected[:, :d]
+
+    eligible = [d for d in components if d <= stable]
+    return Alignment(components, eligible, of_source, of_target, {"stable_components": stable})

@@ -1,18 +1,25 @@
-"""Backbones by name, and their ImageNet weights from files on disk."""
+"""Backbones by name, their ImageNet weights from files on disk, and what they make of images."""
 
+import dataclasses
 import functools
 import importlib.util
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 
+from dann_jax import kernels
+from dann_jax.augmentation import centre_crop
 from dann_jax.backbones import alexnet, efficientnet_lite, resnet
 from dann_jax.backbones.weight_files import read_arrays
 from dann_jax.backbones.weights import Layer, variables
+from dann_jax.training import TrainState
 
-__all__ = ["BACKBONES", "Backbone", "load_weights", "weights_file"]
+__all__ = ["BACKBONES", "Backbone", "load_weights", "outputs", "weights_file", "with_weights"]
 
 
 class Backbone(NamedTuple):
@@ -143,6 +150,72 @@ def load_weights(name: str, path: str | pathlib.Path | None = None) -> dict[str,
         raise ValueError(
             f"{file} holds no weights of {name} (source: {backbone.source}): {e}"
         ) from e
+
+
+def with_weights(state: TrainState, variables: dict[str, Any]) -> TrainState:
+    """Returns a state before the first update whose backbone, in G_f, starts from variables.
+
+        state = with_weights(init_state(model, optimizer, key, image), load_weights("resnet50"))
+
+    Args:
+      state: Of a model whose G_f has a submodule ``backbone``, as that of ``networks.office``.
+      variables: From ``load_weights``.
+    """
+    theta = state.theta["f"] | {"backbone": variables["params"]}
+    batch_stats = {
+        name: initial | ({"backbone": variables[name]} if name in variables else {})
+        for name, initial in state.batch_stats["f"].items()
+    }
+    return dataclasses.replace(
+        state, theta=state.theta | {"f": theta}, batch_stats=state.batch_stats | {"f": batch_stats}
+    )
+
+
+def outputs(
+    name: str,
+    variables: dict[str, Any],
+    images: np.ndarray,
+    *,
+    crop: int,
+    mirror: bool = False,
+    dtype: Any = jnp.float32,
+    batch_size: int = 32,
+) -> Iterator[np.ndarray]:
+    """Yields the outputs of a frozen backbone for images, batch by batch.
+
+    The views of an image lie side by side as pixels do: the middle of the image, and with
+    ``mirror`` its mirror image. A random crop of one pixel, as in training, is one of them at
+    random; the middle pixel, as in evaluation, is the image itself.
+
+    Args:
+      name: One of ``BACKBONES``.
+      variables: From ``load_weights``.
+      images: ``[n, height, width, 3]``, as stored.
+      crop: Height and width of the middle, pixels.
+      mirror: Whether to add the mirror image.
+      dtype: Of the computation.
+      batch_size: Images a call; the last batch is padded.
+
+    Yields:
+      ``[batch, 1, 1 or 2, features]`` float32.
+    """
+    backbone = _backbone(name)
+    module = backbone.make(dtype=dtype)
+    mean, scale = np.array([backbone.mean, backbone.scale], np.float32).reshape(2, 1, 1, 1, 3)
+    options = kernels.compiler_options(jax.local_devices()[0].platform)
+
+    @functools.partial(jax.jit, compiler_options=options)
+    def forward(variables, image):
+        image = (image.astype(jnp.float32) - mean) / scale
+        views = [image, image[:, :, ::-1]] if mirror else [image]
+        of_views = [module.apply(variables, view).astype(jnp.float32) for view in views]
+        return jnp.stack(of_views, 1)[:, None]
+
+    for start in range(0, len(images), batch_size):
+        image = np.asarray(centre_crop(images[start : start + batch_size], crop))
+        missing = batch_size - len(image)  # one shape, one compilation
+        padded = np.pad(image, [(0, missing), *[(0, 0)] * 3])
+        yield np.asarray(forward(variables, padded))[: len(image)]
 
 
 def _backbone(name):

@@ -43,7 +43,9 @@ __all__ = [
     "builder",
     "default_data_dir",
     "digest",
+    "find",
     "from_folder",
+    "is_folder",
     "load",
     "names",
     "prepare",
@@ -142,6 +144,49 @@ def from_folder(
         class_names=class_names,
         data_dir=_root(data_dir),
     )
+
+
+def is_folder(name: str) -> bool:
+    """Returns whether a domain is a folder of images rather than a data set with a name.
+
+    What looks like a mistyped name is none.
+
+    Args:
+        name: a name or a path.
+    """
+    if name in _NAMES:
+        return False
+    mistyped = difflib.get_close_matches(name, _NAMES, cutoff=0.8)
+    return Path(name).expanduser().is_dir() or (os.sep in name and not mistyped)
+
+
+def find(
+    name: str,
+    *,
+    image_size: int,
+    class_names: Sequence[str] | None = None,
+    data_dir: str | os.PathLike | None = None,
+    manual_dir: str | os.PathLike | None = None,
+) -> "ImageBuilder":
+    """Returns the TFDS builder of a data set by its name, or of a folder of images by its path.
+
+    Args:
+        name: one of ``names()``, or a folder.
+        image_size: as in ``from_folder``; a data set has a size of its own.
+        class_names: as in ``from_folder``.
+        data_dir: folder of prepared data; None for ``default_data_dir()``.
+        manual_dir: folder with published files already on disk; None to download them.
+
+    Raises:
+        ValueError: there is no data set of that name, or see ``from_folder``.
+        NotADirectoryError: there is no such folder.
+    """
+    if is_folder(name):
+        return from_folder(name, image_size=image_size, class_names=class_names, data_dir=data_dir)
+    try:
+        return builder(name, data_dir=data_dir, manual_dir=manual_dir)
+    except ValueError as error:
+        raise ValueError(f"{error}; a folder of images is given by its path") from error
 
 
 def prepare(

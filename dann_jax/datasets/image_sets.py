@@ -2,8 +2,6 @@
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dann_jax.datasets import draws
+from dann_jax.datasets.whole_files import whole
 
 __all__ = ["ImageSet", "Subset", "cached", "digest", "digest_header", "subset"]
 
@@ -128,15 +127,6 @@ def _read(folder: Path, split: str, shape: tuple[int, ...]) -> ImageSet | None:
 
 
 def _write(folder: Path, split: str, image_set: ImageSet) -> None:
-    folder.mkdir(exist_ok=True)
     for path, array in zip(_paths(folder, split), image_set, strict=True):
-        # A name of its own for each process; the rename makes the whole file appear at once.
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, array, allow_pickle=False)
-            os.chmod(temporary, 0o644)  # others may share the folder
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with whole(path) as temporary:
+            np.save(temporary, array, allow_pickle=False)

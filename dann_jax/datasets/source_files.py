@@ -3,13 +3,13 @@
 import gzip
 import hashlib
 import http.client
-import os
 import shutil
-import tempfile
 import urllib.request
 import zlib
 from pathlib import Path
 from typing import NamedTuple
+
+from dann_jax.datasets.whole_files import whole
 
 __all__ = ["PublishedFile", "fetch", "find", "mismatch", "reason", "unzip"]
 
@@ -90,22 +90,15 @@ def fetch(url: str, path: Path) -> None:
     Raises:
         OSError: the address does not answer within half a minute, refuses, or stops early.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
+    with whole(path) as temporary:
         with (
-            os.fdopen(handle, "wb") as file,
+            temporary.open("wb") as file,
             urllib.request.urlopen(url, timeout=_TIMEOUT) as answer,
         ):
             shutil.copyfileobj(answer, file)
             length, got = answer.headers.get("Content-Length"), file.tell()
         if length is not None and int(length) != got:
             raise OSError(f"expected {int(length):,} bytes, got {got:,}")
-        os.chmod(temporary, 0o644)  # others may share the folder
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def mismatch(file: PublishedFile, path: Path, *, expected: str, got: str) -> ValueError:

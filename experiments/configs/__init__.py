@@ -19,11 +19,7 @@ _ROWS = {
     "office31": ("office31_amazon_webcam", "office31_dslr_webcam", "office31_webcam_dslr"),
     "office31_others": ("office31_amazon_dslr", "office31_dslr_amazon", "office31_webcam_amazon"),
 }
-_VARIANTS = {
-    "table1": ("batch_norm",),
-    "office31": ("frozen", "resnet50"),
-    "office31_others": ("frozen", "resnet50"),
-}
+_VARIANTS = ("batch_norm", "frozen", "resnet50")
 
 
 @functools.cache
@@ -46,11 +42,7 @@ def config_names() -> tuple[str, ...]:
 
 
 def find_config(name: str) -> tuple[Config, str]:
-    """Returns an experiment's settings and its description.
-
-    Raises:
-      ValueError: There is no such experiment; the message has the nearest names.
-    """
+    """Returns an experiment's settings and its description."""
     if name not in config_names():
         near = difflib.get_close_matches(name, config_names(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {config_names()}"
@@ -65,10 +57,10 @@ def find_methods(name: str) -> tuple[str, ...]:
 
 def _tables():
     tables = dict(_ROWS)
-    for table, variants in _VARIANTS.items():
-        for variant in variants:
-            rows = (f"{row}_{variant}" for row in _ROWS[table])
-            tables[f"{table}_{variant}"] = tuple(row for row in rows if row in config_names())
+    for table, rows in _ROWS.items():
+        for variant in _VARIANTS:
+            variants = tuple(f"{row}_{variant}" for row in rows)
+            tables[f"{table}_{variant}"] = tuple(n for n in variants if n in config_names())
     return {table: rows for table, rows in tables.items() if rows}
 
 

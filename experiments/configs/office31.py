@@ -83,12 +83,8 @@ def frozen(source: str, target: str, backbone: str = "efficientnet_lite0") -> Co
 
     The bottleneck has the batch statistics of each domain by itself, and 2,000 updates are enough
     for what is trained; these and L_d's weight were chosen without target labels
-    (docs/office31.md).
-
-    The backbone's outputs for the middle 224x224 pixels of an image and for its mirror image are
-    computed once. Training draws one of the two at random, as a mirror image in the other recipes;
-    the test takes the image itself. The mean over both domains' training images is subtracted
-    from each output.
+    (docs/office31.md). Training draws the outputs for the middle 224x224 pixels of an image or for
+    its mirror image, at random; the test takes the former.
     """
     return dataclasses.replace(
         batch_norm(source, target, backbone),
