@@ -15,7 +15,7 @@ import numpy as np
 
 from dann_jax.objective import SOURCE, TARGET
 
-__all__ = ["Views", "augmented", "centre_crop", "draw_views", "take_view", "take_views"]
+__all__ = ["Views", "augmented", "center_crop", "draw_views", "take_view", "take_views"]
 
 # Folded into a key that is otherwise used with steps, which end at 2^31 - 1.
 _VIEWS = np.uint32(2**32 - 1)
@@ -105,10 +105,10 @@ def take_view(image: np.ndarray, corner: np.ndarray, mirrored: bool, size: int) 
     return view[:, ::-1] if mirrored else view
 
 
-def centre_crop(images: chex.Array, size: int) -> chex.Array:
+def center_crop(images: chex.Array, size: int) -> chex.Array:
     """Returns the middle of images, the part that an evaluation uses.
 
-    >>> centre_crop(np.arange(5).reshape(1, 5, 1), 1)
+    >>> center_crop(np.arange(5).reshape(1, 5, 1), 1)
     array([[[2]]])
 
     Args:

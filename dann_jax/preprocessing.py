@@ -7,7 +7,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax.augmentation import centre_crop
+from dann_jax.augmentation import center_crop
 from dann_jax.batches import DomainBatch
 
 __all__ = ["Preprocess", "image_mean"]
@@ -30,11 +30,11 @@ class Preprocess(NamedTuple):
 
     def source(self, image: chex.Array) -> chex.Array:
         """Returns source images ``[n, h, w, 3]`` float32 for an evaluation, of stored ones."""
-        return _standardize(centre_crop(image, self.crop), self.source_mean, self.scale)
+        return _standardize(center_crop(image, self.crop), self.source_mean, self.scale)
 
     def target(self, image: chex.Array) -> chex.Array:
         """Returns target images ``[n, h, w, 3]`` float32 for an evaluation, of stored ones."""
-        return _standardize(centre_crop(image, self.crop), self.target_mean, self.scale)
+        return _standardize(center_crop(image, self.crop), self.target_mean, self.scale)
 
     def batch(self, batch: DomainBatch) -> DomainBatch:
         """Returns a batch to train on, of one as stored, grey or colour; crops are made later."""

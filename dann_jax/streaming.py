@@ -48,7 +48,7 @@ class Records(Protocol):
 
     An image is uint8 ``[height, width, channel]``, all of one shape; a label is an integer, -1
     where it is not known. Where there is ``__getitems__``, it is called with many indices at
-    once. ``datasets.records.ImageRecords`` are the records of a prepared data set.
+    once. ``datasets.image_records.ImageRecords`` are the records of a prepared data set.
     """
 
     def __len__(self) -> int:

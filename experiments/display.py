@@ -98,7 +98,7 @@ def table(title: str, experiments: dict[str, dict[str, dict[str, Any]]]) -> Tabl
         for method, result in results.items():
             first = (name,) * len(names)
             shown.add_row(*first, method, *_figures(result, means))
-            if METHODS[method].aligns:
+            if METHODS[method].aligns and record.has_picks(result):
                 shown.add_row(*first, f"{method}, oracle", *_figures(record.oracle(result), means))
     return shown
 

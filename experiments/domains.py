@@ -156,7 +156,7 @@ def _few(config, parts, class_names):
 def _load(builder, split, config, *, name, features, streaming, progress):
     """Returns the images of a split at the network's size, and their origin."""
     if streaming:
-        from dann_jax.datasets.records import ImageRecords  # imports TFDS
+        from dann_jax.datasets.image_records import ImageRecords  # imports TFDS
 
         builder = datasets.prepare(builder, progress=progress)
         images = Streamed(ImageRecords(builder, split), config.image_size, name)

@@ -130,7 +130,7 @@ def _measurable(jobs, setting):
         why, name = job.trains and job.method.needs_target_labels, job.method.name
         if setting.pair.target_labelled or not why:
             kept.append(job)
-        elif len(jobs) == 1:
+        elif len(job.options.methods) == 1:
             raise ValueError(f"{name}: {job.config.target} has no labels {why}")
         else:
             setting.console.print(f"{name} is left out: the target has no labels {why}")

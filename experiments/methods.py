@@ -67,7 +67,7 @@ class Method:
 
     @property
     def adapts(self) -> bool:
-        """Whether the training knows the target's images for such, so batch statistics do too."""
+        """Whether the training treats target images as such, with their own batch statistics."""
         return any("target" in part for part in self.trains_on[1:])
 
     @property
@@ -79,7 +79,7 @@ class Method:
     def needs_target_labels(self) -> str:
         """What it needs all labels of the target for; empty where it does not."""
         if self.aligns:
-            return "to measure it by"
+            return "to measure it with"
         return "to train on" if self.trains_on[0] == "target" else ""
 
     def steps(self, config: Config) -> int:

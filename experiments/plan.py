@@ -11,7 +11,7 @@ from dann_jax.programs import Group, group_keys
 from experiments import configs, pretraining, record
 from experiments.methods import METHODS, Method, check_settings, of_names
 from experiments.options import PROGRAM, Options
-from experiments.settings import Config
+from experiments.settings import Config, completed
 
 __all__ = ["Job", "Plan", "command", "config_of", "grouping", "make_plan", "resolved"]
 
@@ -154,7 +154,7 @@ def _kept_keys(path, config, method, keys):
     result = record.read(path)
     if result is None:
         return None
-    if result.get("resolved_config") == resolved(config, method):
+    if completed(result.get("resolved_config", {})) == resolved(config, method):
         kept = tuple(result["keys"])
         if kept == keys or set(kept) < set(keys):
             return kept
@@ -200,6 +200,7 @@ def config_of(
     ``weights`` is where the backbone's weights lie now; None for the installed package.
     """
     names = {field.name for field in dataclasses.fields(Config)}
+    settings = completed(settings)
     unknown, missing = settings.keys() - names - {"method"}, names - settings.keys()
     if unknown or missing:
         whose = "this version" if unknown else "the file"

@@ -24,6 +24,7 @@ __all__ = [
     "digest",
     "diverged",
     "faults",
+    "has_picks",
     "mean_and_std",
     "oracle",
     "read",
@@ -42,7 +43,7 @@ _OF_ALL = (
     "device_count process_count plain_xla threads resolved_config command"
 )
 _OF_TRAININGS = "source_accuracy steps wall_seconds curves groups"
-_OF_ALIGNMENTS = "components oracle_accuracy oracle_mean oracle_std oracle_components"
+_OF_ALIGNMENTS = "components by_components oracle_accuracy oracle_mean oracle_std oracle_components"
 _SUMMARIES = {  # prefix of the mean and the deviation -> accuracy of each key
     "": "target_accuracy",
     "svm_": "svm_accuracy",
@@ -168,8 +169,14 @@ def mean_and_std(values: list[float]) -> tuple[float, float | None]:
 
 def diverged(result: dict[str, Any]) -> list[bool]:
     """Returns whether each key's training ended in a loss that is not finite."""
-    curves = result.get("curves") or [None] * len(result["keys"])
-    return [each is not None and each["training"]["label_loss"][-1] is None for each in curves]
+    if "curves" not in result:
+        return [False] * len(result["keys"])
+    return [curves["training"]["label_loss"][-1] is None for curves in result["curves"]]
+
+
+def has_picks(result: dict[str, Any]) -> bool:
+    """Returns whether a closed form had several numbers of components to choose from."""
+    return len(result["by_components"]["components"]) > 1
 
 
 def oracle(result: dict[str, Any]) -> dict[str, Any]:
@@ -226,13 +233,21 @@ def _wrong_entries(result):
         stored = [result.get(entry) for entry in entries]
         expected = (None, None) if None in values else mean_and_std(values)
         if not all(
-            lost if value is None else 0 <= value <= 1
-            for value, lost in zip(values, diverged(result), strict=True)
+            lacks if value is None else 0 <= value <= 1
+            for value, lacks in zip(values, _lack_accuracy(result), strict=True)
         ):
             wrong.append(f"{name} is not between 0 and 1: {values}")
         elif not all(map(_close, expected, stored)):
             wrong.append(f"{' and '.join(entries)} are not those of {name}: {stored}")
     return wrong
+
+
+def _lack_accuracy(result):
+    """Returns which keys have no accuracy for a reason: they diverged, or there are no labels."""
+    if "curves" not in result:
+        return [False] * len(result["keys"])
+    unlabelled = (set(c["evaluations"]["target_accuracy"]) == {None} for c in result["curves"])
+    return [any(reasons) for reasons in zip(unlabelled, diverged(result), strict=True)]
 
 
 def _wrong_curves(result):

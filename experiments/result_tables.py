@@ -8,6 +8,7 @@ from dann_jax import __version__
 from experiments import configs, paper, record
 from experiments.display import DASH
 from experiments.methods import METHODS, gap_of
+from experiments.settings import completed
 
 __all__ = ["accuracy", "markdown", "read", "tables"]
 
@@ -174,7 +175,7 @@ def _share(result):
 
 def _picks(method, result):
     """Yields name, label and result of a method; of a closed form those of both its picks."""
-    if not method.aligns:
+    if not method.aligns or (result and not record.has_picks(result)):
         yield method.name, method.label, result
         return
     yield method.name, f"{method.label}, unsupervised pick", result
@@ -267,7 +268,7 @@ def _changed(result):
     """Returns settings that are not those of the config, apart from lengths."""
     config, _ = configs.find_config(result["config"])
     usual = dataclasses.asdict(config)
-    settings = result["resolved_config"]
+    settings = completed(result["resolved_config"])
     # Lengths have a column; weights are named by their digest.
     names = sorted(usual.keys() - {"steps", "baseline_steps", "evaluate_every", "weights"})
     return [f"{name} {settings[name]}" for name in names if settings[name] != usual[name]]

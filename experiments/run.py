@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         advice = "the same command goes on from the last checkpoint"
         if "--overwrite" in arguments:
             advice = (
-                "with --overwrite the same command trains what is finished anew too: leave that "
-                "out by --methods, and run rows of a table by themselves"
+                "with --overwrite the same command retrains finished methods too: leave them out "
+                "by --methods, and run rows of a table by themselves"
             )
         print(f"interrupted: {advice}", file=sys.stderr)
         return 130

@@ -5,7 +5,7 @@ import functools
 import math
 import pathlib
 import typing
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from dann_jax import networks
 from dann_jax.backbones import BACKBONES, AlexNet
 from dann_jax.objective import NORMALIZATIONS
 
-__all__ = ["INITIALIZERS", "NETWORKS", "Config", "make_model"]
+__all__ = ["INITIALIZERS", "NETWORKS", "Config", "completed", "make_model"]
 
 
 def _office_alexnet(*, dtype, **options):
@@ -237,6 +237,12 @@ class Config:
     def input_size(self) -> int:
         """Height and width of the trained network's input, pixels; 1 above a frozen backbone."""
         return 1 if self.frozen else self.crop or self.image_size
+
+
+def completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a file; one that is younger than the file has its default."""
+    fields = dataclasses.fields(Config)
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING} | stored
 
 
 def make_model(config: Config, classes: int) -> networks.DannModel:

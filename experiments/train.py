@@ -30,7 +30,7 @@ from dann_jax.programs import Group, group_keys
 from experiments import domains, pretraining, processes, record, runtime
 from experiments.methods import Method, check_settings
 from experiments.plan import resolved
-from experiments.settings import Config, make_model
+from experiments.settings import Config, completed, make_model
 
 __all__ = ["Report", "Study", "fits", "group_of", "prepare", "restored", "train"]
 
@@ -39,7 +39,7 @@ LOG_EVERY = 50  # steps a call of the training program, and between two entries 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """The state of a training, for whoever watches."""
+    """The state of a training, for progress displays."""
 
     group: Group
     key: int  # one of the group's
@@ -461,7 +461,7 @@ def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
     expected = resolved(study.config, study.method), study.origin
     records = map(record.read, folder.glob("key_*/record.json"))
     return all(
-        (each["settings"], each["origin"]) == expected
+        (completed(each["settings"]), each["origin"]) == expected
         and (each["finished"] or set(each["together"]) <= set(keys))
         for each in records
     )
@@ -469,7 +469,7 @@ def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
 
 def _check_same(study, begun, folder, entries=()):
     """Raises where a record was not made with the same settings, data and entries of its origin."""
-    settings, origin = begun["settings"], begun["origin"]
+    settings, origin = completed(begun["settings"]), begun["origin"]
     expected = resolved(study.config, study.method)
     changed = [name for name, value in expected.items() if settings.get(name) != value]
     changed += [name for name in entries if origin.get(name) != study.origin[name]]

@@ -22,7 +22,7 @@ def of_basis(basis, variance=SPREAD, radius=1.0, count=100):
     return alignment.Subspace(np.zeros(size), np.ones(size), basis, variance, radius, count)
 
 
-def test_components_are_orthonormal_of_falling_variance_and_standardised():
+def test_components_are_orthonormal_of_falling_variance_and_standardized():
     x = correlated() + 100.0
     found = alignment.principal_subspace(x)
     np.testing.assert_allclose(found.basis.T @ found.basis, np.eye(5), atol=1e-12)

@@ -10,7 +10,7 @@ import pytest
 from dann_jax import DomainBatch, TrainState
 from dann_jax.augmentation import (
     augmented,
-    centre_crop,
+    center_crop,
     draw_views,
     take_view,
     take_views,
@@ -112,14 +112,14 @@ def test_views_and_preprocessing_commute():
     )
 
 
-def test_centre_crop_is_the_middle():
+def test_center_crop_is_the_middle():
     image = np.arange(20).reshape(1, 4, 5, 1)
-    np.testing.assert_array_equal(centre_crop(image, 2)[0, ..., 0], [[6, 7], [11, 12]])
-    np.testing.assert_array_equal(centre_crop(image, 3)[0, ..., 0], image[0, :3, 1:4, 0])
-    np.testing.assert_array_equal(centre_crop(jnp.asarray(image), 4), image[:, :, :4])
+    np.testing.assert_array_equal(center_crop(image, 2)[0, ..., 0], [[6, 7], [11, 12]])
+    np.testing.assert_array_equal(center_crop(image, 3)[0, ..., 0], image[0, :3, 1:4, 0])
+    np.testing.assert_array_equal(center_crop(jnp.asarray(image), 4), image[:, :, :4])
 
 
 @pytest.mark.parametrize("size", [0, 8])
 def test_a_crop_that_does_not_fit_is_refused(size):
     with pytest.raises(ValueError, match=f"1 to 7 pixels for images of 7x9, got {size}"):
-        centre_crop(IMAGES, size)
+        center_crop(IMAGES, size)

@@ -102,7 +102,7 @@ def test_an_overwrite_that_is_interrupted_says_what_comes_of_the_rest(
     assert call(data_dir, tmp_path) == 130
     assert "goes on from the last checkpoint" in capsys.readouterr().err
     assert call(data_dir, tmp_path, "--overwrite") == 130
-    assert "trains what is finished anew too" in capsys.readouterr().err
+    assert "retrains finished methods too" in capsys.readouterr().err
 
 
 def test_a_run_that_was_cut_off_goes_on_with_the_same_numbers(small, tmp_path):

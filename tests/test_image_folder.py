@@ -198,6 +198,9 @@ def test_dann_runs_on_two_folders_and_predicts_the_target(tmp_path, capsys):
     few = ["--steps", "4", "--evaluate-every", "4", "--batch-size", "8", "--image-size", "16"]
     assert run.main(["own_pair", *pair, *few, *where, "--devices", "1", "--keys", "2"]) == 0
     assert "the target has no labels" in capsys.readouterr().out
+    again = ["own_pair", *pair, *few, *where, "--devices", "1", "--keys", "2"]
+    assert run.main([*again, "--methods", "source-only", "train-on-target"]) == 0
+    assert "train-on-target is left out" in capsys.readouterr().out
     folder = tmp_path / "runs" / "own_pair"
     assert not (folder / "train-on-target.json").exists()
     for method in ("source-only", "dann"):

@@ -215,7 +215,7 @@ def test_trainings_start_from_the_weights_whether_alone_or_together(config):
 
 
 def first_step(config, count=1):
-    """Returns the step that the optimiser makes after some gradients of 1 at parameters of 1."""
+    """Returns the step that the optimizer makes after some gradients of 1 at parameters of 1."""
     theta = {
         "f": {"backbone": {"kernel": jnp.ones([1, 1])}, "bottleneck": {"bias": jnp.ones([1])}},
         "y": {"logits": {"kernel": jnp.ones([1, 1]), "bias": jnp.ones([1])}},
@@ -237,7 +237,7 @@ def test_the_backbone_and_biases_have_learning_rates_of_their_own():
     }
 
 
-def test_nesterov_and_weight_decay_reach_the_optimiser():
+def test_nesterov_and_weight_decay_reach_the_optimizer():
     config = Config(source="a", target="b", momentum=0.5, weight_decay=0.125)
     name = "['y']['logits']['kernel']"
     assert first_step(config, 2)[name] == 1.125 * 1.5

@@ -46,6 +46,7 @@ def an_alignment(**changes):
         method="sa", accuracy=(0.55, 0.57), selection=METHODS["sa"].selection,
         components=[10, 12], oracle_accuracy=[0.58, 0.6], oracle_mean=0.59,
         oracle_std=record.mean_and_std([0.58, 0.6])[1], oracle_components=[20, 24],
+        by_components={"components": [10, 12, 20, 24]},
     )  # fmt: skip
     del result["curves"], result["source_accuracy"]
     return result | changes
@@ -146,6 +147,40 @@ def test_both_picks_of_subspace_alignment_have_a_row(tmp_path):
     assert oracle["ours, mean ± sd (keys)"] == ".5900 ± .0141 (2)"
     assert oracle["published"] == ".5690"
     assert oracle["file"].endswith("mnist_mnist_m/sa.json)")
+
+
+def test_a_closed_form_without_a_choice_has_one_row(tmp_path):
+    single = an_alignment(by_components={"components": [10]})
+    rows = rows_of(made(tmp_path, single)["table1"], "mnist_mnist_m")
+    assert rows["SA"]["ours, mean ± sd (keys)"] == ".5600 ± .0141 (2)"
+
+
+def test_a_setting_that_is_younger_than_a_file_has_its_default(tmp_path):
+    result = a_result()
+    name, value = "nesterov", result["resolved_config"].pop("nesterov")
+    rows = rows_of(made(tmp_path, result)["table1"], "mnist_mnist_m")
+    assert name not in rows["DANN"]["ours, mean ± sd (keys)"]
+    assert value is False
+
+
+def test_a_result_without_target_labels_is_whole():
+    unlabelled = a_result(target_accuracy=[None, None], mean=None, std=None)
+    for curves in unlabelled["curves"]:
+        evaluations = curves["evaluations"]
+        evaluations["target_accuracy"] = [None] * len(evaluations["step"])
+    assert record.faults(unlabelled) == []
+    unlabelled["curves"][0]["evaluations"]["target_accuracy"][0] = 0.5
+    assert "target_accuracy is not between 0 and 1" in record.faults(unlabelled)[0]
+
+
+def test_a_diverged_result_is_whole_and_says_so(tmp_path):
+    lost = a_result(target_accuracy=[None, None], mean=None, std=None)
+    for curves in lost["curves"]:
+        curves["training"]["label_loss"][-1] = None
+        curves["evaluations"]["target_accuracy"][-1] = None
+    assert record.faults(lost) == []
+    rows = rows_of(made(tmp_path, lost)["table1"], "mnist_mnist_m")
+    assert rows["DANN"]["ours, mean ± sd (keys)"] == "— (2); diverged"
 
 
 def test_what_is_not_usual_is_told(tmp_path):

@@ -28,7 +28,7 @@ from dann_jax import (
 from dann_jax.augmentation import augmented, draw_views, take_views
 from dann_jax.datasets import image_builder
 from dann_jax.datasets.digits import digits_dataset_builder
-from dann_jax.datasets.records import ImageRecords
+from dann_jax.datasets.image_records import ImageRecords
 from dann_jax.networks import FullyConnected
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

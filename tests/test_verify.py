@@ -173,6 +173,12 @@ def test_with_other_versions_bits_are_not_spoken_of(check):
     assert "bit for bit" not in told
 
 
+def test_a_setting_that_is_younger_than_the_file_has_its_default(check):
+    status, told = check(lambda r: r["resolved_config"].pop("nesterov"))
+    assert status == 0
+    assert "agrees bit for bit" in told
+
+
 @pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize(
     ("change", "options", "hint"),

@@ -23,13 +23,13 @@ __all__ = [
 
 
 class Subspace(NamedTuple):
-    """The principal components of one domain's features, standardised one by one."""
+    """The principal components of one domain's features, standardized one by one."""
 
     mean: np.ndarray  # [D]
     deviation: np.ndarray  # [D], standard deviations; 1 for features that never change
     basis: np.ndarray  # [D, D], orthonormal columns, of falling variance
     variance: np.ndarray  # [D], along the columns of the basis
-    radius: float  # largest norm of the standardised examples
+    radius: float  # largest norm of the standardized examples
     examples: int
 
     def project(self, x: np.ndarray, d: int) -> np.ndarray:

@@ -73,7 +73,7 @@ class EfficientNetLite(nn.Module):
                 side,
                 stride,
                 depthwise,
-                centred=False,
+                centered=False,
                 activation=activation,
                 epsilon=1e-3,
                 momentum=self.momentum,

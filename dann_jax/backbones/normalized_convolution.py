@@ -23,7 +23,7 @@ class NormalizedConvolution(nn.Module):
       side: Of the kernel, in pixels; odd.
       stride: Step of the kernel, in pixels.
       depthwise: Whether each channel has a kernel of its own; ``features`` is that of the input.
-      centred: Whether an output lies at the centre of its kernel, as PyTorch pads; otherwise the
+      centered: Whether an output lies at the centre of its kernel, as PyTorch pads; otherwise the
         padding is TensorFlow's ``'SAME'``. They differ for strides above 1 only.
       activation: Function of the normalized outputs, or None.
       epsilon: Added to the variance.
@@ -36,7 +36,7 @@ class NormalizedConvolution(nn.Module):
     side: int
     stride: int = 1
     depthwise: bool = False
-    centred: bool = True
+    centered: bool = True
     activation: Callable[[jax.Array], jax.Array] | None = nn.relu
     epsilon: float = 1e-5
     momentum: float = 0.9
@@ -62,7 +62,7 @@ class NormalizedConvolution(nn.Module):
 
     def _convolve(self, x, kernel):
         beside = self.side // 2
-        pads = [(beside, beside)] * 2 if self.centred and self.stride > 1 else "SAME"
+        pads = [(beside, beside)] * 2 if self.centered and self.stride > 1 else "SAME"
         if self.depthwise:
             return convolve_depthwise(x, kernel, self.stride, pads)
         if self.side == 1:

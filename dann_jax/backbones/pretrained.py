@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import kernels
-from dann_jax.augmentation import centre_crop
+from dann_jax.augmentation import center_crop
 from dann_jax.backbones import alexnet, efficientnet_lite, resnet
 from dann_jax.backbones.weight_files import read_arrays
 from dann_jax.backbones.weights import Layer, variables
@@ -212,7 +212,7 @@ def outputs(
         return jnp.stack(of_views, 1)[:, None]
 
     for start in range(0, len(images), batch_size):
-        image = np.asarray(centre_crop(images[start : start + batch_size], crop))
+        image = np.asarray(center_crop(images[start : start + batch_size], crop))
         missing = batch_size - len(image)  # one shape, one compilation
         padded = np.pad(image, [(0, missing), *[(0, 0)] * 3])
         yield np.asarray(forward(variables, padded))[: len(image)]

@@ -222,7 +222,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         Returns:
             uint8 ``[n, height, width, channel]`` and int32 ``[n]``.
         """
-        from dann_jax.datasets.records import ImageRecords  # which imports this module
+        from dann_jax.datasets.image_records import ImageRecords  # which imports this module
 
         records = ImageRecords(self, split)
         image = np.empty((len(records), *self.IMAGE_SHAPE), np.uint8)
