@@ -365,7 +365,10 @@ class _Run:
             return None
         (step, metrics), self.pending = self.pending, None
         mu = float(self.study.mu(step - 1))
-        columns = {name: np.ravel(values) for name, values in metrics._asdict().items()}
+        columns = {  # what the method does not have, a domain branch say, is NaN for each key
+            name: np.broadcast_to(values, len(self.group.keys))
+            for name, values in metrics._asdict().items()
+        }
         means = []
         for i, key in enumerate(self.group.keys):
             means.append({name: float(values[i]) for name, values in columns.items()})
@@ -448,7 +451,7 @@ def _tested(study, state):
 
 
 def _write_predictions(path, study, logits):
-    """Writes the most probable class of each file of the target."""
+    """Writes the most probable class of each file of the target; none for logits that diverged."""
     probability = np.exp(logits - logits.max(-1, keepdims=True))
     probability /= probability.sum(-1, keepdims=True)
     # Names of files may stand as the system has them.
@@ -456,8 +459,10 @@ def _write_predictions(path, study, logits):
     with record.whole(path) as temporary, temporary.open("w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability"])
-        for name, row in zip(study.target_files, probability, strict=True):
-            writer.writerow([name, study.class_names[row.argmax()], f"{row.max():.4f}"])
+        classes = np.asarray(evaluation.predicted_classes(logits))
+        for name, number, row in zip(study.target_files, classes, probability, strict=True):
+            known = [study.class_names[number], f"{row.max():.4f}"] if number >= 0 else ["", ""]
+            writer.writerow([name, *known])
 
 
 class _Clock:
