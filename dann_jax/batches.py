@@ -222,10 +222,10 @@ def check_arrays(
         does not say which to train with.
       TypeError: Labels are not integers.
     """
-    check_sizes(arrays, examples, labelled)
     for name in ("source_label", "target_label"):
         if getattr(arrays, name) is not None:
             check_labels(getattr(arrays, name), classes, name=name)
+    check_sizes(arrays, examples, labelled)
 
 
 def check_sizes(

@@ -65,25 +65,19 @@ def check_labels(labels: Any, classes: int | None = None, *, name: str = "labels
 
 
 def check_domains(domains: Any, *, name: str = "domains") -> None:
-    """Raises unless domains are 0 for source and 1 for target.
+    """Raises unless domains are 0 for source and 1 for target, of any type of numbers.
 
     Args:
-      domains: Any shape; under a trace their type is checked.
+      domains: Any shape. Under a trace, where they have no values, nothing is checked.
       name: What the caller calls them.
 
     Raises:
-      TypeError: They are not integers.
       ValueError: One is neither 0 nor 1.
     """
     values = known_values(domains)
-    dtype = domains.dtype if values is None else values.dtype
-    if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool)):
-        raise TypeError(
-            f"{name} must be integers, got {dtype}{_no_integer(values, name)}: "
-            "pass 0 for source and 1 for target"
-        )
     if values is not None:
-        _check_range(values, 0, 1, name, "0 (source) or 1 (target)")
+        wrong = (values != 0) & (values != 1)
+        _refuse(values, wrong, name, "0 (source) or 1 (target)")
 
 
 def check_fits(x: Any, name: str) -> None:
@@ -112,7 +106,10 @@ def _no_integer(values, name):
 
 
 def _check_range(values, first, last, name, expected):
-    wrong = (values < first) | (values > last)
+    _refuse(values, (values < first) | (values > last), name, expected)
+
+
+def _refuse(values, wrong, name, expected):
     if wrong.any():
         others = f" ({wrong.sum()} of {wrong.size} are others)" if wrong.sum() > 1 else ""
         raise ValueError(f"{_first(values, wrong, name)}: expected {expected}{others}")

@@ -215,11 +215,13 @@ def _check_domain(model, state, images, preprocess, domain):
     of the other one. An array all 0 or all 1 is an average or a variance that never moved.
     """
     check_domain(domain, joint=False)
+    if not np.any(getattr(state, "step", 1)):  # nothing was trained: there is nothing to mix up
+        return
     leaves = map(known_values, jax.tree.leaves(state.batch_stats))
     unmoved = {
         i
         for i, a in enumerate(leaves)
-        if a is not None and (np.ptp(a) == 0 and a.flat[0] in (0, 1))
+        if a is not None and a.size and np.ptp(a) == 0 and a.flat[0] in (0, 1)
     }
     if not unmoved or len(unmoved) == len(jax.tree.leaves(state.batch_stats)):
         return

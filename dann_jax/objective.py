@@ -159,7 +159,7 @@ def domain_loss(
 
     Args:
       domain_logits: ``[n]`` or ``[n, 1]``, the logit of "target".
-      domains: ``[n]``, integers, 0 for source and 1 for target.
+      domains: ``[n]``, 0 for source and 1 for target.
       weights: ``[n]``, non-negative; 1 for each if None.
       normalization: ``'mean'`` or ``'sum_of_means'``.
       axis_name: As in ``label_loss``.
@@ -170,7 +170,6 @@ def domain_loss(
     Raises:
       ValueError: The shapes do not fit each other, a domain is neither 0 nor 1, or the
         normalization is unknown.
-      TypeError: The domains are not integers.
 
     Source: Ganin & Lempitsky (2015), Sec. 3.1; Ganin et al. (JMLR 2016), Eq. (10).
     """
