@@ -1,6 +1,7 @@
 """Labels and domains that are none are refused by every way in, before anything is compiled."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -119,15 +120,29 @@ def program(kind, make=MAKE, labelled=None):
 
 @wrong_labels
 @pytest.mark.parametrize("kind", ["one", "study"])
-def test_programs_refuse_data_sets_with_other_labels(kind, labels, error, message):
-    train, call = program(kind)
-    with pytest.raises(error, match=f"source_label.*{message}"):
+def test_programs_refuse_data_sets_with_other_labels(kind, labels, error, message, caplog):
+    call = program(kind)
+    with jax.log_compiles(), pytest.raises(error, match=f"source_label.*{message}"):
         call(DomainArrays(X, labels, T))
-    assert train.compiled._cache_size() == 0
-    train, call = program(kind, labelled=(5, 2))
-    with pytest.raises(error, match=f"target_label.*{message}"):
+    call = program(kind, labelled=(5, 2))
+    with jax.log_compiles(), pytest.raises(error, match=f"target_label.*{message}"):
         call(DomainArrays(X, LABELS, T, labels))
-    assert train.compiled._cache_size() == 0
+    assert not compiled(caplog)
+
+
+def compiled(caplog):
+    """The training programs that were compiled."""
+    text = [record.getMessage() for record in caplog.records]
+    return [each for each in text if re.match(r"Finished XLA compilation of .*step", each)]
+
+
+@pytest.mark.parametrize("kind", ["one", "study"])
+def test_programs_take_classes_and_unknown_labels(kind, caplog):
+    call = program(kind, labelled=(5, 2))
+    with jax.log_compiles():
+        _, metrics = call(DomainArrays(X, changed(-1), T, changed(-1, np.int8)))
+    assert np.isfinite(metrics.label_loss).all()
+    assert compiled(caplog)
 
 
 def test_a_program_checks_the_labels_of_later_calls_too(devices):
