@@ -182,8 +182,8 @@ def count_examples(tree: Any, name: str = "images") -> int:
     Raises:
       ValueError: The arrays have different numbers of examples, or there is none.
     """
-    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(tree)}
-    if len(sizes) != 1 or None in sizes:
+    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else -1 for leaf in jax.tree.leaves(tree)}
+    if len(sizes) != 1 or -1 in sizes:
         got = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(tree)) or "no arrays"
         raise ValueError(
             f"{name} must be arrays with one first axis, that of the examples, got {got}"

@@ -369,7 +369,8 @@ def accepted(module: Any, options: dict[str, Any]) -> dict[str, Any]:
       TypeError: There is ``train``, and it is not known how the module is told of it: its
         ``__call__`` takes ``**kwargs``, or an attribute decides it.
     """
-    names, takes_any = _declared(type(module))
+    cls: Any = type(module)
+    names, takes_any = _declared(cls)
     values = {name: value for name, value in options.items() if name in names}
     if "train" not in options:
         return values
