@@ -1,7 +1,14 @@
 """Domain-adversarial training of neural networks in JAX (Ganin & Lempitsky, 2015)."""
 
 from dann_jax.batches import DomainArrays, DomainBatch, batch_indices, gather, split_key
-from dann_jax.evaluation import accuracy_counts, evaluate, features, predict
+from dann_jax.checks import check_labels
+from dann_jax.evaluation import (
+    accuracy_counts,
+    evaluate,
+    features,
+    predict,
+    predicted_classes,
+)
 from dann_jax.networks import (
     DannModel,
     gtsrb,
@@ -22,7 +29,7 @@ from dann_jax.objective import (
     reversed_objective,
     saddle_objective,
 )
-from dann_jax.parts import PureFunction
+from dann_jax.parts import PureFunction, nnx_part
 from dann_jax.programs import (
     init_states,
     make_stream_steps,
@@ -47,6 +54,7 @@ __all__ = [
     "TrainState",
     "accuracy_counts",
     "batch_indices",
+    "check_labels",
     "domain_loss",
     "evaluate",
     "features",
@@ -65,9 +73,11 @@ __all__ = [
     "mnist",
     "mnist_batch_norm",
     "mu_p",
+    "nnx_part",
     "office",
     "office_batch_norm",
     "predict",
+    "predicted_classes",
     "progress",
     "replicate",
     "reverse_gradient",

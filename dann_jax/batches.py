@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dann_jax.checks import check_labels, count_examples
+
 __all__ = [
     "BatchIndices",
     "DomainArrays",
@@ -15,6 +17,7 @@ __all__ = [
     "TrainingKeys",
     "batch_indices",
     "check_arrays",
+    "check_sizes",
     "gather",
     "in_blocks",
     "split_key",
@@ -27,23 +30,27 @@ class DomainBatch(NamedTuple):
     """A batch of labelled source examples, and of target examples, few or none of them labelled.
 
     A weight of 0 takes an example out of the losses and the metrics (padding, say); batch
-    statistics, where a network has any, are those of all examples.
+    statistics, where a network has any, are those of all examples. Images may be a pytree of
+    arrays, where G_f has several inputs.
     """
 
-    source_image: chex.Array  # [source_batch, height, width, channel]
+    source_image: Any  # [source_batch, height, width, channel]
     source_label: chex.Array  # [source_batch] int, 0..classes-1, -1 where unknown
-    target_image: chex.Array  # [target_batch, height, width, channel]
+    target_image: Any  # [target_batch, height, width, channel]
     target_label: chex.Array | None = None  # [target_batch] int, -1 where unknown
     source_weight: chex.Array | None = None  # [source_batch], 1 for each if None
     target_weight: chex.Array | None = None  # [target_batch], 1 for each if None
 
 
 class DomainArrays(NamedTuple):
-    """Whole data sets of a source and a target, kept on the device as they are stored."""
+    """Whole data sets of a source and a target, kept on the device as they are stored.
 
-    source_image: chex.Array  # [source_examples, height, width, channel] uint8
+    Images may be a pytree of arrays, where G_f has several inputs.
+    """
+
+    source_image: Any  # [source_examples, height, width, channel] uint8
     source_label: chex.Array  # [source_examples] int32
-    target_image: chex.Array  # [target_examples, height, width, channel] uint8
+    target_image: Any  # [target_examples, height, width, channel] uint8
     target_label: chex.Array | None = None  # [target_examples] int32, -1 where unknown
 
 
@@ -195,9 +202,36 @@ def _divide(step, batch, examples):
 
 
 def check_arrays(
+    arrays: DomainArrays,
+    examples: tuple[int, int],
+    labelled: tuple[int, int] | None = None,
+    *,
+    classes: int | None = None,
+) -> None:
+    """Checks that data sets are those that batches are drawn for, and that labels are classes.
+
+    Args:
+      arrays: The data sets.
+      examples: Number of examples in (source, target).
+      labelled: As in ``batch_indices``.
+      classes: Number of classes; None for any.
+
+    Raises:
+      ValueError: They have other numbers of images or labels, a label is no class and not -1, a
+        labelled example of the target has no label, or the target has labels and ``labelled``
+        does not say which to train with.
+      TypeError: Labels are not integers.
+    """
+    for name in ("source_label", "target_label"):
+        if getattr(arrays, name) is not None:
+            check_labels(getattr(arrays, name), classes, name=name)
+    check_sizes(arrays, examples, labelled)
+
+
+def check_sizes(
     arrays: DomainArrays, examples: tuple[int, int], labelled: tuple[int, int] | None = None
 ) -> None:
-    """Checks that data sets are those that batches are drawn for.
+    """Checks what ``check_arrays`` does, but for the labels, which may be of any kind.
 
     Args:
       arrays: The data sets.
@@ -205,10 +239,11 @@ def check_arrays(
       labelled: As in ``batch_indices``.
 
     Raises:
-      ValueError: They have other numbers of images or labels, a labelled example of the target
-        has no label, or the target has labels and ``labelled`` does not say which to train with.
+      ValueError: As in ``check_arrays``.
     """
-    source, target = len(arrays.source_image), len(arrays.target_image)
+    source, target = (
+        count_examples(getattr(arrays, name), name) for name in ("source_image", "target_image")
+    )
     if (source, target) != tuple(examples) or len(arrays.source_label) != source:
         raise ValueError(
             f"expected arrays of {examples[0]} source and {examples[1]} target examples, got "
@@ -258,9 +293,13 @@ def gather(
         target_label = jnp.take(arrays.target_label, target, axis=0)
         if labelled is not None:
             target_label = jnp.where(target < labelled[0], target_label, -1)
+
+    def take(images, rows):
+        return jax.tree.map(lambda a: jnp.take(a, rows, axis=0), images)
+
     return DomainBatch(
-        source_image=jnp.take(arrays.source_image, source, axis=0),
+        source_image=take(arrays.source_image, source),
         source_label=jnp.take(arrays.source_label, source, axis=0),
-        target_image=jnp.take(arrays.target_image, target, axis=0),
+        target_image=take(arrays.target_image, target),
         target_label=target_label,
     )

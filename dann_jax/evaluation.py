@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import kernels
+from dann_jax.checks import check_labels, count_examples, known_values
 from dann_jax.networks import DannModel
 from dann_jax.objective import TARGET, check_domain
 
@@ -21,6 +22,7 @@ __all__ = [
     "last_hidden_layer",
     "layer_names",
     "predict",
+    "predicted_classes",
 ]
 
 
@@ -29,11 +31,14 @@ class AccuracyCounts(NamedTuple):
 
     correct: chex.Array  # [] int32
     count: chex.Array  # [] int32
+    not_finite: chex.Array | int = 0  # [] int32, examples with a logit that is not finite
 
     @property
     def accuracy(self) -> float:
-        """The share of correct labels, in [0, 1]; NaN without examples."""
-        return float(self.correct) / float(self.count) if int(self.count) else float("nan")
+        """The share of correct labels, in [0, 1]; NaN without examples or with ``not_finite``."""
+        if int(self.not_finite) or not int(self.count):
+            return float("nan")
+        return float(self.correct) / float(self.count)
 
 
 def accuracy_counts(
@@ -47,12 +52,41 @@ def accuracy_counts(
       mask: ``[n]`` bool, False for padding; None for no padding.
 
     Returns:
-      Counts, int32, shape ``[]``.
+      Counts, int32, shape ``[]``. An example with a logit that is not finite is not correct.
+
+    Raises:
+      ValueError: The shapes do not fit each other, or a label is no class and not -1.
+      TypeError: The labels are not integers.
     """
-    chex.assert_equal_shape_prefix([label_logits, labels], 1)
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask
-    correct = (jnp.argmax(label_logits, -1) == labels) & mask
-    return AccuracyCounts(jnp.sum(correct, dtype=jnp.int32), jnp.sum(mask, dtype=jnp.int32))
+    shapes = np.shape(label_logits), np.shape(labels)
+    if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
+        raise ValueError(
+            f"expected logits [n, classes] and labels [n], got {list(shapes[0])} "
+            f"and {list(shapes[1])}"
+        )
+    check_labels(labels, shapes[0][1])
+    mask = jnp.ones(shapes[1], bool) if mask is None else mask
+    classes = predicted_classes(label_logits)
+    correct = (classes == jnp.asarray(labels)) & (classes >= 0) & mask
+    counted = correct, mask, (classes < 0) & mask
+    return AccuracyCounts(*(jnp.sum(each, dtype=jnp.int32) for each in counted))
+
+
+def predicted_classes(label_logits: chex.Array) -> chex.Array:
+    """Returns the class of the largest logit, -1 where a logit is not finite.
+
+    >>> predicted_classes(np.array([[0.0, 1.0], [np.nan, 1.0]])).tolist()
+    [1, -1]
+
+    Args:
+      label_logits: ``[..., classes]``.
+
+    Returns:
+      ``[...]`` int32.
+    """
+    label_logits = jnp.asarray(label_logits)
+    finite = jnp.isfinite(label_logits).all(-1)
+    return jnp.where(finite, jnp.argmax(label_logits, -1), -1).astype(jnp.int32)
 
 
 def predict(
@@ -69,7 +103,7 @@ def predict(
     Args:
       model: The model that was trained.
       state: Its ``TrainState`` (``theta`` and ``batch_stats`` are used).
-      images: ``[n, height, width, channel]``, as stored.
+      images: ``[n, height, width, channel]``, as stored; a pytree where G_f has several inputs.
       preprocess: Turns a batch of images as stored into one that G_f takes. Pass the same
         function each time: a new one means a new compilation.
       domain: Domain of the images, 0 source or 1 target, for networks that treat them
@@ -77,12 +111,13 @@ def predict(
       batch_size: Examples a call; the last batch is padded.
 
     Returns:
-      ``[n, classes]`` float32. The predicted class is ``argmax`` over the last axis.
+      ``[n, classes]`` float32. The predicted class is that of ``predicted_classes``.
 
     Raises:
-      ValueError: The domain is another, or there are no images.
+      ValueError: The domain is another, or none of the batches that trained the network were of
+        it and its batch statistics are those of the start; or there are no images.
     """
-    check_domain(domain, joint=False)
+    _check_domain(model, state, images, preprocess, domain)
     forward = _forward(model, domain, preprocess, None)
     return _in_batches(forward, state, images, batch_size)
 
@@ -102,7 +137,7 @@ def features(
     Args:
       model: The model that was trained.
       state: Its ``TrainState``.
-      images: ``[n, height, width, channel]``, as stored.
+      images: As in ``predict``.
       layer: ``'f'`` for the output of G_f, ``'y'`` or ``'d'`` for the logits, or a layer in one
         of them, such as ``'f/conv1'`` or ``'y/fc2'`` (see ``layer_names``).
       preprocess: As in ``predict``.
@@ -110,13 +145,13 @@ def features(
       batch_size: Examples a call; the last batch is padded.
 
     Returns:
-      ``[n, ...]`` float32.
+      ``[n, ...]`` float32, a pytree of such where the layer has several outputs.
 
     Raises:
-      ValueError: There is no such layer, the domain is another, or there are no images.
+      ValueError: There is no such layer, or as in ``predict``.
     """
-    check_domain(domain, joint=False)
-    sample = jax.eval_shape(preprocess, images[:1])
+    _check_domain(model, state, images, preprocess, domain)
+    sample = jax.eval_shape(preprocess, jax.tree.map(lambda a: a[:1], images))
     names = layer_names(model, state, sample)
     if layer not in names:
         raise ValueError(f"no layer {layer!r}: expected one of {', '.join(names)}")
@@ -159,24 +194,61 @@ def evaluate(label_logits: chex.Array, labels: chex.Array) -> float:
 
     Args:
       label_logits: ``[n, classes]``.
-      labels: ``[n]`` int, negative where unknown.
+      labels: ``[n]`` int, -1 where unknown.
 
     Returns:
       The accuracy; NaN if no label is known, or if a logit is not finite: the largest of such
       logits means nothing.
 
     Raises:
-      ValueError: The shapes do not fit each other.
+      ValueError: The shapes do not fit each other, or a label is no class and not -1.
+      TypeError: The labels are not integers.
     """
-    if np.ndim(label_logits) != 2 or np.shape(labels) != np.shape(label_logits)[:1]:
+    counts = accuracy_counts(label_logits, labels, np.asarray(labels) >= 0)
+    return counts.accuracy if np.isfinite(label_logits).all() else float("nan")
+
+
+def _check_domain(model, state, images, preprocess, domain):
+    """Raises where the batch statistics of a domain are those that its training started from.
+
+    They are where no batch of that domain was trained on, as by ``label_objective``, but batches
+    of the other one. An array all 0 or all 1 is an average or a variance that never moved.
+    """
+    check_domain(domain, joint=False)
+    if not np.any(getattr(state, "step", 1)):  # nothing was trained: there is nothing to mix up
+        return
+    leaves = map(known_values, jax.tree.leaves(state.batch_stats))
+    unmoved = {
+        i
+        for i, a in enumerate(leaves)
+        if a is not None and a.size and np.ptp(a) == 0 and a.flat[0] in (0, 1)
+    }
+    if not unmoved or len(unmoved) == len(jax.tree.leaves(state.batch_stats)):
+        return
+    sample = jax.eval_shape(preprocess, jax.tree.map(lambda a: a[:1], images))
+    own, other = (_statistics_of(model, state, sample, d) for d in (domain, 1 - domain))
+    if own - other and own - other <= unmoved and not other - own <= unmoved:
+        name = ("source", "target")
         raise ValueError(
-            f"expected logits [n, classes] and labels [n], got {list(np.shape(label_logits))} "
-            f"and {list(np.shape(labels))}"
+            f"no batch of the {name[domain]} was trained on, so that its batch statistics are "
+            f"those of the start: pass domain={1 - domain} for those of the {name[1 - domain]}"
         )
-    labels = np.asarray(labels)
-    if not np.isfinite(label_logits).all():
-        return float("nan")
-    return jax.jit(accuracy_counts)(np.asarray(label_logits), labels, labels >= 0).accuracy
+
+
+def _statistics_of(model, state, sample, domain):
+    """Returns which leaves of the batch statistics an output depends on."""
+
+    def outputs(batch_stats, theta, x):
+        f, _ = model.parts["f"].apply(theta["f"], batch_stats["f"], x, domain=domain)
+        return [f] + [
+            model.parts[part].apply(theta[part], batch_stats[part], f, domain=domain)[0]
+            for part in "yd"
+        ]
+
+    jaxpr = jax.make_jaxpr(outputs)(state.batch_stats, state.theta, sample).jaxpr
+    used = {id(v) for equation in jaxpr.eqns for v in equation.invars}
+    inputs = jaxpr.invars[: len(jax.tree.leaves(state.batch_stats))]
+    return {i for i, v in enumerate(inputs) if id(v) in used}
 
 
 def _forward(model, domain, preprocess, layer):
@@ -215,13 +287,19 @@ def _activations(model, theta, batch_stats, x, domain):
 def _in_batches(forward, state, images, batch_size):
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    outputs = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        size = len(batch)
-        if size < batch_size and start:  # one shape, one compilation
-            batch = jnp.pad(batch, [(0, batch_size - size)] + [(0, 0)] * (batch.ndim - 1))
-        outputs.append(np.asarray(forward(state.theta, state.batch_stats, batch))[:size])
-    if not outputs:
+    examples = count_examples(images)
+    if not examples:
         raise ValueError("no images: expected at least one")
-    return np.concatenate(outputs).astype(np.float32)
+
+    def rows(array, start):
+        batch = array[start : start + batch_size]
+        missing = batch_size - len(batch) if start else 0  # one shape, one compilation
+        return jnp.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1)) if missing else batch
+
+    outputs = []
+    for start in range(0, examples, batch_size):
+        batch = jax.tree.map(lambda array, start=start: rows(array, start), images)
+        output = forward(state.theta, state.batch_stats, batch)
+        size = min(batch_size, examples - start)
+        outputs.append(jax.tree.map(lambda a, size=size: np.asarray(a)[:size], output))
+    return jax.tree.map(lambda *parts: np.concatenate(parts).astype(np.float32), *outputs)

@@ -14,13 +14,13 @@ def symptoms(
     """Returns what looks wrong in training metrics, one sentence each; none is good news.
 
     There are three symptoms. The numbers are no longer finite. The features say nothing about the
-    labels: the label loss is at its chance value ln(classes), as they have collapsed or, early on,
-    not begun to learn. G_d wins: it separates the domains although lambda is at work, so its
-    reversed gradient fades and there is no adaptation.
+    labels: the label loss is at its chance value ln(classes) or above it, as they have collapsed
+    or, early on, not begun to learn. G_d wins: it separates the domains although lambda is at
+    work, so its reversed gradient fades and there is no adaptation.
 
     Args:
       metrics: Means over some hundred steps, by the names of ``training.Metrics``; without a
-        domain branch ``domain_loss`` and ``domain_accuracy`` are NaN.
+        domain branch ``domain_loss`` and ``domain_accuracy`` are NaN or None.
       classes: Number of labels.
       normalization: Of the domain loss, see ``objective.domain_loss``.
 
@@ -29,7 +29,10 @@ def symptoms(
     """
     label_loss, domain_loss = metrics["label_loss"], metrics["domain_loss"]
     norm, lam = metrics["feature_norm"], metrics["lam"]
-    adapts = not math.isnan(metrics["domain_accuracy"])
+    adapts = not all(
+        metrics[name] is None or math.isnan(metrics[name])
+        for name in ("domain_loss", "domain_accuracy")
+    )
     if not all(map(math.isfinite, (label_loss, norm))) or (
         adapts and not math.isfinite(domain_loss)
     ):
@@ -38,10 +41,12 @@ def symptoms(
             "lower mu0 or the scale of the inputs"
         ]
     sentences = []
-    if lam > 0.1 and label_loss > 0.95 * math.log(classes):
+    chance = math.log(classes)
+    if lam > 0.1 and label_loss > 0.95 * chance:
+        where = "at" if label_loss < 1.05 * chance else "above"
         sentences.append(
-            f"the features tell nothing of the labels: L_y {label_loss:.2f} is at its chance value "
-            f"{math.log(classes):.2f}, so they have collapsed or not begun to learn; if it stays, "
+            f"the features tell nothing of the labels: L_y {label_loss:.2f} is {where} its chance "
+            f"value {chance:.2f}, so they have collapsed or not begun to learn; if it stays, "
             f"lower {'the domain weight, ' if adapts else ''}mu0 or the scale of the inputs"
         )
     chance = chance_domain_loss(normalization)

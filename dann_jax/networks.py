@@ -1,10 +1,12 @@
 """The networks of the paper's Fig. 4 (JMLR numbering) as Flax Linen modules, and variants.
 
-A part of a model (G_f, G_y or G_d) is a Linen module or a ``PureFunction``. A Linen module is
-called with its input and with those of the keyword arguments ``train``, ``domain`` and
-``axis_name`` that its ``__call__`` declares:
+A part of a model (G_f, G_y or G_d) is a Linen module, a ``PureFunction``, or an NNX module from
+``nnx_part``. A module is called with its input, an array or a pytree of arrays, and with those of
+the keyword arguments ``train``, ``domain`` and ``axis_name`` that its ``__call__`` declares:
 
-- ``train`` (bool): dropout is active and batch statistics are those of the batch;
+- ``train`` (bool): dropout is active and batch statistics are those of the batch; ``training``,
+  ``is_training`` and the opposites ``deterministic``, ``use_running_average`` and ``inference``
+  do as well;
 - ``domain``: 0 source, 1 target, or None for a joint batch, whose first half is source and
   whose second half is target;
 - ``axis_name``: mapped axis over which batch statistics are averaged, or None.
@@ -17,6 +19,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict, Unpack
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -34,10 +37,12 @@ __all__ = [
     "LayerOptions",
     "OfficeFeatures",
     "gtsrb",
+    "is_weight",
     "mnist",
     "mnist_batch_norm",
     "office",
     "office_batch_norm",
+    "parameter_names",
     "project_max_norm",
     "svhn",
     "svhn_batch_norm",
@@ -48,7 +53,7 @@ Initializer = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DannModel:
-    """G_f, G_y and G_d of the paper's Fig. 1, each a Linen module or a ``PureFunction``.
+    """G_f, G_y and G_d of the paper's Fig. 1, each of the kinds that ``parts.adapt`` takes.
 
     Attributes:
       feature_extractor: G_f, images ``[n, height, width, channel]`` to features.
@@ -61,12 +66,13 @@ class DannModel:
         evaluation call.
 
     Raises:
-      TypeError: A part is neither a Linen module nor a ``PureFunction``.
+      TypeError: A part is neither a Linen module, nor a ``PureFunction``, nor from ``nnx_part``;
+        or a module whose ``__call__`` does not say how it is told training from prediction.
     """
 
-    feature_extractor: nn.Module | PureFunction
-    label_predictor: nn.Module | PureFunction
-    domain_classifier: nn.Module | PureFunction
+    feature_extractor: nn.Module | PureFunction | Part
+    label_predictor: nn.Module | PureFunction | Part
+    domain_classifier: nn.Module | PureFunction | Part
     max_norm: float | None = None
     parts: dict[str, Part] = dataclasses.field(init=False, repr=False, compare=False)
 
@@ -133,8 +139,8 @@ class DomainBatchNorm(nn.Module):
                 f"unknown batch statistics {self.statistics!r}: expected 'shared' or 'per_domain'"
             )
         check_domain(domain)
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
 
         def normalizer(name):
             return nn.BatchNorm(
@@ -192,8 +198,8 @@ class PooledConvolution(nn.Module):
     def __call__(self, x):
         """Returns ``[n, height', width', features]`` of ``[n, height, width, channel]``."""
         shape = self.kernel, self.kernel, x.shape[-1], self.features
-        kernel = self.param("kernel", self.kernel_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.padding)
         if self.pool is not None:
             x = max_pool(x, self.pool, 2, self.padding)
@@ -490,10 +496,36 @@ def office_batch_norm(
     )
 
 
+def parameter_names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """Returns the path of a parameter in a pytree as names, from the part down.
+
+    >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"f": {"conv1": {"bias": 0.0}}})
+    >>> parameter_names(path)
+    ('f', 'conv1', 'bias')
+    """
+    names = (str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+    return tuple(names)
+
+
+def is_weight(path: tuple[Any, ...], parameter: chex.Array) -> bool:
+    """Returns whether a parameter is a weight, which decays and has a bound on its norm.
+
+    Weights are arrays of two or more axes (kernels, embeddings) but for those that are named
+    ``bias``, ``b`` or ``scale``, or end in ``bias``: attention's biases have two axes.
+
+    Args:
+      path: Where the parameter is, from ``jax.tree_util.tree_map_with_path``.
+      parameter: The parameter.
+    """
+    names = [name for name in parameter_names(path) if name not in ("value", "raw_value")]
+    name = names[-1] if names else ""
+    return jnp.ndim(parameter) > 1 and not (name in ("b", "scale") or name.endswith("bias"))
+
+
 def project_max_norm(theta: Any, bound: float) -> Any:
     """Returns ``theta`` with each unit's incoming weights scaled to a norm of at most ``bound``.
 
-    Weights are arrays of two or more axes whose last axis counts the units (Flax's layout);
+    Weights are those of ``is_weight``, and their last axis counts the units (Flax's layout);
     biases and other vectors are left alone.
 
     Args:
@@ -506,10 +538,10 @@ def project_max_norm(theta: Any, bound: float) -> Any:
     Source: Srivastava et al. (JMLR 2014), Sec. 5.1.
     """
 
-    def project(w):
-        if w.ndim < 2:
+    def project(path, w):
+        if not is_weight(path, w):
             return w
         norm = jnp.sqrt(jnp.sum(w**2, axis=tuple(range(w.ndim - 1)), keepdims=True))
         return w * jnp.minimum(1.0, bound / jnp.maximum(norm, jnp.finfo(w.dtype).tiny))
 
-    return jax.tree.map(project, theta)
+    return jax.tree_util.tree_map_with_path(project, theta)

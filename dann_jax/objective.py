@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dann_jax import checks
 from dann_jax.batches import DomainBatch
 from dann_jax.reversal import reverse_gradient
 
@@ -53,13 +54,18 @@ class Apply(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The parts of an objective; those of the domain are None where it has no domain branch."""
+    """The parts of an objective, None for what it does not have: a domain branch, classes.
 
-    label_loss: chex.Array  # [] L_y
+    Metrics follow from them. There is an accuracy where it has a meaning: that of labels where
+    they are integers ``[n]`` with logits ``[n, classes]`` of two classes or more, and that of
+    domains where they are integers ``[n]`` with one logit each.
+    """
+
+    label_loss: chex.Array | None  # [] L_y
     domain_loss: chex.Array | None  # [] L_d, without lambda and without its weight
     features: Any  # [n, ...] source examples first, then target
-    label_logits: chex.Array  # [labelled, classes]
-    labels: chex.Array  # [labelled], -1 where unknown
+    label_logits: chex.Array | None  # [labelled, classes]
+    labels: chex.Array | None  # [labelled], -1 where unknown
     domain_logits: chex.Array | None  # [n]
     domains: chex.Array | None  # [n] 0 source, 1 target
     weights: chex.Array | None  # [n] of the examples, None for 1 each
@@ -95,8 +101,8 @@ def label_loss(
 
     Args:
       label_logits: ``[n, classes]``.
-      labels: ``[n]``, integers 0..classes-1, or negative where the label is not known. Any
-        other value gives NaN.
+      labels: ``[n]``, integers 0..classes-1, or -1 where the label is not known. Under a trace,
+        where values cannot be checked, a label beyond the classes gives NaN.
       weights: ``[n]``, non-negative; 1 for each if None.
       axis_name: Mapped axis over which the normalizer is averaged, so that the mean of the
         devices' losses is the loss of the whole batch even where their weights differ.
@@ -105,20 +111,19 @@ def label_loss(
       L_y in nats, shape ``[]``, float32.
 
     Raises:
-      ValueError: The shapes do not fit each other.
+      ValueError: The shapes do not fit each other, or a label is no class.
       TypeError: The labels are not integers.
 
     Source: Ganin & Lempitsky (2015), Sec. 3.1.
     """
-    label_logits, labels = jnp.asarray(label_logits), jnp.asarray(labels)
-    if label_logits.ndim != 2 or labels.shape != label_logits.shape[:1]:
+    label_logits = jnp.asarray(label_logits)
+    if label_logits.ndim != 2 or np.shape(labels) != label_logits.shape[:1]:
         raise ValueError(
             f"expected label logits [n, classes] and labels [n], got {list(label_logits.shape)} "
-            f"and {list(labels.shape)}: pass one integer label for each row of logits"
+            f"and {list(np.shape(labels))}: pass one integer label for each row of logits"
         )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels must be integers, got {labels.dtype}: pass class numbers [n]")
-    labels = labels.astype(jnp.int32)
+    checks.check_labels(labels, label_logits.shape[1])
+    labels = jnp.asarray(labels).astype(jnp.int32)
     losses = optax.softmax_cross_entropy_with_integer_labels(
         label_logits.astype(jnp.float32), jnp.maximum(labels, 0)
     )
@@ -163,11 +168,13 @@ def domain_loss(
       L_d in nats, shape ``[]``, float32.
 
     Raises:
-      ValueError: The shapes do not fit each other, or the normalization is unknown.
+      ValueError: The shapes do not fit each other, a domain is neither 0 nor 1, or the
+        normalization is unknown.
 
     Source: Ganin & Lempitsky (2015), Sec. 3.1; Ganin et al. (JMLR 2016), Eq. (10).
     """
     _check_normalization(normalization)
+    checks.check_domains(domains)
     domain_logits, domains = jnp.asarray(domain_logits), jnp.asarray(domains)
     if domain_logits.ndim == 2 and domain_logits.shape[1] == 1:
         domain_logits = domain_logits[:, 0]  # [n, 1] against [n] would broadcast to [n, n]
@@ -299,9 +306,12 @@ def label_objective(
     """
     del lam
     G_f, G_y, _ = apply
+    batch = batch._replace(target_label=None)
+    _check_labels(batch)
     y, w = jnp.asarray(batch.source_label).astype(jnp.int32), batch.source_weight
     f = _call(G_f, theta["f"], batch.source_image, SOURCE)
     z_y = _call(G_y, theta["y"], f, SOURCE)
+    _check_labels(batch, z_y)
     L_y = label_loss(z_y, y, w, axis_name=axis_name)
     return L_y, Terms(L_y, None, f, z_y, y, None, None, w)
 
@@ -309,11 +319,13 @@ def label_objective(
 def _terms(theta, batch, apply, reversal, normalization, axis_name):
     """Returns the terms of Eqs. (1) and (9); ``reversal`` stands between G_f and G_d."""
     G_f, G_y, G_d = apply
+    _check_labels(batch)
     x, d, y, w = _joint(batch)
     f = G_f(theta["f"], x)
     # The labelled examples come first: the source, or all where the target has labels too.
     labelled = SOURCE if batch.target_label is None else None
     z_y = _call(G_y, theta["y"], jax.tree.map(lambda a: a[: len(y)], f), labelled)
+    _check_labels(batch, z_y)
     L_y = label_loss(z_y, y, None if w is None else w[: len(y)], axis_name=axis_name)
     z_d = G_d(theta["d"], reversal(f))
     L_d = domain_loss(z_d, d, w, normalization=normalization, axis_name=axis_name)
@@ -354,11 +366,27 @@ def check_domain(domain: int | None, *, joint: bool = True) -> None:
     )
 
 
+def _check_labels(batch, label_logits=None):
+    """Raises unless each example of a batch has the number of a class, or -1, by its name."""
+    classes = np.shape(label_logits)[1] if np.ndim(label_logits) == 2 else None
+    for name in ("source", "target"):
+        labels = getattr(batch, f"{name}_label")
+        if labels is None:
+            continue
+        examples = checks.count_examples(getattr(batch, f"{name}_image"), f"{name}_image")
+        if np.shape(labels) != (examples,):
+            raise ValueError(
+                f"expected {name}_label [{examples}], one label for each of {examples} {name} "
+                f"examples, got {list(np.shape(labels))}"
+            )
+        checks.check_labels(labels, classes, name=f"{name}_label")
+
+
 def _joint(batch):
     """Returns images and domains of all N examples, labels of the labelled part, weights."""
     x = jax.tree.map(lambda s, t: jnp.concatenate([s, t]), batch.source_image, batch.target_image)
     n_source, n_target = (
-        len(jax.tree.leaves(image)[0]) for image in (batch.source_image, batch.target_image)
+        checks.count_examples(image) for image in (batch.source_image, batch.target_image)
     )
     d = jnp.concatenate(
         [jnp.full([n_source], SOURCE, jnp.int32), jnp.full([n_target], TARGET, jnp.int32)]

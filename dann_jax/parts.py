@@ -7,16 +7,32 @@ this form alone.
 import dataclasses
 import functools
 import inspect
+import math
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import chex
+import flax.errors
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from dann_jax.objective import SOURCE
 
-__all__ = ["Part", "PureFunction", "accepted", "adapt"]
+__all__ = ["Part", "PureFunction", "accepted", "adapt", "nnx_part"]
+
+# Names by which modules ask whether they are trained, and the value that means that they are.
+SWITCHES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+    "inference": False,
+}
+_OTHER_STREAMS = 0x5EED  # folded into the key of dropout, for the random streams beside it
 
 
 class PureFunction(NamedTuple):
@@ -55,28 +71,185 @@ class Part(Protocol):
         """Returns the output and that of each layer by its path, outside training."""
 
 
+# --- plain functions ---------------------------------------------------------------------
+
+
 @dataclasses.dataclass(frozen=True)
 class _FunctionPart:
-    """The part of a ``PureFunction``: no batch statistics, no dropout, one layer."""
+    """The part of a ``PureFunction``: no batch statistics, no switch, one layer.
+
+    Parameters may be the state of an NNX module with random streams, as ``nnx.split`` gives it.
+    These are no parameters: each call in training gets new ones.
+    """
 
     function: PureFunction
 
     uses_domain = False
 
     def init(self, key, x):
-        return self.function.init(key, x), {}
+        theta, _ = _without_streams(self.function.init(key, x))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(theta):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                raise TypeError(
+                    f"theta{jax.tree_util.keystr(path)} of a PureFunction is "
+                    f"{jnp.result_type(leaf)}: expected parameters, which are floating-point, so "
+                    "keep what is not trained out of theta"
+                )
+        return theta, {}
 
-    def apply(self, theta, batch_stats, x, **_):
-        return self.function.apply(theta, x), batch_stats
+    def apply(self, theta, batch_stats, x, *, key=None, **_):
+        return self.function.apply(self._with_streams(theta, x, key), x), batch_stats
 
     def layers(self, theta, batch_stats, x, *, domain):
-        del batch_stats, domain
-        return self.function.apply(theta, x), {}
+        del domain
+        return self.apply(theta, batch_stats, x)[0], {}
+
+    def _with_streams(self, theta, x, key):
+        if not _is_nnx_state(theta):
+            return theta
+        _, streams = _without_streams(jax.eval_shape(self.function.init, jax.random.key(0), x))
+        if not jax.tree.leaves(streams):
+            return theta
+        if key is None:
+            raise ValueError(
+                "a PureFunction of an NNX module with dropout or other random streams cannot "
+                "switch them off for predictions: pass dann_jax.nnx_part(module) in its place"
+            )
+        from flax import nnx
+
+        return nnx.merge_state(theta, _seeded(streams, key))
+
+
+def _is_nnx_state(theta):
+    nnx = sys.modules.get("flax.nnx")  # who has such a state has imported it
+    return nnx is not None and isinstance(theta, nnx.State)
+
+
+def _without_streams(theta):
+    """Returns the parameters of a PureFunction, and the random streams among them."""
+    if not _is_nnx_state(theta):
+        return theta, ()
+    from flax import nnx
+
+    theta, streams, others = nnx.split_state(theta, nnx.Param, nnx.RngState, ...)
+    if jax.tree.leaves(others):
+        names = ", ".join("/".join(map(str, path)) for path, _ in nnx.to_flat_state(others))
+        raise TypeError(
+            f"a PureFunction returns no state, but its NNX module has some ({names}): "
+            "pass dann_jax.nnx_part(module) in its place"
+        )
+    return theta, streams
+
+
+def _seeded(streams, key):
+    """Returns NNX's random streams with a key of their own each, from the start."""
+    leaves, structure = jax.tree.flatten(streams)
+    return jax.tree.unflatten(
+        structure,
+        [
+            jax.random.fold_in(key, i)
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else jnp.zeros(leaf.shape, leaf.dtype)
+            for i, leaf in enumerate(leaves)
+        ],
+    )
+
+
+# --- NNX ---------------------------------------------------------------------------------
+
+
+def nnx_part(module: Any) -> Part:
+    """Returns a Flax NNX module as a part of a model, with its batch statistics and dropout.
+
+    In training ``deterministic`` and ``use_running_average`` are False in all of its layers, as by
+    ``module.train()``, and outside of it True; a ``train``, ``domain`` or ``axis_name`` that its
+    ``__call__`` declares is passed as to a Linen module. Its ``nnx.Param`` are the parameters,
+    its other variables the state beside them (``batch_stats``). Each call has its own random
+    keys. On several devices its batch statistics are those of each device, and their averages
+    the running ones.
+
+    Args:
+      module: A function of ``nnx.Rngs`` that makes the module, so that each key has its own
+        initialization, or a module, whose parameters are then those that training starts from.
+
+    Raises:
+      TypeError: It is neither.
+    """
+    from flax import nnx
+
+    if not isinstance(module, nnx.Module) and not callable(module):
+        raise TypeError(
+            f"expected an nnx.Module or a function rngs -> nnx.Module, got {type(module).__name__}"
+        )
+    return _NnxPart(module)
+
+
+@dataclasses.dataclass(frozen=True)
+class _NnxPart:
+    module: Any  # or a function that makes it
+
+    @functools.cached_property
+    def _abstract(self):
+        """The module without values."""
+        from flax import nnx
+
+        if isinstance(self.module, nnx.Module):
+            return self.module
+        return nnx.eval_shape(lambda: self.module(nnx.Rngs(0)))
+
+    @property
+    def uses_domain(self):
+        return bool(accepted(self._abstract, {"domain": None}))
+
+    def init(self, key, x):
+        from flax import nnx
+
+        del x  # NNX modules know the shape of their inputs
+        module = self.module
+        if not isinstance(module, nnx.Module):
+            module = module(nnx.Rngs(key))
+        _, theta, _, state = _split(module)
+        return nnx.to_pure_dict(theta), nnx.to_pure_dict(state)
+
+    def apply(self, theta, batch_stats, x, *, key=None, train=False, domain=None, axis_name=None):
+        from flax import nnx
+
+        definition, *states = _split(self._abstract)
+        params, streams, state = (jax.tree.map(lambda leaf: leaf, s) for s in states)  # copies
+        nnx.replace_by_pure_dict(params, theta)
+        nnx.replace_by_pure_dict(state, batch_stats)
+        streams = _seeded(streams, jax.random.key(0) if key is None else key)
+        module = nnx.merge(definition, params, streams, state)
+        module.set_attributes(
+            deterministic=not train, use_running_average=not train, raise_if_not_found=False
+        )
+        options = {"train": train, "domain": domain, "axis_name": axis_name}
+        y = module(x, **accepted(module, options))
+        return y, (nnx.to_pure_dict(_split(module)[3]) if train else batch_stats)
+
+    def layers(self, theta, batch_stats, x, *, domain):
+        return self.apply(theta, batch_stats, x, domain=domain)[0], {}
+
+
+def _split(module):
+    """Returns NNX's definition, parameters, random streams and state, without what was sown."""
+    from flax import nnx
+
+    definition, theta, streams, _, state = nnx.split(
+        module, nnx.Param, nnx.RngState, nnx.Intermediate, ...
+    )
+    return definition, theta, streams, state
+
+
+# --- Linen -------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class _LinenPart:
-    """The part of a Linen module, whose collections beside 'params' are the batch statistics."""
+    """The part of a Linen module. Its state, beside 'params', is its batch statistics.
+
+    What it sows is no state: a collection without which the module can be called is output.
+    """
 
     module: nn.Module
 
@@ -88,18 +261,35 @@ class _LinenPart:
         # One domain: a joint batch would have to have two halves.
         options = {"train": False, "domain": SOURCE, "axis_name": None}
         variables = dict(self.module.init(key, x, **accepted(self.module, options)))
-        return variables.pop("params", {}), variables
+        state = {n: v for n, v in variables.items() if n != "params"}
+        return variables.get("params", {}), {
+            name: of_name for name, of_name in state.items() if self._needs(name, variables, x)
+        }
+
+    def _needs(self, collection, variables, x):
+        """Returns whether the module cannot be called without a collection."""
+        others = {name: value for name, value in variables.items() if name != collection}
+        options = accepted(self.module, {"train": False, "domain": SOURCE, "axis_name": None})
+        keys = {"params": jax.random.key(0)}
+        try:
+            jax.eval_shape(lambda v, x: self.module.apply(v, x, rngs=keys, **options), others, x)
+        except flax.errors.FlaxError:
+            return True
+        return False
 
     def apply(self, theta, batch_stats, x, *, key=None, train=False, domain=None, axis_name=None):
-        options = {"train": train, "domain": domain, "axis_name": axis_name}
-        y, new_stats = self.module.apply(
-            {"params": theta, **batch_stats},
-            x,
-            rngs=None if key is None else {"dropout": key},
-            mutable=list(batch_stats) if train else [],
-            **accepted(self.module, options),
-        )
-        return y, (dict(new_stats) if train and batch_stats else batch_stats)
+        options = accepted(self.module, {"train": train, "domain": domain, "axis_name": axis_name})
+        rngs = None
+        if key is not None:  # 'params' is the stream of all that are not given
+            rngs = {"dropout": key, "params": jax.random.fold_in(key, _OTHER_STREAMS)}
+        variables = {"params": theta, **batch_stats}
+        if not (train and batch_stats):
+            return self.module.apply(variables, x, rngs=rngs, **options), batch_stats
+        with nn.intercept_methods(_check_batch_norm):
+            y, new_stats = self.module.apply(
+                variables, x, rngs=rngs, mutable=list(batch_stats), **options
+            )
+        return y, dict(new_stats)
 
     def layers(self, theta, batch_stats, x, *, domain):
         options = {"train": False, "domain": domain, "axis_name": None}
@@ -121,33 +311,93 @@ class _LinenPart:
         return y, layers
 
 
-def adapt(function: nn.Module | PureFunction, name: str) -> Part:
+def _check_batch_norm(call, args, kwargs, context):
+    """Raises where batch norm takes its statistics over a single value of each channel."""
+    module = context.module
+    if isinstance(module, nn.BatchNorm) and context.method_name == "__call__":
+        x, *switch = args
+        fixed = switch[0] if switch else kwargs.get("use_running_average")
+        fixed = module.use_running_average if fixed is None else fixed
+        channels = math.prod(x.shape[a] for a in np.ravel(module.axis))
+        devices = jax.lax.axis_size(module.axis_name) if module.axis_name is not None else 1
+        if not fixed and x.size * devices == channels:
+            raise ValueError(
+                f"batch norm {'/'.join(module.path)} takes its statistics over one value of each "
+                "channel, so that all features become its bias and nothing is learned: give each "
+                "domain 2 examples a batch or more"
+            )
+    return call(*args, **kwargs)
+
+
+# --- what a module is told ---------------------------------------------------------------
+
+
+def adapt(function: nn.Module | PureFunction | Part, name: str) -> Part:
     """Returns a part of a model in the common form.
 
     Args:
-      function: A Linen module or a ``PureFunction``.
+      function: A Linen module, a ``PureFunction``, or an NNX module from ``nnx_part``.
       name: What the model calls it, for the error.
 
     Raises:
-      TypeError: It is neither.
+      TypeError: It is none of them, or a module whose ``__call__`` does not say how it is told
+        that it is trained.
     """
     if isinstance(function, PureFunction):
         return _FunctionPart(function)
+    if isinstance(function, _NnxPart):
+        return function
     if isinstance(function, nn.Module):
+        accepted(function, {"train": False})  # raises where that is not known
         return _LinenPart(function)
     raise TypeError(
         f"expected a Flax Linen module or a PureFunction as {name}, got "
-        f"{type(function).__name__}: wrap it as PureFunction(init, apply)"
+        f"{type(function).__name__}: wrap it as PureFunction(init, apply), or an NNX module as "
+        "nnx_part(module)"
+    )
+
+
+def accepted(module: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns those of ``options`` that a module's ``__call__`` declares by name.
+
+    Args:
+      module: A Linen or NNX module.
+      options: Of ``train``, ``domain`` and ``axis_name``. In place of ``train`` the module may
+        declare another of ``SWITCHES``.
+
+    Raises:
+      TypeError: There is ``train``, and it is not known how the module is told of it: its
+        ``__call__`` takes ``**kwargs``, or an attribute decides it.
+    """
+    cls: Any = type(module)
+    names, takes_any = _declared(cls)
+    values = {name: value for name, value in options.items() if name in names}
+    if "train" not in options:
+        return values
+    switches = {name: options["train"] == on for name, on in SWITCHES.items() if name in names}
+    if not switches and isinstance(module, nn.Module):
+        attribute = next((n for n in SWITCHES if isinstance(getattr(module, n, None), bool)), None)
+        if attribute is not None:
+            raise _unknown(module, f"its attribute `{attribute}` is the same for both")
+        if isinstance(module, nn.Sequential):  # its **kwargs go to the first layer alone
+            layers = [layer for layer in module.layers if isinstance(layer, nn.Module)]
+            if any(accepted(layer, {"train": True}) for layer in layers):
+                raise _unknown(module, "nn.Sequential passes its layers no switch")
+        elif takes_any:
+            raise _unknown(module, "its __call__ takes **kwargs and names no switch")
+    return values | switches
+
+
+def _unknown(module, why):
+    return TypeError(
+        f"{type(module).__name__} cannot be told training from prediction: {why}; declare one of "
+        f"{', '.join(SWITCHES)} as a keyword argument of its __call__"
     )
 
 
 @functools.cache
 def _declared(cls):
-    return frozenset(inspect.signature(cls.__call__).parameters)
-
-
-def accepted(module: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """Returns those of ``options`` that the module's ``__call__`` declares by name."""
-    cls: Any = type(module)
-    declared = _declared(cls)
-    return {k: v for k, v in options.items() if k in declared}
+    """Returns the names of the parameters of ``__call__``, and whether it takes any other."""
+    parameters = inspect.signature(cls.__call__).parameters.values()
+    names = (p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    return frozenset(names), any(p.kind == p.VAR_KEYWORD for p in parameters)

@@ -35,6 +35,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dann_jax import batches, kernels
+from dann_jax.checks import LabelWatch, check_fits
 from dann_jax.networks import DannModel
 from dann_jax.training import Metrics, TrainState, init_state
 
@@ -77,7 +78,9 @@ def _rows(sizes, key, first_step, steps):
 
 def _step(update, preprocess, state, batch, key):
     """Returns the state after the update with a batch as stored, and the metrics."""
-    return update(state, preprocess(batch), batches.split_key(key).noise)
+    batch = preprocess(batch)
+    LabelWatch.trace(source_label=batch.source_label, target_label=batch.target_label)
+    return update(state, batch, batches.split_key(key).noise)
 
 
 def _step_of_rows(update, preprocess, labelled, state, arrays, source, target, key):
@@ -140,18 +143,22 @@ class Program:
       inputs: Takes what the program takes, and returns the inputs of each call of ``compiled``.
       axis: Axis of the steps in the metrics where ``compiled`` makes one step; None where it
         makes all of them.
+      labels: Checks the labels of the arrays.
     """
 
     compiled: Callable[..., tuple[Any, Any]]
     inputs: Callable[..., list[tuple[Any, ...]]]
     axis: int | None
+    labels: LabelWatch = dataclasses.field(default_factory=LabelWatch, kw_only=True)
 
     def __call__(self, state, arrays, *args, **kwargs):
         """Returns the new state and the metrics."""
         of_calls = []
-        for inputs in self.inputs(state, arrays, *args, **kwargs):
-            state, metrics = self.compiled(state, arrays, *inputs)
-            of_calls.append(metrics)
+        inputs_of_calls = self.inputs(state, arrays, *args, **kwargs)
+        with self._checked(arrays):
+            for inputs in inputs_of_calls:
+                state, metrics = self.compiled(state, arrays, *inputs)
+                of_calls.append(metrics)
         if self.axis is None:
             return state, metrics
         return state, jax.tree.map(lambda *m: jnp.stack(m, self.axis), *of_calls)
@@ -159,7 +166,11 @@ class Program:
     def lower(self, state, arrays, *args, **kwargs):
         """Returns the lowering of ``compiled``."""
         inputs, *_ = self.inputs(state, arrays, *args, **kwargs)
-        return self.compiled.lower(state, arrays, *inputs)
+        with self._checked(arrays):
+            return self.compiled.lower(state, arrays, *inputs)
+
+    def _checked(self, arrays):
+        return self.labels.over(source_label=arrays.source_label, target_label=arrays.target_label)
 
 
 def make_train_steps(
@@ -199,7 +210,9 @@ def make_train_steps(
       devices with ``replicate`` first. ``train.lower`` takes the same, see ``TrainSteps``.
 
     Raises:
-      ValueError: A batch does not split evenly over the devices.
+      ValueError: A batch does not split evenly over the devices; or, from the program before it is
+        compiled, there are other numbers of examples, or a label is no class of the objective.
+      TypeError: From the program: the objective is for classes and labels are not integers.
     """
     devices = _grouped(devices)
     count = len(devices)
@@ -228,7 +241,7 @@ def make_train_steps(
     rows_on_host = batches.in_blocks(jax.jit(draw, static_argnums=2))
 
     def inputs(state, arrays, key, steps):
-        batches.check_arrays(arrays, examples, labelled)
+        batches.check_sizes(arrays, examples, labelled)
         _check_steps(steps)
         if fused:
             return [(*draw_shares(key, state.step, steps), key)]
@@ -287,7 +300,12 @@ def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
 
     Returns:
       Pytree of arrays that are whole on each device of this process.
+
+    Raises:
+      ValueError: An integer, a label say, does not fit the 32 bits that JAX keeps of it.
     """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        check_fits(leaf, f"tree{jax.tree_util.keystr(path)}")
     return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()), may_alias=False)
 
 
@@ -437,8 +455,8 @@ def make_study_steps(
 
     Raises:
       ValueError: From the program: K trainings or their batches do not spread evenly over the
-        devices, keys, states and settings differ in their number, or there are other numbers of
-        examples.
+        devices, keys, states and settings differ in their number, there are other numbers of
+        examples, or a label is no class of the objective.
     """
     devices = jax.local_devices() if devices is None else list(devices)
     fused = _scans(devices) if fused is None else fused
@@ -496,7 +514,7 @@ def _study_program(step, sizes, mesh, fused):
     def prepared(states, arrays, keys, steps, settings):
         _check_study(states, keys, settings)
         _check_steps(steps)
-        batches.check_arrays(arrays, sizes.examples, sizes.labelled)
+        batches.check_sizes(arrays, sizes.examples, sizes.labelled)
         states, keys, settings = _moved((states, keys, settings), placed(each))
         return states, arrays, keys, steps, settings
 
@@ -596,15 +614,15 @@ def make_stream_steps(
       ``batch_stream`` got. Put ``state`` on the devices with ``replicate`` first.
 
     Raises:
-      ValueError: From the program: the stream stands at another step than the state, or the
-        batch does not split evenly over the devices.
+      ValueError: From the program: the stream stands at another step than the state, the
+        batch does not split evenly over the devices, or a label is no class of the objective.
     """
     devices = _grouped(devices)
     count = len(devices)
     update = make_update(axis_name=AXIS if count > 1 else None)
     compiled = _compile_over(devices, functools.partial(_step, update, preprocess), (None, 0, None))
     shares = _shares(devices)
-    local = shares.num_devices
+    local, watch = shares.num_devices, LabelWatch()
 
     def place(batch):
         if count > 1:
@@ -620,7 +638,8 @@ def make_stream_steps(
     def train(state, stream, key, steps):
         _check_steps(steps)
         first = stream.get_state()["next_index"]
-        batch = place(next(stream))
+        batch = next(stream)
+        placed = place(batch)
         if first != int(state.step):  # waits for the device, which by now has a batch to go on
             raise ValueError(
                 f"the stream is at step {first} and the state at {int(state.step)}: "
@@ -628,10 +647,12 @@ def make_stream_steps(
             )
         of_steps = []
         for s in range(steps):
-            state, metrics = compiled(state, batch, key)
+            with watch.over(source_label=batch.source_label, target_label=batch.target_label):
+                state, metrics = compiled(state, placed, key)
             of_steps.append(metrics)
             if s + 1 < steps:
-                batch = place(next(stream))
+                batch = next(stream)
+                placed = place(batch)
             if s >= _IN_FLIGHT:  # or the batches of many steps would pile up on the device
                 jax.block_until_ready(of_steps[s - _IN_FLIGHT])
         return state, jax.tree.map(lambda *m: jnp.stack(m), *of_steps)

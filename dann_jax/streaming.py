@@ -35,6 +35,7 @@ import numpy as np
 
 from dann_jax import augmentation
 from dann_jax.batches import DomainBatch, batch_indices, split_key
+from dann_jax.checks import check_labels
 
 __all__ = ["Records", "batch_stream", "channel_mean"]
 
@@ -101,7 +102,8 @@ def batch_stream(
     Raises:
       ValueError: A domain or a batch is empty, the batch does not split over the processes, the
         crop is larger than the images, or there is ``mirror`` without ``crop``.
-      RuntimeError: From the iterator: a record cannot be read, or one of ``labelled`` has no label.
+      RuntimeError: From the iterator: a record cannot be read, one of ``labelled`` has no label,
+        or a label is no integer.
     """
     index, count = (jax.process_index(), jax.process_count()) if shard is None else shard
     if not 0 <= index < count:
@@ -210,13 +212,13 @@ class _Reader(NamedTuple):
     crop: int | None
 
     def __call__(self, rows, corners=None, mirrored=None):
-        """Returns images ``[n, height, width, channel]`` uint8 and labels ``[n]`` int32."""
+        """Returns images ``[n, height, width, channel]`` uint8 and labels ``[n]`` as stored."""
         height, width, channels = self.shape
         if self.crop is not None:
             height = width = self.crop
         image = np.empty((len(rows), height, width, channels), np.uint8)
         pixels = _pixels(image)
-        label = np.empty(len(rows), np.int32)
+        label = []
         try:
             for i, record in enumerate(_fetch(self.records, rows.tolist())):
                 whole = record["image"]
@@ -228,10 +230,22 @@ class _Reader(NamedTuple):
                 whole = _pixels(whole)
                 if self.crop is not None:
                     whole = augmentation.take_view(whole, corners[i], mirrored[i], self.crop)
-                pixels[i], label[i] = whole, record["label"]
+                pixels[i] = whole
+                label.append(record["label"])
         except Exception as error:
             raise RuntimeError(f"cannot read a batch of the {self.name}: {error}") from error
-        return image, label
+        return image, np.asarray(label)
+
+    def labels(self, rows, label):
+        """Returns the labels of some records as int32; raises where one is no integer."""
+        try:
+            check_labels(label)
+        except (TypeError, ValueError) as error:
+            raise RuntimeError(
+                f"cannot read labels of records {', '.join(map(str, rows))} of the {self.name}: "
+                f"{error}"
+            ) from error
+        return label.astype(np.int32)
 
 
 class _Batches:
@@ -251,11 +265,15 @@ class _Batches:
         (source_image, source_label), (target_image, target_label) = (
             read(*of_domain) for read, of_domain in zip(self._readers, drawn, strict=True)
         )
+        source, target = self._readers
+        source_label = source.labels(drawn[0][0], source_label)
         if self._labels is None:
             return DomainBatch(source_image, source_label, target_image)
         rows, *_ = drawn[1]
-        label = np.where(rows < self._labels, target_label, np.int32(-1))
-        for row in rows[(rows < self._labels) & (label < 0)]:
+        label = np.full(len(rows), -1, np.int32)
+        is_labelled = rows < self._labels
+        label[is_labelled] = target.labels(rows[is_labelled], target_label[is_labelled])
+        for row in rows[is_labelled & (label < 0)]:
             raise RuntimeError(
                 f"record {row} of the target has no label: expected one of each of the first "
                 f"{self._labels}"

@@ -11,9 +11,11 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dann_jax import batches, networks
+from dann_jax.checks import count_examples
 from dann_jax.objective import (
     SOURCE,
     Apply,
@@ -24,6 +26,7 @@ from dann_jax.objective import (
 )
 
 __all__ = [
+    "ABSENT",
     "Metrics",
     "TrainState",
     "init_state",
@@ -42,8 +45,24 @@ class TrainState:
     opt_state: Any
 
 
+class _Absent(float):
+    """A metric that an objective does not have: NaN for who reads it, no array for a program.
+
+    It is an empty pytree, so that it is a static property of the objective: programs return it as
+    it is, and ``jax.debug_nans`` does not take it for a number that went wrong.
+    """
+
+
+ABSENT = _Absent("nan")
+jax.tree_util.register_pytree_node(_Absent, lambda _: ((), None), lambda *_: ABSENT)
+
+
 class Metrics(NamedTuple):
-    """Measures of a batch at the parameters before its update; NaN without a domain branch."""
+    """Measures of a batch at the parameters before its update.
+
+    What an objective does not have (a domain branch, classes) is absent: ``ABSENT``, which reads
+    as NaN and is no array. An accuracy is NaN where a logit is not finite.
+    """
 
     label_loss: chex.Array  # [] L_y, nats
     label_accuracy: chex.Array  # [] share of the batch's labelled examples
@@ -67,7 +86,8 @@ def make_optimizer(
       mu: Learning rate as a function of the number of updates done, or a constant.
       momentum: Share of the last step that the next one adds.
       nesterov: Whether to use Nesterov's momentum.
-      weight_decay: Multiple of the weights (arrays of two or more axes) added to the gradient.
+      weight_decay: Multiple of the weights (see ``networks.is_weight``: no biases, no scales)
+        added to the gradient.
       factors: Multiple of mu for a parameter, given its path as names from the part down, for
         example ``('f', 'conv1', 'bias')``: new layers x10, biases x2. None: 1 for each.
 
@@ -78,7 +98,7 @@ def make_optimizer(
     """
 
     def is_weight(theta):
-        return jax.tree.map(lambda w: jnp.ndim(w) > 1, theta)
+        return jax.tree_util.tree_map_with_path(networks.is_weight, theta)
 
     steps = []
     if weight_decay:
@@ -90,13 +110,13 @@ def make_optimizer(
 
 
 def _scale_by_factors(factors):
-    def names(path):
-        return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-
     def update(updates, state, params=None):
         del params
-        scaled = jax.tree_util.tree_map_with_path(lambda p, u: factors(names(p)) * u, updates)
-        return scaled, state
+
+        def scaled(path, step):
+            return factors(networks.parameter_names(path)) * step
+
+        return jax.tree_util.tree_map_with_path(scaled, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -113,7 +133,8 @@ def init_state(
       model: G_f, G_y and G_d.
       optimizer: The optimizer whose state to start.
       key: PRNG key of the initialization; each part has its own key derived from it.
-      image: An example batch ``[n, height, width, channel]`` as G_f gets it (values unused).
+      image: An example batch ``[n, height, width, channel]`` as G_f gets it (values unused), or
+        a pytree of several inputs.
 
     Returns:
       The state, step 0.
@@ -123,7 +144,7 @@ def init_state(
     for i, (name, part) in enumerate(model.parts.items()):
         theta[name], batch_stats[name] = part.init(jax.random.fold_in(key, i), x)
         if name == "f":
-            x = _features_of(part, theta["f"], batch_stats["f"], image)
+            x = _features_of(part, theta["f"], batch_stats["f"], image, key)
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         theta=theta,
@@ -132,13 +153,13 @@ def init_state(
     )
 
 
-def _features_of(part, theta, batch_stats, image):
+def _features_of(part, theta, batch_stats, image, key):
     """Returns zeros in the shape of the features."""
 
-    def features(theta, batch_stats, image):
-        return part.apply(theta, batch_stats, image, domain=SOURCE)[0]
+    def features(theta, batch_stats, image, key):
+        return part.apply(theta, batch_stats, image, key=key, domain=SOURCE)[0]
 
-    shapes = jax.eval_shape(features, theta, batch_stats, image)
+    shapes = jax.eval_shape(features, theta, batch_stats, image, key)
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
@@ -161,6 +182,10 @@ def make_update_step(
     ``domain=SOURCE`` or ``domain=TARGET``: then batch statistics of each domain are those of that
     one alone. Several calls of a part go on from each other's running averages, and have dropout
     masks of their own.
+
+    The objective checks the labels, and their values too where the batch is not traced. Where you
+    compile the update by yourself, call ``checks.check_labels`` on your data set first; the
+    programs do so.
 
     Args:
       model: G_f, G_y and G_d.
@@ -259,10 +284,10 @@ class _Calls:
 
 def _check_joint(name, x, batch):
     """Raises where x is no joint batch of as many source as target examples."""
-    source, target = _examples(batch.source_image), _examples(batch.target_image)
-    if _examples(x) != source + target:
+    source, target = map(count_examples, (batch.source_image, batch.target_image))
+    if count_examples(x) != source + target:
         raise ValueError(
-            f"G_{name} declares `domain` and got {_examples(x)} examples without one, but the "
+            f"G_{name} declares `domain` and got {count_examples(x)} examples without one, but the "
             f"joint batch has {source} source and {target} target examples: pass all of them, or "
             "those of one domain with domain=SOURCE or domain=TARGET"
         )
@@ -272,10 +297,6 @@ def _check_joint(name, x, batch):
             "`domain` and takes the first half of a joint batch for source: make both sizes "
             "equal, or pass one domain after the other with domain=SOURCE and domain=TARGET"
         )
-
-
-def _examples(tree):
-    return len(jax.tree.leaves(tree)[0])
 
 
 def _varying(theta, axis_name):
@@ -290,27 +311,48 @@ def _varying(theta, axis_name):
 
 
 def _metrics(terms, lam, axis_name):
-    nan = jnp.float32(jnp.nan)
+    weights = terms.weights
 
     def mean(values, weights):
         return weighted_mean(values.astype(jnp.float32), weights, axis_name)
 
-    known = (terms.labels >= 0).astype(jnp.float32)
-    if terms.weights is not None:
-        known = known * terms.weights[: len(known)]
-    domain_loss, domain_accuracy = nan, nan
-    if terms.domain_loss is not None:
-        domain_loss = terms.domain_loss
-        domain_accuracy = mean((terms.domain_logits > 0) == (terms.domains > 0), terms.weights)
-    squares = [
-        jnp.sum(a.astype(jnp.float32).reshape(len(a), -1) ** 2, -1)
-        for a in jax.tree.leaves(terms.features)
-    ]
+    def share(correct, logits, weights):
+        # The largest of logits that are not finite is no class, and their sign no domain.
+        finite = jnp.isfinite(logits).reshape(len(correct), -1).all(-1)
+        return mean(jnp.where(finite, correct.astype(jnp.float32), np.float32(np.nan)), weights)
+
+    label_accuracy = domain_accuracy = feature_norm = ABSENT
+    if _are_numbers(terms.labels, terms.label_logits) and terms.label_logits.shape[1] > 1:
+        known = (terms.labels >= 0).astype(jnp.float32)
+        if weights is not None:
+            known = known * weights[: len(known)]
+        correct = jnp.argmax(terms.label_logits, -1) == terms.labels
+        label_accuracy = share(correct, terms.label_logits, known)
+    if _are_numbers(terms.domains, terms.domain_logits) and terms.domain_logits.shape[1:] in (
+        (),
+        (1,),
+    ):
+        logits = terms.domain_logits.reshape(-1)
+        domain_accuracy = share((logits > 0) == (terms.domains > 0), logits, weights)
+    if terms.features is not None:
+        squares = [
+            jnp.sum(a.astype(jnp.float32).reshape(len(a), -1) ** 2, -1)
+            for a in jax.tree.leaves(terms.features)
+        ]
+        feature_norm = mean(jnp.sqrt(sum(squares)), weights)
     return Metrics(
-        label_loss=terms.label_loss,
-        label_accuracy=mean(jnp.argmax(terms.label_logits, -1) == terms.labels, known),
-        domain_loss=domain_loss,
+        label_loss=ABSENT if terms.label_loss is None else terms.label_loss,
+        label_accuracy=label_accuracy,
+        domain_loss=ABSENT if terms.domain_loss is None else terms.domain_loss,
         domain_accuracy=domain_accuracy,
-        feature_norm=mean(jnp.sqrt(sum(squares)), terms.weights),
+        feature_norm=feature_norm,
         lam=jnp.asarray(lam, jnp.float32),
     )
+
+
+def _are_numbers(numbers, logits):
+    """Returns whether each row of logits has the number of a class or of a domain."""
+    if numbers is None or logits is None:
+        return False
+    shape, is_integer = jnp.shape(numbers), jnp.issubdtype(jnp.result_type(numbers), jnp.integer)
+    return is_integer and shape == jnp.shape(logits)[:1]

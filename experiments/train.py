@@ -336,7 +336,10 @@ class _Run:
             return None
         (step, metrics), self.pending = self.pending, None
         mu = float(self.study.mu(step - 1))
-        columns = {name: np.ravel(values) for name, values in metrics._asdict().items()}
+        columns = {  # what the method does not have, a domain branch say, is NaN for each key
+            name: np.broadcast_to(values, len(self.group.keys))
+            for name, values in metrics._asdict().items()
+        }
         means = [
             {name: float(values[i]) for name, values in columns.items()}
             for i in range(len(self.group.keys))
@@ -419,7 +422,7 @@ def _means(metrics):
 
 
 def _write_predictions(path, study, logits):
-    """Writes the most probable class of each file of the target."""
+    """Writes the most probable class of each file of the target; none for logits that diverged."""
     probability = np.exp(logits - logits.max(-1, keepdims=True))
     probability /= probability.sum(-1, keepdims=True)
     # Names of files may stand as the system has them.
@@ -427,8 +430,10 @@ def _write_predictions(path, study, logits):
     with record.whole(path) as temporary, temporary.open("w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability"])
-        for name, row in zip(study.pair.target_files, probability, strict=True):
-            writer.writerow([name, study.pair.class_names[row.argmax()], f"{row.max():.4f}"])
+        pair, classes = study.pair, np.asarray(evaluation.predicted_classes(logits))
+        for name, number, row in zip(pair.target_files, classes, probability, strict=True):
+            known = [pair.class_names[number], f"{row.max():.4f}"] if number >= 0 else ["", ""]
+            writer.writerow([name, *known])
 
 
 def restored(study: Study, key: int, folder: pathlib.Path) -> Any:

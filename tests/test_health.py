@@ -16,6 +16,7 @@ HEALTHY = {
     "lam": 0.9,
 }
 SOURCE_ONLY = {"domain_loss": math.nan, "domain_accuracy": math.nan}
+ABSENT = dict.fromkeys(SOURCE_ONLY)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,7 @@ SOURCE_ONLY = {"domain_loss": math.nan, "domain_accuracy": math.nan}
         {"domain_loss": 0.02, "domain_accuracy": 1.0, "lam": 0.1},  # lambda is not yet at work
         {"label_loss": 2.3, "lam": 0.0},  # the first steps are at chance
         SOURCE_ONLY,
+        ABSENT,
     ],
 )
 def test_a_healthy_training_has_no_symptoms(change):
@@ -41,7 +43,9 @@ def test_a_healthy_training_has_no_symptoms(change):
         ({"domain_loss": math.inf}, "diverged"),
         ({"domain_loss": math.nan}, "diverged"),
         ({"label_loss": 2.30}, "tell nothing of the labels: L_y 2.30 .* chance value 2.30"),
+        ({"label_loss": 3.21}, "L_y 3.21 is above its chance value 2.30"),
         ({"label_loss": 2.30} | SOURCE_ONLY, "the features tell nothing"),
+        ({"label_loss": 2.30} | ABSENT, "the features tell nothing"),
         ({"domain_loss": 0.02}, "the domain classifier wins: L_d 0.020, 3% of its chance"),
     ],
 )

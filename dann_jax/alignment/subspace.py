@@ -44,11 +44,17 @@ def principal_subspace(x: np.ndarray) -> Subspace:
       x: ``[n, D]``, at least two examples.
 
     Raises:
-      ValueError: The features are not a matrix of at least two examples.
+      ValueError: The features are not a matrix of at least two examples, or not finite.
     """
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"expected features [n, D] of at least 2 examples, got {list(x.shape)}")
+    if not np.isfinite(x).all():
+        example, feature = np.argwhere(~np.isfinite(x))[0]
+        raise ValueError(
+            f"expected finite features, got {x[example, feature]} for feature {feature} of example "
+            f"{example}: the training that they are from diverged"
+        )
     mean = x.mean(0)
     deviation = np.where(np.ptp(x, 0) > 0, x.std(0), 1.0)
     z = (x - mean) / deviation

@@ -48,7 +48,7 @@ class NormalizedConvolution(nn.Module):
         """Returns ``[n, height / stride, width / stride, features]``, sizes rounded up."""
         channels = 1 if self.depthwise else x.shape[-1]
         shape = self.side, self.side, channels, self.features
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         x = self._convolve(x.astype(self.dtype), kernel)
         x = nn.BatchNorm(
             use_running_average=not train,
