@@ -226,6 +226,11 @@ class ConvolutionalFeatures(nn.Module):
     kernel_init: Initializer = nn.initializers.he_normal()
     dtype: Any = jnp.float32
 
+    @property
+    def uses_domain(self) -> bool:
+        """Whether the output may depend on the domain."""
+        return self.statistics == "per_domain"
+
     @nn.compact
     def __call__(self, x, *, train=False, domain=None, axis_name=None):
         """Returns features ``[n, D]`` of images ``[n, height, width, channel]``."""
@@ -332,6 +337,12 @@ class OfficeFeatures(nn.Module):
     statistics: str | None = None
     kernel_init: Initializer = nn.initializers.he_normal()
     dtype: Any = jnp.float32
+
+    @property
+    def uses_domain(self) -> bool:
+        """Whether the output may depend on the domain."""
+        of_backbone = self.backbone is not None and accepted(self.backbone, {"domain": None})
+        return self.statistics == "per_domain" or bool(of_backbone)
 
     @nn.compact
     def __call__(self, x, *, train=False, domain=None, axis_name=None):

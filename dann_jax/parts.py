@@ -255,7 +255,8 @@ class _LinenPart:
 
     @property
     def uses_domain(self):
-        return bool(accepted(self.module, {"domain": None}))
+        declared = bool(accepted(self.module, {"domain": None}))
+        return declared and getattr(self.module, "uses_domain", True)
 
     def init(self, key, x):
         # One domain: a joint batch would have to have two halves.

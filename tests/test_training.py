@@ -33,7 +33,7 @@ from dann_jax import (
     reverse_gradient,
     reversed_objective,
 )
-from dann_jax.networks import DomainBatchNorm, FullyConnected, office_batch_norm
+from dann_jax.networks import DomainBatchNorm, FullyConnected, mnist, office_batch_norm
 from dann_jax.objective import Terms
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -255,6 +255,13 @@ def test_a_batch_that_does_not_split_is_refused(batch, name, devices):
         "make the batch size a multiple of 4",
     ):
         program(count=4, batch=batch)
+
+
+def test_unequal_domains_train_where_nothing_tells_them_apart():
+    images = jnp.zeros([8, 28, 28, 3])
+    shapes = jax.eval_shape(lambda x: init_state(mnist(), optimizer(), KEY, x), images)
+    batch = DomainBatch(images, jnp.zeros([8], jnp.int32), images[:4])
+    jax.eval_shape(make_update_step(mnist(), optimizer(), lam), shapes, batch, KEY)
 
 
 def test_unequal_domains_are_refused_where_halves_tell_them_apart():
