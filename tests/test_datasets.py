@@ -20,8 +20,8 @@ from dann_jax.datasets import (
     draws,
     handwriting,
     image_builder,
+    image_records,
     photographs,
-    records,
     source_files,
 )
 from dann_jax.datasets.digits import digits_dataset_builder
@@ -823,10 +823,10 @@ def test_part_of_a_split_is_loaded_by_class_and_key(small_digits, tmp_path):
 
 def test_records_have_the_digest_of_the_arrays(small_digits, tmp_path):
     built = datasets.prepare("digits_m", data_dir=tmp_path)
-    stored = records.ImageRecords(built, "test")
+    stored = image_records.ImageRecords(built, "test")
     assert stored.digest() == datasets.digest(datasets.arrays(built, "test"))
     with pytest.raises(ValueError, match=r"stored split of digits_m \(train, test\), got 'some'"):
-        records.ImageRecords(built, "some")
+        image_records.ImageRecords(built, "some")
 
 
 def test_a_large_split_is_written_in_several_files(small_digits, tmp_path, monkeypatch):
