@@ -94,6 +94,11 @@ def _check_classes(config, source, target):
             "labels, got images alone"
         )
     count = len(source.CLASS_NAMES)
+    if count < 2:
+        raise ValueError(
+            f"{config.source}: expected at least two classes to tell apart, got one "
+            f"({source.CLASS_NAMES[0]}): give each class a sub-folder of its own"
+        )
     if config.classes not in (None, count):
         raise ValueError(f"{config.source} has {count} classes, but --classes is {config.classes}")
     if tuple(target.CLASS_NAMES) != tuple(source.CLASS_NAMES):

@@ -85,6 +85,29 @@ def test_a_folder_around_the_classes_is_not_a_class(tmp_path, layout):
         datasets.from_folder(tmp_path / "own", image_size=16)
 
 
+def test_every_suffix_of_jpeg_is_read(tmp_path):
+    own = fill(tmp_path / "own")
+    for i, suffix in enumerate((".jfif", ".jpe", ".JPG")):
+        Image.new("RGB", (8, 8), (1, 2, 3)).save(own / "dog" / f"more{i}{suffix}", format="JPEG")
+    assert len(read(own, tmp_path)[1].label) == 15
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".AVIF"])
+def test_images_that_cannot_be_read_are_named(tmp_path, suffix):
+    own = fill(tmp_path / "own")
+    (own / "dog" / f"phone{suffix}").write_bytes(b"an image")
+    with pytest.raises(ValueError, match=f"got 1 others, the first of which is phone{suffix}"):
+        datasets.from_folder(own, image_size=16)
+
+
+def test_a_single_class_is_refused_before_training(tmp_path, capsys):
+    pair = ["--source", str(fill(tmp_path / "a", classes=("cat",)))]
+    pair += ["--target", str(fill(tmp_path / "b", classes=("cat",)))]
+    where = ["--data-dir", str(tmp_path / "data"), "--output", str(tmp_path / "runs")]
+    assert run.main(["own_pair", *pair, *where]) == 2
+    assert "expected at least two classes to tell apart, got one (cat)" in capsys.readouterr().err
+
+
 def test_hidden_files_and_folders_are_left_out(tmp_path):
     own = fill(tmp_path / "own")
     (own / "cat" / "._cat0.png").write_bytes(b"no image")

@@ -124,7 +124,8 @@ def from_folder(
     each holds a split; otherwise all images are the split ``train``.
 
     Args:
-        folder: the images: JPEG, PNG, BMP, GIF, PPM, TIFF or WebP.
+        folder: the images: JPEG, PNG, BMP, GIF, PPM, TIFF or WebP; HEIC, AVIF and others are
+            refused.
         image_size: height and width to which they are resized, pixels.
         class_names: which classes there may be, in the order of their labels; None for the
             sub-folders in alphabetical order.

@@ -14,7 +14,11 @@ from dann_jax.datasets import image_builder
 __all__ = ["Builder"]
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_SUFFIXES = (
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff"),
+    ".webp",
+)
+_UNREADABLE = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".svg")  # images that need more packages
 _SPLITS = ("train", "test")
 _MOST_PIXELS = 80_000_000  # Pillow warns of more; a crafted file must not fill the memory
 _NAME_LETTERS = 40  # of the folder's name that the name of the prepared data repeats
@@ -196,7 +200,15 @@ def _pictures(folder: Path) -> list[_Picture]:
 
 def _inside(folder: Path) -> list[Path]:
     """Returns what a folder holds, apart from what systems hide in it by a dot."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    unreadable = [path for path in inside if path.suffix.lower() in _UNREADABLE]
+    if unreadable:
+        raise ValueError(
+            f"{folder}: expected images that can be read ({', '.join(_SUFFIXES)}), got "
+            f"{len(unreadable)} others, the first of which is {unreadable[0].name}: convert them "
+            "to JPEG or PNG, or take them out of the folder"
+        )
+    return inside
 
 
 def _is_picture(path: Path) -> bool:
