@@ -118,7 +118,7 @@ def predict(
         it and its batch statistics are those of the start; or there are no images.
     """
     _check_domain(model, state, images, preprocess, domain)
-    forward = _forward(model, domain, preprocess, None)
+    forward = _cached(_compiled, model, domain, preprocess, None)
     return _in_batches(forward, state, images, batch_size)
 
 
@@ -155,7 +155,7 @@ def features(
     names = layer_names(model, state, sample)
     if layer not in names:
         raise ValueError(f"no layer {layer!r}: expected one of {', '.join(names)}")
-    forward = _forward(model, domain, preprocess, layer)
+    forward = _cached(_compiled, model, domain, preprocess, layer)
     return _in_batches(forward, state, images, batch_size)
 
 
@@ -226,7 +226,8 @@ def _check_domain(model, state, images, preprocess, domain):
     if not unmoved or len(unmoved) == len(jax.tree.leaves(state.batch_stats)):
         return
     sample = jax.eval_shape(preprocess, jax.tree.map(lambda a: a[:1], images))
-    own, other = (_statistics_of(model, state, sample, d) for d in (domain, 1 - domain))
+    shapes = jax.eval_shape(lambda *trees: trees, state.batch_stats, state.theta, sample)
+    own, other = (_cached(_statistics_of, model, d, _Shapes(shapes)) for d in (domain, 1 - domain))
     if own - other and own - other <= unmoved and not other - own <= unmoved:
         name = ("source", "target")
         raise ValueError(
@@ -235,7 +236,26 @@ def _check_domain(model, state, images, preprocess, domain):
         )
 
 
-def _statistics_of(model, state, sample, domain):
+class _Shapes:
+    """A pytree of shapes that is hashable."""
+
+    def __init__(self, tree):
+        leaves, self._structure = jax.tree.flatten(tree)
+        self._leaves = tuple(leaves)
+
+    def __eq__(self, other):
+        return vars(self) == vars(other)
+
+    def __hash__(self):
+        return hash((self._leaves, self._structure))
+
+    @property
+    def tree(self):
+        return jax.tree.unflatten(self._structure, self._leaves)
+
+
+@functools.lru_cache(maxsize=64)
+def _statistics_of(model, domain, shapes):
     """Returns which leaves of the batch statistics an output depends on."""
 
     def outputs(batch_stats, theta, x):
@@ -245,18 +265,19 @@ def _statistics_of(model, state, sample, domain):
             for part in "yd"
         ]
 
-    jaxpr = jax.make_jaxpr(outputs)(state.batch_stats, state.theta, sample).jaxpr
+    batch_stats, theta, sample = shapes.tree
+    jaxpr = jax.make_jaxpr(outputs)(batch_stats, theta, sample).jaxpr
     used = {id(v) for equation in jaxpr.eqns for v in equation.invars}
-    inputs = jaxpr.invars[: len(jax.tree.leaves(state.batch_stats))]
+    inputs = jaxpr.invars[: len(jax.tree.leaves(batch_stats))]
     return {i for i, v in enumerate(inputs) if id(v) in used}
 
 
-def _forward(model, domain, preprocess, layer):
-    """Returns a compiled program, the same for the same arguments where they are hashable."""
+def _cached(function, *arguments):
+    """Returns what a cached function does, which is called anew for arguments without a hash."""
     try:
-        return _compiled(model, domain, preprocess, layer)
+        return function(*arguments)
     except TypeError:  # a module with an array among its attributes
-        return _compiled.__wrapped__(model, domain, preprocess, layer)
+        return function.__wrapped__(*arguments)
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,6 +13,7 @@ import numpy as np
 from rich.progress import track
 
 from dann_jax import __version__, backbones, datasets, kernels
+from dann_jax.datasets.whole_files import whole
 from experiments import record
 from experiments.settings import Config
 
@@ -76,7 +77,7 @@ def features(
     if outputs is None:
         outputs = _computed(config, images.image, crop, progress)
         # Without a folder that may be written to they are computed at each start.
-        with contextlib.suppress(OSError), record.whole(path) as temporary:
+        with contextlib.suppress(OSError), whole(path) as temporary:
             np.save(temporary, outputs)
     return images._replace(image=outputs)
 

@@ -31,7 +31,6 @@ __all__ = [
     "read_results",
     "summary",
     "training_entries",
-    "whole",
     "write_json",
 ]
 

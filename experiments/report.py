@@ -9,6 +9,7 @@ import argparse
 import pathlib
 import sys
 
+from dann_jax.datasets.whole_files import whole
 from experiments import record, result_tables
 from experiments.benchmark import tables as benchmark_tables
 
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
             status = 1
         else:
-            with record.whole(path) as temporary:
+            with whole(path) as temporary:
                 temporary.write_text(new)
             print(f"written: {path}")
     return status

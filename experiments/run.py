@@ -13,7 +13,8 @@ import sys
 import jax
 from rich.console import Console
 
-from experiments import configs, display, execute, options, plan, record, runtime
+from dann_jax import memory
+from experiments import configs, display, execute, options, plan, record
 
 __all__ = ["main"]
 
@@ -118,5 +119,5 @@ def _run(name, every, console):
 
 
 if __name__ == "__main__":
-    runtime.keep_freed_memory()
+    memory.keep_freed_memory()
     sys.exit(main())

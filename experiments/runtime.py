@@ -19,14 +19,12 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from dann_jax import __version__
-from dann_jax.memory import keep_freed_memory
 
 __all__ = [
     "Compiled",
     "cache_folder",
     "counted",
     "device_kind",
-    "keep_freed_memory",
     "keep_programs",
     "peak_memory",
     "threads",

@@ -26,6 +26,7 @@ from dann_jax import (
     training,
 )
 from dann_jax.datasets.streamed import Streamed, over_blocks
+from dann_jax.datasets.whole_files import whole
 from dann_jax.programs import Group, group_keys
 from experiments import domains, pretraining, processes, record, runtime
 from experiments.methods import Method, check_settings
@@ -427,7 +428,7 @@ def _write_predictions(path, study, logits):
     probability /= probability.sum(-1, keepdims=True)
     # Names of files may stand as the system has them.
     text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with record.whole(path) as temporary, temporary.open("w", **text) as file:
+    with whole(path) as temporary, temporary.open("w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability"])
         pair, classes = study.pair, np.asarray(evaluation.predicted_classes(logits))

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dann_jax import memory
 from dann_jax.programs import Group
-from experiments import domains, record, runtime, train
+from experiments import domains, record, train
 from experiments.methods import METHODS
 from experiments.plan import config_of
 
@@ -240,5 +241,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    runtime.keep_freed_memory()
+    memory.keep_freed_memory()
     sys.exit(main())

@@ -2,14 +2,13 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_distributed import MODEL
 
 from dann_jax import (
-    DannModel,
     DomainArrays,
     init_state,
     lambda_p,
@@ -22,7 +21,6 @@ from dann_jax import (
     replicate,
     reversed_objective,
 )
-from dann_jax.networks import FullyConnected
 from dann_jax.programs import group_keys
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -30,22 +28,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEYS = jax.random.split(jax.random.key(7), 4)
 STEPS = 20
 SIZES = {"examples": (20, 12), "batch": (8, 8)}
-
-
-class Features(nn.Module):
-    """Dense features with dropout."""
-
-    @nn.compact
-    def __call__(self, x, *, train=False):
-        x = jnp.tanh(nn.Dense(6)(x.reshape(len(x), -1)))
-        return nn.Dropout(0.3, deterministic=not train)(x)
-
-
-MODEL = DannModel(
-    feature_extractor=Features(),
-    label_predictor=FullyConnected((), 3),
-    domain_classifier=FullyConnected((5,), 1),
-)
 OPTIMIZER = make_optimizer(lambda step: 0.1)  # to start its state, where the rate does not matter
 SAMPLE = jnp.zeros([2, 4, 4, 1])
 random = np.random.default_rng(1)

@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from dann_jax import memory
 from experiments import runtime
 from experiments.benchmark import tables
 from experiments.benchmark.cases import Benchmark
@@ -79,5 +80,5 @@ def _pytorch_twin(platform):
 
 
 if __name__ == "__main__":
-    runtime.keep_freed_memory()  # as experiments.run does; for PyTorch as well
+    memory.keep_freed_memory()  # as experiments.run does; for PyTorch as well
     sys.exit(main())

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from experiments import domains, paper, record
+from dann_jax.datasets.whole_files import whole
+from experiments import domains, paper
 from experiments.methods import METHODS
 from experiments.settings import Config
 
@@ -122,7 +123,7 @@ def figure(
     with matplotlib.rc_context(RULES):
         canvas = Figure(figsize=(width, height), layout="constrained")
         yield canvas, canvas.subplots(*shape, squeeze=False)
-        with record.whole(path) as temporary:
+        with whole(path) as temporary:
             canvas.savefig(temporary, metadata={"Description": command, **FORMATS[path.suffix]})
 
 
