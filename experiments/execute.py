@@ -202,7 +202,7 @@ def _write(job, entries, command):
 def _measure_head(job, setting):
     """Adds to a result the accuracies of linear SVMs on its trainings."""
     with processes.all_or_none():
-        result = record.read(job.result) if processes.is_first() else None
+        result = record.read_result(job.result) if processes.is_first() else None
         if result is None or result["mean"] is None:  # a target without labels
             return
         study = train.prepare(job.config, job.method, setting.pair, setting.devices)
@@ -231,9 +231,11 @@ def _align(job, setting):
                 f"{name} key {key}: target {accuracies[0]}, {form['components']} components; "
                 f"oracle {accuracies[1]}, {form['oracle_components']} components"
             )
-        origin = record.read(job.folder / f"key_{job.keys[0]}" / "record.json")["origin"]
+        records = [record.read_record(job.folder, key) for key in job.keys]
         entries = heads.aligned_entries(job.method, every)
-        _write(job, entries | origin, command(job))  # an origin that is the same for all keys
+        entries["diverged"] = [each.get("diverged") for each in records]
+        origin = records[0]["origin"]  # the same for all keys
+        _write(job, entries | origin, command(job))
 
 
 def _of_each_key(job, name, measure, *arguments):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+import shlex
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import tyro
@@ -10,9 +12,10 @@ from experiments import configs, runtime
 from experiments.methods import DEFAULT_METHODS, METHODS
 from experiments.settings import Config
 
-__all__ = ["PROGRAM", "Options", "check_shared", "parse"]
+__all__ = ["OTHER_CALLS", "PROGRAM", "Options", "check_shared", "command_words", "parse"]
 
 PROGRAM = "python -m experiments.run"
+OTHER_CALLS = "  # in several calls, for other keys each: see groups"  # after a command
 OF_A_ROW = (  # settings that make a row of a table itself, and cannot be one for all of them
     "source target source_train source_test target_train target_test "
     "classes network image_size crop"
@@ -101,6 +104,23 @@ def parse(name: str, arguments: list[str], *, shown: str, about: str | None = No
         prog=f"{PROGRAM} {shown}",
         description=about or text,
     )
+
+
+def command_words(name: str, method: str, keys: Sequence[int], config: Config) -> str:
+    """Returns the command line that trains a method with these keys and settings."""
+    usual, _ = configs.find_config(name)
+    words = [*PROGRAM.split(), name, "--methods", method, "--keys", str(len(keys))]
+    if keys[0]:
+        words += ["--first-key", str(keys[0])]
+    for field, value in dataclasses.asdict(config).items():
+        if value != getattr(usual, field):
+            flag = field.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                shown = value.name if isinstance(value, pathlib.Path) else str(value)
+                words += [f"--{flag}", shown]
+    return shlex.join(words)
 
 
 def check_shared(rows: dict[str, Options]) -> None:

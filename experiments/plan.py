@@ -8,10 +8,10 @@ import pathlib
 from typing import Any, NamedTuple
 
 from dann_jax.programs import Group, group_keys
-from experiments import configs, pretraining, record
+from experiments import pretraining, record
 from experiments.methods import METHODS, Method, check_settings, of_names
-from experiments.options import PROGRAM, Options
-from experiments.settings import Config, completed
+from experiments.options import OTHER_CALLS, Options, command_words
+from experiments.settings import Config, completed, differences
 
 __all__ = ["Job", "Plan", "command", "config_of", "grouping", "make_plan", "resolved"]
 
@@ -151,22 +151,28 @@ def _state(folder, key):
 
 def _kept_keys(path, config, method, keys):
     """Returns the keys of the result that is there, all of them or some; None without one."""
-    result = record.read(path)
+    result = record.read_result(path)
     if result is None:
         return None
-    if completed(result.get("resolved_config", {})) == resolved(config, method):
-        kept = tuple(result["keys"])
-        if kept == keys or set(kept) < set(keys):
-            return kept
-    raise ValueError(
-        f"{path} holds a result with other keys or settings: choose another --output, or "
-        "replace it with --overwrite"
-    )
+    kept = tuple(result["keys"])
+    changed = differences(completed(result["resolved_config"]), resolved(config, method))
+    if kept != keys and not set(kept) < set(keys):
+        changed.append(f"keys {_range(kept)} there, {_range(keys)} asked for")
+    if changed:
+        raise ValueError(
+            f"{path} holds another result ({'; '.join(changed)}): choose another --output, or "
+            "replace it with --overwrite"
+        )
+    return kept
+
+
+def _range(keys):
+    return f"{keys[0]}-{keys[-1]}" if len(keys) > 1 else f"{keys[0]}"
 
 
 def _lacks_head(path, keys):
     """Whether a result could have, but has not, the accuracy of a linear SVM."""
-    result = record.read(path)
+    result = record.read_result(path)
     if result["mean"] is None or "svm_accuracy" in result:
         return False
     return all(_state(path.with_suffix(""), key).exists() for key in keys)
@@ -192,27 +198,18 @@ def resolved(config: Config, method: Method) -> dict[str, Any]:
     return settings | {"weights": pretraining.weights_origin(config)}
 
 
-def config_of(
-    settings: dict[str, Any], weights: pathlib.Path | None, *, version: str | None
-) -> Config:
-    """Returns the experiment that settings from ``resolved``, by a version of dann_jax, are of.
+def config_of(settings: dict[str, Any], weights: pathlib.Path | None) -> Config:
+    """Returns the experiment that settings of a file, as ``resolved`` gives them, are of.
 
     ``weights`` is where the backbone's weights lie now; None for the installed package.
     """
-    names = {field.name for field in dataclasses.fields(Config)}
-    settings = completed(settings)
-    unknown, missing = settings.keys() - names - {"method"}, names - settings.keys()
-    if unknown or missing:
-        whose = "this version" if unknown else "the file"
-        raise ValueError(
-            f"settings that {whose} does not have ({', '.join(sorted(unknown or missing))}): "
-            f"install the version that made the file, dann_jax {version}"
-        )
-    config = Config(**{name: settings[name] for name in names} | {"weights": weights})
+    there = completed(settings)
+    names = [field.name for field in dataclasses.fields(Config)]
+    config = Config(**{name: there[name] for name in names} | {"weights": weights})
     origin = pretraining.weights_origin(config)
-    if origin != settings["weights"]:
+    if origin != there["weights"]:
         raise ValueError(
-            f"the weights are not those of the file: expected {settings['weights']}, got {origin}: "
+            f"the weights are not those of the file: expected {there['weights']}, got {origin}: "
             "name its file of weights with --weights"
         )
     return config
@@ -220,19 +217,8 @@ def config_of(
 
 def command(job: Job, trained: list[Group] | None = None, devices: list | None = None) -> str:
     """Returns the command line that makes a result again, in the groups that were trained."""
-    usual, _ = configs.find_config(job.name)
-    words = [PROGRAM, job.name, "--methods", job.method.name, "--keys", str(len(job.keys))]
-    if job.keys[0]:
-        words += ["--first-key", str(job.keys[0])]
-    for name, value in dataclasses.asdict(job.config).items():
-        if value != getattr(usual, name):
-            flag = name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{flag}" if value else f"--no-{flag}")
-            else:
-                shown = value.name if isinstance(value, pathlib.Path) else str(value)
-                words += [f"--{flag}", shown]
-    return " ".join(words) + ("" if trained is None else grouping(job, trained, devices))
+    words = command_words(job.name, job.method.name, job.keys, job.config)
+    return words + ("" if trained is None else grouping(job, trained, devices))
 
 
 def grouping(job: Job, trained: list[Group], devices: list) -> str:
@@ -244,4 +230,4 @@ def grouping(job: Job, trained: list[Group], devices: list) -> str:
         if dataclasses.replace(job, options=again).groups(devices) == trained:
             words = f" --together {together}" if together != "auto" else ""
             return words + (f" --devices-per-key {each}" if each is not None else "")
-    return "  # in several calls, for other keys each: see groups"
+    return OTHER_CALLS

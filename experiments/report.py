@@ -1,8 +1,9 @@
 """Turns result files into the tables of the documents: python -m experiments.report [--check].
 
 A table stands between two markers, in README.md or a document in docs. Every figure of ours comes
-from a file in experiments/results, which has to be whole; a cell without a file is a dash. --check
-changes nothing and fails when a document and the files disagree.
+from a file in experiments/results, which has to be whole; a cell without a file is a dash. The JSON
+Schema of these files, docs/result.schema.json, is written too. --check changes nothing and fails
+when a document and the files disagree.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import pathlib
 import sys
 
 from dann_jax.datasets.whole_files import whole
-from experiments import record, result_tables
+from experiments import record, result_tables, schema
 from experiments.benchmark import tables as benchmark_tables
 
 __all__ = ["BEGIN", "BENCHMARKS", "END", "FOLDER", "ROOT", "main"]
@@ -18,6 +19,7 @@ __all__ = ["BEGIN", "BENCHMARKS", "END", "FOLDER", "ROOT", "main"]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "experiments" / "results"
 BENCHMARKS = FOLDER / result_tables.BENCHMARKS
+SCHEMA = ROOT / "docs" / "result.schema.json"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
@@ -73,6 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
         tables = result_tables.tables(result_tables.read(FOLDER)) | _benchmarks()
         documents = {path: path.read_text() for path in options.documents or _documents()}
         filled = {path: _filled(text, tables, path) for path, text in documents.items()}
+        if not options.documents:
+            documents[SCHEMA] = SCHEMA.read_text() if SCHEMA.exists() else ""
+            filled[SCHEMA] = record.as_text(schema.json_schema())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ from dann_jax import networks
 from dann_jax.backbones import BACKBONES, AlexNet
 from dann_jax.objective import NORMALIZATIONS
 
-__all__ = ["INITIALIZERS", "NETWORKS", "Config", "completed", "make_model"]
+__all__ = ["INITIALIZERS", "NETWORKS", "Config", "completed", "differences", "make_model"]
 
 
 def _office_alexnet(*, dtype, **options):
@@ -243,6 +243,16 @@ def completed(stored: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of a file; one that is younger than the file has its default."""
     fields = dataclasses.fields(Config)
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING} | stored
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], *, whose: str = "asked for") -> list[str]:
+    """Returns what differs between settings, or other entries of a file, old and new, in words.
+
+    >>> differences({"mu0": 0.01, "steps": 9}, {"mu0": 0.02, "steps": 9})
+    ['mu0: 0.01 there, 0.02 asked for']
+    """
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    return [f"{name}: {old.get(name)} there, {new.get(name)} {whose}" for name in names]
 
 
 def make_model(config: Config, classes: int) -> networks.DannModel:

@@ -31,7 +31,7 @@ from dann_jax.programs import Group, group_keys
 from experiments import domains, pretraining, processes, record, runtime
 from experiments.methods import Method, check_settings
 from experiments.plan import resolved
-from experiments.settings import Config, completed, make_model
+from experiments.settings import Config, completed, differences, make_model
 
 __all__ = ["Report", "Study", "fits", "group_of", "prepare", "restored", "train"]
 
@@ -459,13 +459,17 @@ def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
 
 def _record(folder, key):
     """Returns the record of a training that was begun, None where there is none."""
-    return record.read(folder / f"key_{key}" / "record.json")
+    return record.read_record(folder, key)
 
 
 def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
     """Returns whether all trainings in a folder are of this study, and of no other keys."""
     expected = resolved(study.config, study.method), study.origin
-    records = map(record.read, folder.glob("key_*/record.json"))
+    names = [path.parent.name for path in folder.glob("key_*/record.json")]
+    try:
+        records = [_record(folder, int(name.removeprefix("key_"))) for name in names]
+    except ValueError:  # damaged, or of another format
+        return False
     return all(
         (completed(each["settings"]), each["origin"]) == expected
         and (each["finished"] or set(each["together"]) <= set(keys))
@@ -476,14 +480,17 @@ def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
 def _check_same(study, begun, folder, entries=()):
     """Raises where a record was not made with the same settings, data and entries of its origin."""
     settings, origin = completed(begun["settings"]), begun["origin"]
-    expected = resolved(study.config, study.method)
-    changed = [name for name, value in expected.items() if settings.get(name) != value]
-    changed += [name for name in entries if origin.get(name) != study.origin[name]]
+    changed = differences(settings, resolved(study.config, study.method))
+    names = [name for name in sorted(entries) if origin[name] != study.origin[name]]
+    for name in names:
+        there, here = origin[name], study.origin[name]
+        pair = (there, here) if name == "versions" else ({name: there}, {name: here})
+        changed += differences(*pair, whose="here")
     if changed:
-        threads = origin.get("threads")
-        first = f"set PJRT_NPROC and NPROC to {threads}, " if changed == ["threads"] else ""
+        threads = f"set PJRT_NPROC and NPROC to {origin['threads']}, "
+        first = threads if len(changed) == 1 and names == ["threads"] else ""
         raise ValueError(
-            f"{folder} holds a run with other settings ({', '.join(sorted(changed))}): {first}"
+            f"{folder} holds a run with other settings ({'; '.join(changed)}): {first}"
             "choose another --output, or --overwrite it"
         )
     others = domains.differences(origin["data"], study.origin["data"])

@@ -136,7 +136,7 @@ def test_a_folder_with_other_settings_or_data_is_refused(small, tmp_path):
     prepared = train.prepare(config, METHODS["source-only"], pair, devices)
     train.train(prepared, [0], tmp_path)
     other = dataclasses.replace(prepared, config=dataclasses.replace(config, mu0=0.5))
-    with pytest.raises(ValueError, match=r"other settings \(mu0\).*--output"):
+    with pytest.raises(ValueError, match=r"settings \(mu0: 0.03 there, 0.5 asked for\).*--output"):
         train.train(other, [0], tmp_path)
 
     def with_data(**entries):

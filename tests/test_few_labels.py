@@ -125,7 +125,16 @@ PAIR = domains.Pair(
     ("x", "y", "z"),
     True,
     None,
-    {"a/train": {"examples": 30, "sha256": "digest"}},
+    {
+        name: {"examples": examples, "sha256": "0" * 64}
+        for name, examples in {
+            "a/train": 30,
+            "a/test": 6,
+            "b/train": 24,
+            "b/test": 9,
+            "few labels": 6,
+        }.items()
+    },
     FEW,
 )
 

@@ -426,4 +426,4 @@ def test_frozen_rows_run_from_the_command_line(weights, tmp_path, monkeypatch, c
     assert embed.main([*embedding, "--weights", str(weights)]) == 2
     assert "the weights are not those of the file" in capsys.readouterr().err
     assert run.main(call) == 2
-    assert "other keys or settings" in capsys.readouterr().err
+    assert "weights: {'file': 'tiny.npz'" in capsys.readouterr().err

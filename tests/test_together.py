@@ -47,7 +47,11 @@ def image_set(seed):
 CONFIG = settings.Config(
     source="a", target="b", classes=3, image_size=8, steps=STEPS, batch_size=8, evaluate_every=2
 )
-DATA = {"a/train": {"examples": 24, "sha256": "digest"}}
+DATA = {
+    f"{name}/{split}": {"examples": 24, "sha256": "0" * 64}
+    for name in "ab"
+    for split in ("train", "test")
+}
 PAIR = domains.Pair(*map(image_set, range(4)), ("x", "y", "z"), True, None, DATA)
 
 

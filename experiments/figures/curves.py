@@ -37,8 +37,6 @@ _CURVES = {
 }
 
 PANELS = (*_CURVES, "schedules")
-NEEDED = ("config", "steps", "resolved_config", "curves")  # entries of a result
-PARTS = ("evaluations", "training")  # of its curves
 DRAWABLE = [name for name, method in METHODS.items() if method.line]  # in the order of a legend
 
 
@@ -67,19 +65,11 @@ main = functools.partial(style.run, Options, _draw, __doc__)
 
 def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns the results of the methods that have curves; a ValueError says what is wrong."""
-    paths = {method: folder / f"{method}.json" for method in DRAWABLE}
-    results = {method: result for method, path in paths.items() if (result := record.read(path))}
+    results = record.read_results(folder)
+    results = {method: result for method, result in results.items() if method in DRAWABLE}
     if not results:
-        names = ", ".join(path.name for path in paths.values())
+        names = ", ".join(f"{method}.json" for method in DRAWABLE)
         raise ValueError(f"no results in {folder}: expected one of {names}")
-    for method, result in results.items():
-        problem = None
-        if missing := [name for name in NEEDED if not result.get(name)]:
-            problem = f"it has no {', '.join(missing)}"
-        elif not all(isinstance(c, dict) and c.keys() >= set(PARTS) for c in result["curves"]):
-            problem = f"its curves lack {' or '.join(PARTS)}"
-        if problem:
-            raise ValueError(f"{paths[method]} is no result: {problem}")
     return results
 
 

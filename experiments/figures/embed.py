@@ -150,8 +150,8 @@ def domain_error(features: np.ndarray, is_target: np.ndarray, seed: int) -> floa
 
 def _record(folder, key):
     """Returns the record of a finished training."""
-    training = record.read(folder / f"key_{key}" / "record.json")
-    if training is None or not training.get("finished"):
+    training = record.read_record(folder, key)
+    if training is None or not training["finished"]:
         raise ValueError(
             f"no finished training in {folder / f'key_{key}'}: train it with python -m "
             "experiments.run"
@@ -161,8 +161,7 @@ def _record(folder, key):
 
 def _features(method, training, options, load_pair):
     """Returns features ``[n, d]`` of both domains, and which are the target's, ``[n]`` bool."""
-    version = training["origin"]["versions"].get("dann_jax")
-    config = plan.config_of(training["settings"], options.weights, version=version)
+    config = plan.config_of(training["settings"], options.weights)
     prepared = train.prepare(config, METHODS[method], load_pair(config), jax.devices()[:1])
     state = train.restored(prepared, options.key, options.folder / method)
     hidden = evaluation.last_hidden_layer(prepared.model)
