@@ -1,6 +1,7 @@
 """Whether the entries of a result file, or of a record, contradict each other."""
 
 import dataclasses
+import itertools
 import math
 import pathlib
 import re
@@ -44,14 +45,17 @@ def result_faults(content: dict[str, Any]) -> list[Fault]:
     result, faults = typed(AlignmentResult if aligns else TrainingResult, content)
     if result is None:
         return faults
-    return _first(
+    checks = (
         lambda: _of_lists(result),
         lambda: _of_settings(result.resolved_config, "resolved_config"),
-        lambda: _of_result(result, _config(result.resolved_config)),
         lambda: _of_data(result, result.resolved_config, "data"),
-        lambda: _of_accuracies(result),
-        lambda: (_of_alignment if aligns else _of_training)(result),
+        lambda: _of_result(result, _config(result.resolved_config)),
     )
+    of_training = lambda: _of_training(result), lambda: _of_steps(result)
+    of_kind = (
+        [lambda: _of_alignment(result)] if aligns else [*of_training, lambda: _of_curves(result)]
+    )
+    return _first(*checks, *of_kind, lambda: _of_accuracies(result))
 
 
 def record_faults(content: dict[str, Any], key: int) -> list[Fault]:
@@ -180,8 +184,8 @@ def _of_result(result, config):
 def _of_command(result, config):
     try:
         usual, _ = configs.find_config(result.config)
-    except ValueError as error:
-        yield Fault("config", "the name of a config", str(error))
+    except ValueError:
+        yield Fault("config", "a name of experiments.run --list", shown(result.config))
         return
     # The configs of another version may have had other settings.
     same_version = result.versions["dann_jax"] == __version__
@@ -195,8 +199,8 @@ def _of_command(result, config):
         and (not same_version or _groups_keys(result.command.removeprefix(words), result))
         for words in makes
     ):
-        expected = f"{makes[0]!r}, and what makes the groups"
-        yield Fault("command", expected, repr(result.command))
+        expected = f"{shown(makes[0])}, and what makes the groups"
+        yield Fault("command", expected, shown(result.command))
 
 
 _GROUPING = re.compile(r"(?: --together ([1-9]\d{0,9}))?(?: --devices-per-key ([1-9]\d{0,9}))?")
@@ -285,13 +289,8 @@ def _of_training(result):
     if result.model_fields_set & of_svm not in (set(), of_svm):
         missing = sorted(of_svm - result.model_fields_set)
         yield Fault(missing[0], "an entry, as there are others of SVMs", "none")
-    for i, (curves, diverged) in enumerate(zip(result.curves, result.diverged, strict=True)):
-        entry, method = f"curves[{i}]", METHODS[result.method]
-        every = result.resolved_config.evaluate_every
-        yield from _of_steps(entry, curves, diverged, result.steps, every)
-        yield from _of_training_curves(f"{entry}.training", curves.training, diverged, method)
-        yield from _of_evaluations(f"{entry}.evaluations", result, i)
-        yield from _of_warnings(f"warnings[{i}]", result.warnings[i], result.steps)
+    for i, warnings in enumerate(result.warnings):
+        yield from _of_warnings(f"warnings[{i}]", warnings, result.steps)
 
 
 def _of_groups(result):
@@ -314,53 +313,66 @@ def _of_warnings(entry, warnings, steps):
             yield Fault(f"{entry}[{i}].step", f"at most the last step {steps}", shown(each.step))
 
 
-def _of_steps(entry, curves, diverged, steps, every):
+def _of_steps(result):
     """Yields steps of curves that are not those at which a training has entries."""
-    for part, columns in curves:
-        for name in columns.model_fields_set - {"step"}:
-            count = len(getattr(columns, name))
-            if count != len(columns.step):
-                expected = f"{len(columns.step)} entries, as many as steps"
-                yield Fault(f"{entry}.{part}.{name}", expected, f"{count}")
-        for i in range(1, len(columns.step)):
-            if columns.step[i] <= columns.step[i - 1]:
-                expected = f"more than the step before, {columns.step[i - 1]}"
-                yield Fault(f"{entry}.{part}.step[{i}]", expected, shown(columns.step[i]))
-        last = columns.step[-1] if columns.step else 0
-        if last > steps or (last < steps and diverged is None):
-            yield Fault(f"{entry}.{part}.step", f"a last step of {steps}", shown(last))
-    evaluated = curves.evaluations.step
-    for i, step in enumerate(evaluated):
-        if step != (expected := min((i + 1) * every, steps)):
-            place = f"{entry}.evaluations.step[{i}]"
-            yield Fault(place, f"{expected}, as evaluate_every says", shown(step))
-    least = steps // every + (steps % every > 0)
-    if diverged is not None:
-        least = (diverged.step - 1) // every
-    if len(evaluated) < least:
-        expected = f"at least {least} evaluations, one every {every} steps"
-        yield Fault(f"{entry}.evaluations.step", expected, f"{len(evaluated)}")
-    if missing := sorted(set(evaluated) - set(curves.training.step)):
-        yield Fault(f"{entry}.training.step", f"an entry at step {missing[0]}", "none")
+    every = result.resolved_config.evaluate_every
+    for i, (curves, diverged) in enumerate(zip(result.curves, result.diverged, strict=True)):
+        for part, columns in curves:
+            yield from _of_columns(f"curves[{i}].{part}", columns)
+            end = columns.step[-1] if columns.step else 0
+            yield from _of_end(f"curves[{i}].{part}.step", end, result.steps, diverged)
+        evaluated = curves.evaluations.step
+        for j, step in enumerate(evaluated):
+            if step != (expected := min((j + 1) * every, result.steps)):
+                place = f"curves[{i}].evaluations.step[{j}]"
+                yield Fault(place, f"{expected}, as evaluate_every says", shown(step))
+        least = math.ceil(result.steps / every)
+        if diverged is not None:
+            least = (diverged.step - 1) // every
+        if len(evaluated) < least:
+            expected = f"at least {least} evaluations, one every {every} steps"
+            yield Fault(f"curves[{i}].evaluations.step", expected, f"{len(evaluated)}")
+        if missing := sorted(set(evaluated) - set(curves.training.step)):
+            yield Fault(f"curves[{i}].training.step", f"an entry at step {missing[0]}", "none")
 
 
-def _of_training_curves(entry, training, diverged, method):
+def _of_columns(entry, columns):
+    for name in sorted(columns.model_fields_set - {"step"}):
+        count = len(getattr(columns, name))
+        if count != len(columns.step):
+            expected = f"{len(columns.step)} entries, as many as steps"
+            yield Fault(f"{entry}.{name}", expected, f"{count}")
+    for i, (step, after) in enumerate(itertools.pairwise(columns.step), 1):
+        if after <= step:
+            yield Fault(f"{entry}.step[{i}]", f"more than the step before, {step}", shown(after))
+
+
+def _of_end(entry, end, steps, diverged):
+    if end > steps or (end < steps and diverged is None):
+        yield Fault(entry, f"a last step of {steps}", shown(end))
+
+
+def _of_curves(result):
     """Yields columns of a method without, and numbers that are not finite before a divergence."""
-    end = math.inf if diverged is None else diverged.step
-    for name in type(training).model_fields.keys() - {"step"}:
-        column = getattr(training, name)
-        finite = [v is not None for v in column]
-        if name in _OF_DOMAINS and not method.adversarial:
-            if any(finite):
-                expected = f"null, as {method.name} has no domain branch"
-                yield Fault(f"{entry}.{name}", expected, shown(column))
-            continue
-        if name not in ("label_loss", "mu", "domain_loss") and not any(finite):
-            continue  # it does not apply
-        for i, step in enumerate(training.step):
-            if step < end and (not column or column[i] is None):
-                place = f"{entry}.{name}[{i}]"
-                yield Fault(place, f"a number at step {step}, as nothing diverged by then", "null")
+    method = METHODS[result.method]
+    for i, (curves, diverged) in enumerate(zip(result.curves, result.diverged, strict=True)):
+        training, entry = curves.training, f"curves[{i}].training"
+        end = math.inf if diverged is None else diverged.step
+        if diverged is not None and diverged.step > result.steps:
+            yield Fault(f"diverged[{i}].step", f"at most {result.steps}", shown(diverged.step))
+        for name in sorted(type(training).model_fields.keys() - {"step"}):
+            column = getattr(training, name)
+            known = any(value is not None for value in column)
+            if name in _OF_DOMAINS and not method.adversarial:
+                if known:
+                    expected = f"null, as {method.name} has no domain branch"
+                    yield Fault(f"{entry}.{name}", expected, shown(column))
+            elif known or name in ("label_loss", "mu", "domain_loss"):  # else it does not apply
+                for j, step in enumerate(training.step):
+                    if step < end and (not column or column[j] is None):
+                        expected = f"a number at step {step}, as nothing diverged by then"
+                        yield Fault(f"{entry}.{name}[{j}]", expected, "null")
+        yield from _of_evaluations(f"curves[{i}].evaluations", result, i)
 
 
 _OF_DOMAINS = ("domain_loss", "domain_accuracy")
@@ -369,27 +381,29 @@ _OF_DOMAINS = ("domain_loss", "domain_accuracy")
 def _of_evaluations(entry, result, i):
     """Yields accuracies that no number of examples gives, or that are not those of the result."""
     evaluations, diverged = result.curves[i].evaluations, result.diverged[i]
+    end = math.inf if diverged is None else diverged.step
     for domain in ("source", "target"):
         name = f"{domain}_accuracy"
         column, examples = getattr(evaluations, name), _examples(result, domain)
-        for j, value in enumerate(column):
+        known = any(value is not None for value in column)
+        for j, (step, value) in enumerate(zip(evaluations.step, column, strict=True)):
             yield from _of_share(f"{entry}.{name}[{j}]", value, examples, DIGITS / 2)
+            if known and step < end and value is None:
+                yield Fault(f"{entry}.{name}[{j}]", "an accuracy, as there are labels", "null")
         accuracy = getattr(result, name)[i]
         if diverged is None and not _close(accuracy, column[-1], DIGITS):
             expected = f"{shown(column[-1])}, that of the last evaluation"
             yield Fault(f"{name}[{i}]", expected, shown(accuracy))
-        known = [step for step, v in zip(evaluations.step, column, strict=True) if v is not None]
-        end = math.inf if diverged is None else diverged.step
-        for j, step in enumerate(evaluations.step):
-            if known and step < end and column[j] is None:
-                yield Fault(f"{entry}.{name}[{j}]", "an accuracy, as there are labels", "null")
 
 
 # --- closed forms
 
 
 def _of_alignment(result):
+    """Yields picks that are not those of the table by the number of components."""
     table = result.by_components
+    if None in result.diverged and result.svm.features is None:
+        yield Fault("svm.features", "their number", "none")
     picks = (
         ("components", "target_accuracy", result.components, result.target_accuracy),
         ("oracle_components", "oracle_accuracy", result.oracle_components, result.oracle_accuracy),
@@ -425,23 +439,22 @@ def _of_alignment(result):
 
 def _of_record(record, key):
     """Yields what contradicts itself in the record of a key."""
-    method, config = METHODS[record.settings.method], _config(record.settings)
-    steps, diverged = method.steps(config), record.diverged
+    steps = METHODS[record.settings.method].steps(_config(record.settings))
     if key not in record.together or len(set(record.together)) < len(record.together):
         yield Fault("together", f"distinct keys, {key} among them", shown(record.together))
-    ends = [rows[-1].step if rows else 0 for rows in (record.curves, record.evaluations)]
-    for name, rows, end in zip(
-        ("curves", "evaluations"), (record.curves, record.evaluations), ends, strict=True
-    ):
-        for i in range(1, len(rows)):
-            if rows[i].step <= rows[i - 1].step:
-                expected = f"more than the step before, {rows[i - 1].step}"
-                yield Fault(f"{name}[{i}].step", expected, shown(rows[i].step))
-        if end > steps or (record.finished and diverged is None and end < steps):
-            yield Fault(f"{name}[-1].step", f"a last step of {steps}", shown(end))
     yield from _of_warnings("warnings", record.warnings, steps)
+    for name, rows in (("curves", record.curves), ("evaluations", record.evaluations)):
+        for i, (row, after) in enumerate(itertools.pairwise(rows), 1):
+            if after.step <= row.step:
+                expected = f"more than the step before, {row.step}"
+                yield Fault(f"{name}[{i}].step", expected, shown(after.step))
+        end = rows[-1].step if rows else 0
+        if record.finished or end > steps:
+            yield from _of_end(f"{name}[-1].step", end, steps, record.diverged)
     for name in ("source_accuracy", "target_accuracy"):
-        last = getattr(record.evaluations[-1], name) if record.evaluations else None
         accuracy = getattr(record, name)
-        if accuracy != last and (diverged is None or accuracy is not None):
+        last = getattr(record.evaluations[-1], name) if record.evaluations else None
+        if record.diverged is not None:
+            last = None
+        if record.finished and accuracy != last:
             yield Fault(name, f"{shown(last)}, that of the last evaluation", shown(accuracy))

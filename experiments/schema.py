@@ -35,7 +35,7 @@ Key = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1)]  # a path may hold what is no Unicode: str
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MethodName = Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})]
 Accuracies = list[Share | None]
@@ -50,7 +50,9 @@ class Fault(NamedTuple):
 
     def __str__(self):
         """Says where, what was expected and what was got."""
-        return f"{self.entry}: expected {self.expected}, got {self.got}"
+        plain = self.entry.isprintable() and len(self.entry) < 200
+        entry = self.entry if plain else shown(self.entry)
+        return f"{entry}: expected {self.expected}, got {self.got}"
 
 
 class _Entries(pydantic.BaseModel):
@@ -80,7 +82,7 @@ def _settings():
     for field in dataclasses.fields(Config):
         kind = hints[field.name]
         if int in (kind, *typing.get_args(kind)):  # a program counts in int32
-            kind = Annotated[kind, Field(lt=2**31)]
+            kind = Annotated[kind, Field(gt=-(2**31), lt=2**31)]
         required = field.default is dataclasses.MISSING
         fields[field.name] = kind, ... if required else field.default
     return pydantic.create_model("Settings", __base__=_Entries, **fields)
@@ -101,7 +103,7 @@ class Data(_Entries):
 class Origin(_Entries):
     """What decides the numbers beside the settings and the key."""
 
-    data: Annotated[dict[Name, Data], Field(min_length=1)]
+    data: Annotated[dict[str, Data], Field(min_length=1)]
     """By NAME/SPLIT, of a folder DOMAIN:NAME/SPLIT; and the few labels."""
     versions: dict[Name, Name]
     """Of dann_jax, Python and the packages that the numbers depend on."""
@@ -196,12 +198,13 @@ class Svm(_Entries):
 
     solver: Name
     scaling: Name
-    layer: Name
-    features: Count
-    examples: Count
-    versions: dict[Name, Name]
     C_grid: list[float]
     C_selection: Name
+    layer: Name = ""
+    """Absent, with the next three, where all keys diverged."""
+    features: Count | None = None
+    examples: Count | None = None
+    versions: dict[Name, Name] = {}
     C: list[float | None]
     validation_accuracy: Accuracies
     converged: list[bool | None]
@@ -224,8 +227,8 @@ class _Result(Origin):
     format: Literal[FORMAT]  # type: ignore[valid-type]
     config: Name
     method: MethodName
-    source: Name
-    target: Name
+    source: str
+    target: str
     keys: Annotated[list[Key], Field(min_length=1)]
     """Numbers of the PRNG keys."""
     target_accuracy: Accuracies
@@ -243,7 +246,7 @@ class _Result(Origin):
     wall_seconds: Seconds
     resolved_config: Settings
     """All settings."""
-    command: Name
+    command: str
     """Makes the file again."""
 
 
@@ -270,7 +273,7 @@ class TrainingResult(_Result):
 class ByComponents(_Entries):
     """Accuracies of a closed form by its number of components, of each key."""
 
-    components: Annotated[list[Count], Field(min_length=1)]
+    components: list[Count]
     target_accuracy: list[list[Share] | None]
 
 
@@ -300,6 +303,8 @@ class Record(_Entries):
     curves: list[TrainingRow]  # type: ignore[valid-type]
     evaluations: list[EvaluationsRow]  # type: ignore[valid-type]
     warnings: list[Warned]
+    unfinished: list[TrainingRow] = []  # type: ignore[valid-type]
+    """Of each step since the last entry of the curves that a checkpoint lies within."""
     train_seconds: Seconds
     wall_seconds: Seconds
     source_accuracy: Share | None = None
@@ -341,15 +346,11 @@ _EXPECTED = {  # by the type of an error
 
 def _fault(error):
     """Returns an error of pydantic as a fault."""
-    entry = "".join(f"[{p}]" if isinstance(p, int) else f".{_text(p)}" for p in error["loc"])
+    entry = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"])
     usual = error["msg"].removeprefix("Input should be ")
     expected = _EXPECTED.get(error["type"], usual).format(**error.get("ctx", {}))
     got = "none" if error["type"] == "missing" else shown(error["input"])
     return Fault(entry.lstrip("."), expected, got)
-
-
-def _text(name):
-    return name if name.isprintable() and len(name) < 80 else shown(name)
 
 
 def shown(value: Any) -> str:
@@ -362,4 +363,4 @@ def shown(value: Any) -> str:
 
 
 _SHORT = reprlib.Repr()
-_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 80, 40, 80
+_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 200, 40, 80

@@ -187,28 +187,33 @@ def _compared(study, group, result, stop):
             continue
         place = result["keys"].index(key)
         expected, actual = result["curves"][place], record.curves(each)
-        of_key = differences(key, expected, actual)
-        if not (result["diverged"][place] and _lost(of_key, each)):
-            of_key += _missing(key, expected, actual, stop)
-        numbers += of_key
+        numbers += differences(key, expected, actual)
+        numbers += _ends(key, (expected, result["diverged"][place]), (actual, each), stop)
         there, here = result["digests"][place] or {}, each.get("digests") or {}
         digests |= {f"{n} of key {key}": (there[n], here[n]) for n in there if n in here}
     return numbers, digests
 
 
-def _lost(compared, begun):
-    """Returns whether a training diverged here, as that of the file did."""
-    return bool(begun.get("diverged")) or any(e.expected is e.actual is None for e in compared)
-
-
-def _missing(key, expected, actual, stop):
-    """Returns the entries up to a step that a file has alone."""
-    return [
+def _ends(key, of_file, of_training, stop):
+    """Returns entries that a file has alone up to a step, and where both trainings diverged."""
+    (expected, there), (actual, begun) = of_file, of_training
+    there = there["step"] if there and there["step"] <= stop else None
+    here = begun["diverged"]["step"] if begun.get("diverged") else None
+    alone = [
         Difference(key, step, f"the number of {kind} entries", 1, 0, math.inf)
         for kind, columns in expected.items()
         for step in columns["step"]
-        if step <= stop and step not in actual[kind]["step"]
+        if step <= (stop if here is None else here - 1) and step not in actual[kind]["step"]
     ]
+    if there is None and here is None:
+        return alone
+    training = expected["training"]
+    losses = zip(training["step"], training["label_loss"], strict=True)
+    last = max((step for step, loss in losses if loss is not None), default=0)
+    # Files of before format 3 know no more than the entry with the first loss that is not finite.
+    same = None not in (here, there) and last < here <= there
+    where = "the step of divergence"
+    return [*alone, Difference(key, there or here, where, there, here, 0 if same else math.inf)]
 
 
 def _print_compared(compared, digests, result):

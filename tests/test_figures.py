@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import a_result, curves_of
+from test_report import a_result, finished
 
 from dann_jax import checkpoints, datasets
 from experiments import configs, domains, train
 from experiments.figures import curves, embed, look, moons, style
 from experiments.methods import METHODS
 from experiments.plan import Group, resolved
-from experiments.record import FORMAT, read, write_json
+from experiments.record import read, write_json
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -204,28 +204,6 @@ def test_moons_are_drawn(tmp_path, kept, monkeypatch, capsys):
     assert axes[0, 0].get_ylabel().startswith("plain net\ntarget error")
     assert axes[1, 0].get_ylabel().startswith("DANN\ntarget error")
     assert len(legend(figure)) == 4
-
-
-def finished(method, config):
-    """The entries of a record that are not where a training comes from."""
-    columns = curves_of(config, method, 0.75)
-    rows = {
-        part: [dict(zip(every, row, strict=True)) for row in zip(*every.values(), strict=True)]
-        for part, every in columns.items()
-    }
-    return {
-        "format": FORMAT,
-        "together": [0],
-        "devices_per_key": 1,
-        "finished": True,
-        "curves": rows["training"],
-        "evaluations": rows["evaluations"],
-        "warnings": [],
-        "train_seconds": 1.0,
-        "wall_seconds": 2.0,
-        "source_accuracy": 0.9,
-        "target_accuracy": 0.75,
-    }
 
 
 @pytest.fixture(scope="module")
