@@ -243,7 +243,8 @@ def _of_each_key(job, name, measure, *arguments):
     for key in job.keys:
         path = job.folder / f"key_{key}" / f"{name}.json"
         anew = job.method.aligns and job.options.overwrite
-        content = None if anew else record.read(path)
+        aligned = bool(job.method.aligns)
+        content = None if anew else record.read_measured(path, aligned=aligned)
         if content is None:
             content = measure(*arguments, key, job.folder)
             record.write_json(path, content)

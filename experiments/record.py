@@ -16,7 +16,7 @@ from typing import Any
 from dann_jax.datasets.whole_files import whole
 from experiments import consistency
 from experiments.methods import METHODS
-from experiments.schema import FORMAT, Evaluations, Training
+from experiments.schema import FORMAT, Alignment, Evaluations, Head, Training, typed
 
 __all__ = [
     "FORMAT",
@@ -28,6 +28,7 @@ __all__ = [
     "has_picks",
     "oracle",
     "read",
+    "read_measured",
     "read_record",
     "read_result",
     "read_results",
@@ -165,6 +166,19 @@ def read_record(folder: pathlib.Path, key: int) -> dict[str, Any] | None:
         advice = "restore the file, choose another --output, or --overwrite the training"
         _check(path, consistency.record_faults(record, key), advice)
     return record
+
+
+def read_measured(path: pathlib.Path, *, aligned: bool) -> dict[str, Any] | None:
+    """Returns what was measured on the features of a key's training, None where there is no file.
+
+    Raises:
+      ValueError: An entry is missing or of another kind.
+    """
+    measured = read(path)
+    if measured is not None:
+        _, faults = typed(Alignment if aligned else Head, measured)
+        _check(path, faults, "delete the file, and the same command measures again")
+    return measured
 
 
 def _check(path, faults, advice):

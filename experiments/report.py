@@ -34,6 +34,13 @@ def _benchmarks():
             benchmark["cases"] = [
                 case for case in benchmark["cases"] if case["measures"] in benchmark_tables.SCALING
             ]
+        try:
+            benchmark_tables.tables({name: benchmark})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{BENCHMARKS / name} is no benchmark ({type(error).__name__}: {error}): make it "
+                "anew"
+            ) from error
     tables = benchmark_tables.tables(records)
     return {name: result_tables.markdown(*lines) for name, lines in tables.items()}
 

@@ -18,9 +18,11 @@ from experiments.settings import Config
 
 __all__ = [
     "FORMAT",
+    "Alignment",
     "AlignmentResult",
     "Evaluations",
     "Fault",
+    "Head",
     "Record",
     "Training",
     "TrainingResult",
@@ -314,6 +316,39 @@ class Record(_Entries):
     digests: Digests | None = None
 
 
+class Head(_Entries):
+    """A linear SVM on the features of a key's training: ``key_KEY/svm.json``."""
+
+    target_accuracy: Share | None
+    source_accuracy: Share | None
+    C: float
+    validation_accuracy: Share
+    converged: bool
+    layer: Name
+    features: Count
+    examples: Count
+    versions: dict[Name, Name]
+    seconds: Seconds
+
+
+class OfComponents(_Entries):
+    """Accuracies of a closed form by its number of components."""
+
+    components: Annotated[list[Count], Field(min_length=1)]
+    target_accuracy: Annotated[list[Share], Field(min_length=1)]
+
+
+class Alignment(Head):
+    """A closed form on the features of a key's training: ``key_KEY/METHOD.json``."""
+
+    target_accuracy: Share
+    components: Count
+    oracle_components: Count
+    oracle_accuracy: Share
+    by_components: OfComponents
+    fitted: dict[Name, float]
+
+
 def json_schema() -> dict[str, Any]:
     """Returns the JSON Schema of result files and records."""
     every = pydantic.TypeAdapter(TrainingResult | AlignmentResult | Record).json_schema()
@@ -324,7 +359,7 @@ def json_schema() -> dict[str, Any]:
 
 def typed(kind: type[_Model], content: dict[str, Any]) -> tuple[_Model | None, list[Fault]]:
     """Returns the content of a file as a model, or None and what is not of the right kind."""
-    if content.get("format") != FORMAT:
+    if "format" in kind.model_fields and content.get("format") != FORMAT:
         return None, [Fault("format", str(FORMAT), shown(content.get("format")))]
     try:
         return kind.model_validate(content), []

@@ -399,9 +399,11 @@ def test_the_schema_is_written_with_the_tables(tmp_path, monkeypatch):
 
 def test_a_benchmark_that_is_none_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "BENCHMARKS", tmp_path)
-    (tmp_path / "cpu.json").write_text("{}")
-    assert report.main(["--check"]) == 2
-    assert "cpu.json is no benchmark" in capsys.readouterr().err
+    case = {"network": "mnist", "measures": "step"}
+    for content in ({}, {"simulated_devices": False, "cases": [case]}):
+        record.write_json(tmp_path / "cpu.json", content)
+        assert report.main(["--check"]) == 2
+        assert "cpu.json is no benchmark" in capsys.readouterr().err
 
 
 def test_files_are_where_their_names_say(tmp_path):

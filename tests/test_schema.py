@@ -433,6 +433,26 @@ def test_a_result_has_what_its_records_say():
     assert consistency.result_faults(json.loads(record.as_text(result))) == []
 
 
+@pytest.mark.parametrize(("entry", "value"), [("C", None), ("C", ABSENT), ("fitted", 3), ("x", 1)])
+def test_what_was_measured_on_a_training_is_checked(entry, value, tmp_path):
+    head = {
+        "target_accuracy": 0.5, "source_accuracy": 0.9, "C": 1.0, "validation_accuracy": 0.8,
+        "converged": True, "layer": "f", "features": 9, "examples": 50, "seconds": 0.1,
+        "versions": {"dann_jax": __version__},
+    }  # fmt: skip
+    form = head | {
+        "components": 10, "oracle_components": 12, "oracle_accuracy": 0.6, "fitted": {"stable": 9},
+        "by_components": {"components": [10, 12], "target_accuracy": [0.5, 0.6]},
+    }  # fmt: skip
+    path = tmp_path / "svm.json"
+    for aligned, content in ((False, head), (True, form)):
+        record.write_json(path, content)
+        assert record.read_measured(path, aligned=aligned) == content
+        record.write_json(path, forged(content, entry, value))
+        with pytest.raises(ValueError, match=f"{entry}.*: expected .*delete the file"):
+            record.read_measured(path, aligned=aligned)
+
+
 # --- what differs, and the published schema
 
 
