@@ -290,9 +290,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
             with contextlib.suppress(OSError):  # a folder that may only be read
                 self._keep_digests(self._read_digests() | {split: digest})
         elif known != digest:
-            raise self.damaged(
-                split, f"SHA-256 {digest[:12]}, where {_DIGESTS} says {known[:12]}"
-            )
+            raise self.damaged(split, f"SHA-256 {digest[:12]}, where {_DIGESTS} says {known[:12]}")
 
     def damaged(self, split: str, got: str) -> ValueError:
         """Returns the error for records that are not what they should be."""

@@ -235,7 +235,9 @@ def _splits(folder: Path) -> dict[str, list[_Picture]]:
 def _pictures(folder: Path, others: list[Path]) -> list[_Picture]:
     inside = _inside(folder, others)
     labelled = [
-        _Picture(path, sub.name) for sub in inside.folders for path in _of_class(folder, sub, others)
+        _Picture(path, sub.name)
+        for sub in inside.folders
+        for path in _of_class(folder, sub, others)
     ]
     if inside.pictures and labelled:
         raise ValueError(
