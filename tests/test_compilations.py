@@ -95,7 +95,7 @@ def test_threads_are_counted_where_a_system_does_not_tell_of_its_processes(monke
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 77)
     assert runtime.threads() == 77
-    assert "-77-threads-" in runtime._machine()
+    assert "-77-threads-" in runtime.machine()
 
 
 def test_the_folder_is_that_of_jax_where_it_has_one(monkeypatch, tmp_path):
