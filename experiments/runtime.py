@@ -23,6 +23,7 @@ from dann_jax import __version__
 __all__ = [
     "Compiled",
     "cache_folder",
+    "cores",
     "counted",
     "device_kind",
     "keep_programs",
@@ -76,17 +77,22 @@ def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
     return {"peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
+def cores() -> int:
+    """Returns the number of CPU cores that programs use."""
+    for name in ("PJRT_NPROC", "NPROC"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    # macOS has no way to ask for the processors that a process may use.
+    return len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0))
+
+
 def threads() -> int:
     """Returns the number of threads that a program for CPUs has its work split over.
 
-    Simulated devices count: XLA starts at least one thread for each, which all of them share.
+    XLA starts one for each core, and at least one for each simulated device; all devices share
+    them.
     """
-    # macOS has no way to ask for the processors that a process may use.
-    count = len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0))
-    for name in ("NPROC", "PJRT_NPROC"):
-        if os.environ.get(name, "").isdigit():
-            count = int(os.environ[name])
-    return max(count, sum(device.platform == "cpu" for device in jax.local_devices()))
+    return max(cores(), sum(device.platform == "cpu" for device in jax.local_devices()))
 
 
 def cache_folder() -> pathlib.Path:
