@@ -45,6 +45,7 @@ __all__ = [
     "Program",
     "StudySteps",
     "TrainSteps",
+    "check_replicated",
     "group_keys",
     "init_states",
     "make_stream_steps",
@@ -307,6 +308,37 @@ def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         check_fits(leaf, f"tree{jax.tree_util.keystr(path)}")
     return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()), may_alias=False)
+
+
+def check_replicated(tree: Any) -> None:
+    """Checks that what several devices of this process hold whole is equal on them, bit for bit.
+
+    A program that is mapped over devices does not check it, and who reads such an array gets the
+    first device's. Call it once, at the end of a training.
+
+    Args:
+      tree: Pytree of arrays; NumPy arrays, and shares of an array that one device holds, pass.
+
+    Raises:
+      ValueError: An array differs.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        first: dict[str, Any] = {}  # of each part of the array, the copy that comes first
+        for shard in getattr(leaf, "addressable_shards", ()):
+            one = first.setdefault(str(shard.index), shard)
+            if one is not shard and not _same_bits(one.data, shard.data):
+                raise ValueError(
+                    f"expected equal numbers on all devices, got others on {one.device} than on "
+                    f"{shard.device} for tree{jax.tree_util.keystr(path)}: average what an update "
+                    "makes of a device's share of the batch with jax.lax.pmean over its axis_name"
+                )
+
+
+def _same_bits(one, other):
+    if jax.dtypes.issubdtype(one.dtype, jax.dtypes.prng_key):
+        one, other = map(jax.random.key_data, (one, other))
+    one, other = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (one, other))
+    return np.array_equal(one, other)
 
 
 def _mesh(devices):

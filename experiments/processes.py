@@ -43,18 +43,18 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def check_agreement(number: int, what: str) -> None:
+def check_agreement(
+    number: int, what: str, advice: str = "make --output a folder that all of them share"
+) -> None:
     """Waits for all processes, and raises a ValueError in each where their numbers differ.
 
-    The number, below 2^32, stands for what a process has read from the files that all share.
+    The number, below 2^32, stands for what a process has read from the files that all share, or
+    for what it has computed.
     """
     if jax.process_count() == 1:
         return
     if len(set(_gathered(number))) > 1:
-        raise ValueError(
-            f"the processes have not found the same {what}: make --output a folder that all of "
-            "them share"
-        )
+        raise ValueError(f"the processes have not found the same {what}: {advice}")
 
 
 @contextlib.contextmanager

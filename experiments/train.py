@@ -17,6 +17,7 @@ from dann_jax import (
     augmentation,
     backbones,
     checkpoints,
+    digests,
     evaluation,
     health,
     kernels,
@@ -390,6 +391,7 @@ class _Run:
             record.write_json(folder / "record.json", each | entries)
 
     def _finish(self, states):
+        _check_equal(states)
         if not processes.is_first():
             return
         states = jax.device_get(states)
@@ -398,6 +400,15 @@ class _Run:
         for finished in (False, True):  # all of the group are there before one of it is finished
             self._write(finished=finished)
         self.checkpoints.delete()
+
+
+def _check_equal(states):
+    """Raises where devices, or processes, that have trained as one do not hold the same."""
+    programs.check_replicated(states)
+    if jax.process_count() > 1:
+        number = int(digests.digest(states)[:8], 16)
+        advice = "give all of them the same versions of the packages and devices of the same kind"
+        processes.check_agreement(number, "numbers at the end of a training", advice)
 
 
 def _new_record(study, group):

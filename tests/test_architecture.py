@@ -88,6 +88,7 @@ def test_the_arrows_between_modules_point_one_way():
         "kernels": set(),
         "memory": set(),
         "checkpoints": set(),
+        "digests": set(),
         "objective": {"reversal", "batches", "checks"},
         "health": {"objective"},
         "augmentation": {"objective"},

@@ -75,7 +75,7 @@ def _pytorch_twin(platform):
     torch = pytorch_twin.torch
     if platform == "gpu" and not torch.cuda.is_available():
         raise ValueError("--against-pytorch: JAX has a GPU, torch has none: install torch for CUDA")
-    torch.set_num_threads(runtime.threads())
+    torch.set_num_threads(runtime.cores())
     return pytorch_twin
 
 

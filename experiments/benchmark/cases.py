@@ -48,7 +48,7 @@ class Benchmark:
             "device_count": len(devices),
             "simulated_devices": backend == "cpu" and len(devices) > 1,
             "processor": _processor(),
-            "cores": runtime.threads(),
+            "cores": runtime.cores(),
             "versions": runtime.versions(),
             "command": self.options.command(),
             "compilation_cache": "off",
