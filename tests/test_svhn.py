@@ -99,7 +99,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path, manual_di
         ({"X": pixels(6).transpose(3, 0, 1, 2)}, r"holds .*\(6, 32, 32, 3\)"),
         ({"X": pixels(5)}, r"holds .*\(32, 32, 3, 5\)"),
         ({"y": np.array([LABELS["train"]], np.uint8)}, r"holds .*\(1, 6\)"),
-        ({"X": pixels(6) / 255}, r"\(32, 32, 3, 6\), 'double'"),
+        ({"X": pixels(6) / 255}, r"\(32, 32, 3, 6\), 'float64'"),
         ({"y": np.array([[3], [0], [4], [1], [5], [9]])}, "labels from 0 to 9"),
         ({"y": np.array([[3], [10], [4], [1], [5], [8]])}, r"got \[1, 1, 0, 1, 1, 1, 0, 0, 1, 0\]"),
     ],
