@@ -318,11 +318,11 @@ def _write_record(folder):
         "train_seconds": 1.5,
         "wall_seconds": 2.5,
     }
-    record.write_json(folder / "record.json", content)
+    record.write_json(folder / "key_0" / "record.json", content)
 
 
 def _read_record(folder):
-    return record.read(folder / "record.json")
+    return record.read(folder / "key_0" / "record.json")
 
 
 _RESULTS = pathlib.Path(__file__).resolve().parent.parent / "results"
@@ -385,16 +385,16 @@ READERS: dict[str, Reader] = {
     "TIFF": Reader(partial(_write_images, format="TIFF", compression="tiff_lzw"), **_IMAGES),
     "WebP": Reader(partial(_write_images, format="WEBP"), **_IMAGES),
     "prepared arrays": Reader(
-        read=_read_prepared, change=changes.lost, files="data/**/*.npy", share=0.1, **_PREPARED
+        read=_read_prepared, change=changes.lost, files="data/**/*.npy", share=0.3, **_PREPARED
     ),
     "prepared information": Reader(
-        read=_read_prepared, change=_LOSABLE, files="data/**/*.json", share=0.1, **_PREPARED
+        read=_read_prepared, change=_LOSABLE, files="data/**/*.json", share=0.3, **_PREPARED
     ),
     "prepared records": Reader(
         read=_read_records,
         change=changes.lost,
         files="data/**/*array_record*",
-        share=0.1,
+        share=0.3,
         **_PREPARED,
     ),
     "last of two checkpoints": Reader(
@@ -404,7 +404,7 @@ READERS: dict[str, Reader] = {
         "checkpoint/2/**/*",
         checked=True,
         names="checkpoint",
-        share=0.05,
+        share=0.2,
     ),
     "only checkpoint": Reader(
         partial(_write_checkpoints, steps=(1,)),
@@ -413,11 +413,11 @@ READERS: dict[str, Reader] = {
         "checkpoint/**/*",
         checked=True,
         names="checkpoint",
-        share=0.05,
+        share=0.2,
     ),
     "result file": Reader(_write_result, _read_result, changes.json_text),
     "result file, its bytes": Reader(_write_result, _read_result),
-    "record": Reader(_write_record, _read_record, _WRITTEN_IN_TEXT),
+    "record": Reader(_write_record, _read_record, _WRITTEN_IN_TEXT, "key_0/record.json"),
 }
 """The readers by name. Where checksums are made anew, or there are none, a file whose numbers
 differ is another file; where the format has checksums it must be noticed."""
