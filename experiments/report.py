@@ -12,12 +12,14 @@ import sys
 from dann_jax.datasets.whole_files import whole
 from experiments import record, result_tables
 from experiments.benchmark import tables as benchmark_tables
+from experiments.hostile import tables as hostile_tables
 
 __all__ = ["BEGIN", "BENCHMARKS", "END", "FOLDER", "ROOT", "main"]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "experiments" / "results"
 BENCHMARKS = FOLDER / result_tables.BENCHMARKS
+HOSTILE = FOLDER / result_tables.HOSTILE
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
@@ -71,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     status = 0
     try:
         tables = result_tables.tables(result_tables.read(FOLDER)) | _benchmarks()
+        tables |= hostile_tables.tables(HOSTILE)
         documents = {path: path.read_text() for path in options.documents or _documents()}
         filled = {path: _filled(text, tables, path) for path, text in documents.items()}
     except (ValueError, OSError) as error:

@@ -1,5 +1,6 @@
 """Weight files are read as PyTorch reads them, and nothing in them is run."""
 
+import io
 import json
 import os
 import pickle
@@ -369,6 +370,27 @@ def test_bombs_in_a_pickle_take_no_memory(form, bomb, tmp_path):
 def test_bombs_in_npz_take_no_memory(tmp_path):
     np.savez_compressed(tmp_path / "w.npz", w=np.zeros(2**25, np.float32))  # 128 MiB in 128 KiB
     assert peak(tmp_path / "w.npz", "arrays of 134217856 bytes .* at most 4 times") < 2**22
+
+
+def test_a_header_of_npy_that_is_too_large_takes_no_memory(tmp_path):
+    stream = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (2**32,)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        archive.writestr("w.npy", stream.getvalue() + bytes(96))
+    assert peak(tmp_path / "w.npz", "w.npy has 24 numbers for the shape") < 2**22
+
+
+def test_an_entry_that_a_damaged_directory_of_npz_hides_is_missed(tmp_path):
+    path = as_npz(tmp_path / "w.npz", {"a": W, "b": B})
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\1\2") + 32] = 60  # the second entry becomes a comment on the first
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["a.npy"]
+        assert archive.testzip() is None
+    with pytest.raises(ValueError, match="its directory names 1 entries and counts 2"):
+        read_arrays(path)
 
 
 def test_a_pickle_cannot_change_the_functions_it_calls(tmp_path):

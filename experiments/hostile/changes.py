@@ -208,7 +208,7 @@ def _restructured(chance, text, values, entries):
     start, end = chance.choice(entries)
     if kind == "repeat":
         return f"{text[:end]}, {text[start:]}"
-    after = re.compile(r"\s*,").match(text, end)
+    after = re.compile(r"\s*,\s*").match(text, end)
     head = text[:start] if after else re.sub(r",\s*$", "", text[:start])
     return head + text[after.end() if after else end :]
 

@@ -16,11 +16,12 @@ from unittest import mock
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from dann_jax import checkpoints
 from experiments import record, run, runtime
-from experiments.hostile.trials import FAILURES, HARMLESS, Outcome, fingerprint
+from experiments.hostile.outcomes import FAILURES, Outcome
+from experiments.hostile.tables import in_terminal
+from experiments.hostile.trials import fingerprint
 from experiments.methods import METHODS
 
 __all__ = ["PLACES", "Corruptions", "Run"]
@@ -44,7 +45,7 @@ _LETTERS = 300  # of a message that are kept
 class Place(NamedTuple):
     """Where bits are flipped."""
 
-    snapshot: str  # "cut off", a run in the middle, or "finished", one that lacks the SVM
+    snapshot: str  # "new", data alone; "cut off", in the middle; "finished", without the SVM
     files: str  # a pattern
     checked: bool = True  # whether a checksum covers them
 
@@ -55,6 +56,7 @@ PLACES = {
     "checkpoints": Place("cut off", f"{_KEY}/checkpoint/**/*"),
     "record": Place("cut off", f"{_KEY}/record.json", checked=False),
     "prepared arrays": Place("cut off", "data/**/*.npy"),
+    "prepared arrays of a new run": Place("new", "data/**/*.npy"),
     "prepared information": Place("cut off", "data/**/*.json"),
     "prepared records": Place("cut off", "data/**/*array_record*"),
     "state": Place("finished", f"{_KEY}/state/**/*"),
@@ -93,7 +95,7 @@ class Corruptions:
         if self.output is not None:
             content = self._content(outcomes, failures, time.monotonic() - started)
             record.write_json(self.output, content)
-        console.print(_table(outcomes))
+        console.print(in_terminal(outcomes))
         for each in failures:
             console.print("{place}, {number}: {outcome} {error}".format(**each), markup=False)
         return 1 if failures else 0
@@ -108,7 +110,7 @@ class Corruptions:
             "seconds": round(seconds, 1),
             "processor": runtime.processor(),
             "versions": runtime.versions(),
-            "places": {
+            "cases": {
                 name: {"checksum": PLACES[name].checked, "trials": counts.total(), **counts}
                 for name, counts in outcomes.items()
             },
@@ -132,6 +134,7 @@ class Run:
         if status != 130:
             raise RuntimeError(f"expected a run that is cut off, got status {status}: {text}")
         shutil.copytree(self.work, folder / "cut off")
+        shutil.copytree(self.work / "data", folder / "new" / "data")
         self._main("--no-svm", expected=0)
         shutil.copytree(self.work, folder / "finished")
         self._main("--svm", expected=0)
@@ -204,11 +207,3 @@ def _cut_off():
 
     with mock.patch.object(checkpoints.Checkpoints, "save", interrupted):
         yield
-
-
-def _table(outcomes):
-    kinds = [kind for kind in (*HARMLESS, *FAILURES) if any(c[kind] for c in outcomes.values())]
-    table = Table("place", "bits", *kinds)
-    for name, counts in outcomes.items():
-        table.add_row(name, *(f"{n:,}" for n in (counts.total(), *(counts[k] for k in kinds))))
-    return table

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from experiments import record, runtime
+from experiments.hostile.outcomes import FAILURES
 from experiments.hostile.readers import READERS
-from experiments.hostile.trials import FAILURES, HARMLESS
+from experiments.hostile.tables import in_terminal
 from experiments.hostile.workers import Job, run_jobs
 
 __all__ = ["Mutations", "shares"]
@@ -74,7 +74,7 @@ class Mutations:
         if self.output is not None:
             content = self._content(outcomes, failures, time.monotonic() - started)
             record.write_json(self.output, content)
-        console.print(_table(outcomes))
+        console.print(in_terminal(outcomes))
         for each in failures[:_SHOWN]:
             console.print("{reader}, {number}: {outcome} {error}".format(**each), markup=False)
         return 1 if failures else 0
@@ -92,7 +92,7 @@ class Mutations:
             "workers": self.workers,
             "processor": runtime.processor(),
             "versions": runtime.versions(),
-            "readers": {
+            "cases": {
                 name: {"checksum": READERS[name].checked, "trials": counts.total(), **counts}
                 for name, counts in outcomes.items()
             },
@@ -112,14 +112,3 @@ def _jobs(numbers: dict[str, int], seed: int) -> Iterator[Job]:
     for name, number in numbers.items():
         for start in range(0, number, _OF_A_JOB):
             yield Job(name, READERS[name], seed, range(start, min(start + _OF_A_JOB, number)))
-
-
-def _table(outcomes):
-    kinds = [kind for kind in (*HARMLESS, *FAILURES) if any(c[kind] for c in outcomes.values())]
-    table = Table("reader", "trials", *kinds)
-    for name, counts in outcomes.items():
-        table.add_row(name, *(f"{n:,}" for n in (counts.total(), *(counts[k] for k in kinds))))
-    total = sum(outcomes.values(), Counter())
-    table.add_section()
-    table.add_row("all", *(f"{n:,}" for n in (total.total(), *(total[k] for k in kinds))))
-    return table

@@ -6,37 +6,17 @@ import pathlib
 import random
 import shutil
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.hostile.changes import CANARY
+from experiments.hostile.outcomes import Outcome
 from experiments.hostile.readers import Reader
 
-__all__ = ["FAILURES", "HARMLESS", "Outcome", "Trials", "fingerprint"]
+__all__ = ["Trials", "fingerprint"]
 
-HARMLESS = {
-    "same": "read as before, or made anew",
-    "refused": "a documented error of one line that names the file",
-    "another": "read as another file: no checksum covers the change",
-}
-FAILURES = {
-    "wrong": "read with other values although a checksum covers the change",
-    "unclear": "a documented error that does not name the file, or has several lines",
-    "undocumented": "an error of another type",
-    "memory": "more memory than allowed",
-    "executed": "something in the file was run",
-    "hung": "no answer in time",
-    "crashed": "the process ended",
-}
 _MOST = 300  # letters of an error that are kept
-
-
-class Outcome(NamedTuple):
-    """What came of a trial."""
-
-    kind: str  # of HARMLESS or FAILURES
-    error: str = ""
 
 
 def fingerprint(value: Any) -> str:

@@ -8,14 +8,15 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import connection
 from typing import NamedTuple
 
 import jax
 
+from experiments.hostile.outcomes import Outcome
 from experiments.hostile.readers import Reader
-from experiments.hostile.trials import Outcome, Trials
+from experiments.hostile.trials import Trials
 
 __all__ = ["Job", "run_jobs", "seed_of"]
 
@@ -29,7 +30,7 @@ class Job(NamedTuple):
     name: str
     reader: Reader
     seed: int
-    numbers: range
+    numbers: Sequence[int]
 
 
 def seed_of(job: Job, number: int) -> str:
