@@ -68,7 +68,7 @@ PLACES = {
 class Corruptions:
     """Flips a bit in the folder of a run, which then goes on, and compares what it ends with."""
 
-    count: int = 48
+    count: int = 45
     """Number of flipped bits, each in a run of its own; the places take turns."""
 
     output: pathlib.Path | None = None

@@ -273,6 +273,14 @@ def _write_checkpoints(folder, *, steps):
         checkpoints.Checkpoints(folder / "checkpoint").save(step, _tree(step))
 
 
+def _write_old_checkpoint(folder):
+    """Writes a checkpoint as earlier versions did, without digests."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((folder / "checkpoint").absolute(), _tree(1))
+
+
 def _read_checkpoints(folder):
     """Returns the step of the checkpoint that was restored, or its tree if it is not as saved."""
     restored = checkpoints.Checkpoints(folder / "checkpoint").restore(_tree(0))
@@ -412,6 +420,14 @@ READERS: dict[str, Reader] = {
         _LOSABLE,
         "checkpoint/**/*",
         checked=True,
+        names="checkpoint",
+        share=0.2,
+    ),
+    "checkpoint of an earlier version": Reader(
+        _write_old_checkpoint,
+        _read_checkpoints,
+        _LOSABLE,
+        "checkpoint/**/*",
         names="checkpoint",
         share=0.2,
     ),
