@@ -110,7 +110,7 @@ def read(path: pathlib.Path) -> dict | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:  # of the text, its numbers or its depth
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): move it away") from error
     if not isinstance(content, dict):
         raise ValueError(
