@@ -18,8 +18,8 @@ __all__ = ["BEGIN", "BENCHMARKS", "END", "FOLDER", "ROOT", "main"]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "experiments" / "results"
-BENCHMARKS = FOLDER / result_tables.BENCHMARKS
 HOSTILE = FOLDER / result_tables.HOSTILE
+BENCHMARKS = FOLDER / result_tables.BENCHMARKS
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
