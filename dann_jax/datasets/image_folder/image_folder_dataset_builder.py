@@ -133,8 +133,6 @@ class Builder(image_builder.ImageBuilder):
         size = self.IMAGE_SHAPE[:2]
         try:
             with Image.open(path, formats=_FORMATS) as image:
-                image.verify()  # the checksums of a PNG, which decoding alone may not reach
-            with Image.open(path, formats=_FORMATS) as image:
                 if image.width * image.height > _MOST_PIXELS:
                     raise ValueError(f"{image.width}x{image.height} pixels")
                 image.draft("RGB", size)  # a large JPEG is decoded at a fraction of its size
