@@ -11,13 +11,14 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
 from dann_jax import backbones, checkpoints, datasets
 from dann_jax.datasets import archives, photographs, source_files
 from dann_jax.datasets.mnist import idx
-from experiments import record
+from experiments import configs, pretraining, record
 from experiments.hostile import changes
 
 __all__ = ["READERS", "Reader"]
@@ -260,6 +261,17 @@ def _read_records(folder):
     return [(each["image"], each["label"]) for each in records]
 
 
+def _read_features(folder):
+    """Returns a backbone's outputs as they are kept on disk, or made anew."""
+    config, _ = configs.find_config("office31_amazon_webcam_frozen")
+    views, width = 1 + config.mirror, backbones.BACKBONES[config.backbone].features
+    outputs = np.random.default_rng(0).normal(size=(2, 1, views, width)).astype(np.float32)
+    images = datasets.ImageSet(np.zeros((2, _SIDE, _SIDE, 3), np.uint8), np.zeros(2, np.int32))
+    instead = {"weights_origin": lambda _: {"sha256": ""}, "_computed": lambda *_: outputs}
+    with mock.patch.multiple(pretraining, **instead):
+        return pretraining.features(config, images, "", folder / "features").image
+
+
 # --- checkpoints ---------------------------------------------------------------------------
 
 
@@ -404,6 +416,16 @@ READERS: dict[str, Reader] = {
         files="data/**/*array_record*",
         share=0.3,
         **_PREPARED,
+    ),
+    "features of a backbone": Reader(
+        _read_features,
+        _read_features,
+        changes.lost,
+        "features/*",
+        checked=True,
+        names="features",
+        share=0.3,
+        remakes=True,
     ),
     "last of two checkpoints": Reader(
         partial(_write_checkpoints, steps=(1, 2)),
