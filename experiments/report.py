@@ -13,11 +13,13 @@ import sys
 from dann_jax.datasets.whole_files import whole
 from experiments import record, result_tables, schema
 from experiments.benchmark import tables as benchmark_tables
+from experiments.hostile import tables as hostile_tables
 
 __all__ = ["BEGIN", "BENCHMARKS", "END", "FOLDER", "ROOT", "main"]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "experiments" / "results"
+HOSTILE = FOLDER / result_tables.HOSTILE
 BENCHMARKS = FOLDER / result_tables.BENCHMARKS
 SCHEMA = ROOT / "docs" / "result.schema.json"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
@@ -80,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     status = 0
     try:
         tables = result_tables.tables(result_tables.read(FOLDER)) | _benchmarks()
+        tables |= hostile_tables.tables(HOSTILE)
         documents = {path: path.read_text() for path in options.documents or _documents()}
         filled = {path: _filled(text, tables, path) for path, text in documents.items()}
         if not options.documents:

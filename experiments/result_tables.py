@@ -12,7 +12,7 @@ from experiments.settings import completed
 
 __all__ = ["accuracy", "markdown", "read", "tables"]
 
-BENCHMARKS = "benchmark"  # a folder beside those of the configs
+BENCHMARKS, HOSTILE = "benchmark", "hostile"  # folders beside those of the configs
 PAIRS = {  # of the paper, and those of ours beside them
     "table1": (*configs.find_rows("table1"), "mnist_svhn"),
     "office31": (*configs.find_rows("office31"), *configs.find_rows("office31_others")),
@@ -37,7 +37,7 @@ def read(folder: pathlib.Path) -> Results:
     every, wrong = {}, []
     for path in sorted(folder.glob("*/*.json")):
         config = path.parent.name
-        if config == BENCHMARKS:
+        if config in (BENCHMARKS, HOSTILE):
             continue
         try:
             every.setdefault(config, {})[path.stem] = _read(path)
