@@ -135,6 +135,8 @@ def training_entries(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "groups": [{"keys": list(keys), "devices_per_key": each} for keys, each in groups],
         "wall_seconds": round(sum(each["wall_seconds"] for each in records), 1),
         "warnings": [each["warnings"] for each in records],
+        "diverged": [each.get("diverged") for each in records],
+        "digests": [each.get("digests") for each in records],
         "curves": [curves(each) for each in records],
     }
 
@@ -167,10 +169,8 @@ def mean_and_std(values: list[float]) -> tuple[float, float | None]:
 
 
 def diverged(result: dict[str, Any]) -> list[bool]:
-    """Returns whether each key's training ended in a loss that is not finite."""
-    if "curves" not in result:
-        return [False] * len(result["keys"])
-    return [curves["training"]["label_loss"][-1] is None for curves in result["curves"]]
+    """Returns whether each key's training diverged."""
+    return [bool(each) for each in result.get("diverged") or [None] * len(result["keys"])]
 
 
 def has_picks(result: dict[str, Any]) -> bool:
