@@ -106,7 +106,7 @@ def table(title: str, experiments: dict[str, dict[str, dict[str, Any]]]) -> Tabl
 def _figures(result, means):
     method = result["method"]
     gap = gap_of(METHODS[method], means | {method: result["mean"]})
-    lost = any(record.diverged(result))
+    lost = any(result.get("diverged") or ())
     return (
         "diverged" if lost else accuracy(result["mean"]),
         accuracy(result["std"]),

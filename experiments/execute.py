@@ -81,7 +81,7 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
     diverged = []
     for path in plan.kept:
         result = record.read(path)
-        told = f"{path} is there already" + ", and diverged" * any(record.diverged(result))
+        told = f"{path} is there already" + ", and diverged" * any(result.get("diverged") or ())
         console.print(told, markup=False, soft_wrap=True)
         name = METHODS[result["method"]].aligns or result["method"]
         diverged += _diverged(name, result["keys"], result.get("diverged") or ())

@@ -569,8 +569,10 @@ class _Run:
 
     def _write(self, **entries):
         for i, (folder, each) in enumerate(zip(self.folders, self.records, strict=True)):
-            rows = [row for step, parts in self.kept.items() for row in self._rows(i, step, parts)]
-            each["unfinished"] = [] if entries["finished"] else rows
+            rows = {}  # of all checkpoints that there are while the next one is written
+            for step, parts in () if entries["finished"] else self.kept.items():
+                rows |= {row["step"]: row for row in self._rows(i, step, parts)}
+            each["unfinished"] = list(rows.values())
             record.write_json(folder / "record.json", each | entries)
 
     def _rows(self, i, last, parts):
@@ -582,7 +584,11 @@ class _Run:
         }
         steps = range(last + 1 - len(columns["lam"]), last + 1)
         return [
-            {"step": step, **{name: column[n] for name, column in columns.items()}}
+            {
+                "step": step,
+                **{name: column[n] for name, column in columns.items()},
+                "mu": float(self.study.mu(step - 1)),
+            }
             for n, step in enumerate(steps)
         ]
 

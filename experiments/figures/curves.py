@@ -141,7 +141,7 @@ def _draw_methods(axis, panel, results):
     for method, result in results.items():
         entries = [curve[part] for curve in result["curves"]]
         longest = max(entries, key=lambda entry: len(entry.get("step", ())))
-        if not longest:
+        if not longest.get("step"):
             continue
         values = np.full([len(entries), len(longest["step"])], np.nan)  # [key, step]
         for row, entry in zip(values, entries, strict=True):
@@ -167,7 +167,7 @@ def _draw_schedules(axis, results):
     training = max((c["training"] for c in result["curves"]), key=lambda c: len(c.get("mu", ())))
     mu0 = result["resolved_config"]["mu0"]
     axis.set_ylabel(rf"schedules ($\mu_0$ = {mu0:g})")
-    if not training:  # all diverged before the first entry
+    if not training.get("step"):  # all diverged before the first entry
         return
     axis.plot(training["step"], np.divide(training["mu"], mu0), "0.45", label=r"$\mu_p / \mu_0$")
     if _with_domain_loss(results):
