@@ -98,11 +98,12 @@ class Study:
 def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[jax.Device]) -> Study:
     """Returns all that trainings of a method on a pair of domains share."""
     check_settings(config, [method])
+    most = float(np.finfo(np.float32).max)
     for name in SCHEDULES:
-        if not np.isfinite(np.float32(getattr(config, name))):
+        if (value := getattr(config, name)) > most:
             raise ValueError(
-                f"--{name} {getattr(config, name):g}: mu and lambda are not finite with more than "
-                f"float32 holds, {np.finfo(np.float32).max:.4g}: lower it"
+                f"--{name} {value:g}: mu and lambda are not finite with more than float32 holds, "
+                f"{most:.4g}: lower it"
             )
     model, steps = make_model(config, len(pair.class_names)), method.steps(config)
 
