@@ -88,6 +88,9 @@ class Options:
     checkpoint_every: int = 5_000
     """Updates between two checkpoints, each made after an evaluation."""
 
+    checkpoint_minutes: float = 2.0
+    """The most minutes between two checkpoints."""
+
     @property
     def numbers(self) -> tuple[int, ...]:
         """The numbers of the PRNG keys."""

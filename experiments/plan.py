@@ -106,6 +106,8 @@ def _check(options):
             "--keys and --checkpoint-every must be at least 1, --first-key at least 0; got "
             f"{options.keys}, {options.checkpoint_every} and {options.first_key}"
         )
+    if not options.checkpoint_minutes > 0:
+        raise ValueError(f"--checkpoint-minutes must be positive, got {options.checkpoint_minutes}")
     if options.first_key + options.keys > 2**32:
         raise ValueError(f"PRNG keys are below 2^32: lower --first-key {options.first_key}")
     if options.together != "auto" and options.together < 1:
@@ -136,7 +138,8 @@ def _wanted(options, output):
     forms = [method for method in METHODS.values() if method.aligns]
     for method in forms:
         folder = output / method.aligns
-        if method.name in wanted and not all(_state(folder, n).exists() for n in options.numbers):
+        result = record.read(output / f"{method.aligns}.json") or {}
+        if method.name in wanted and _stateless(result, folder, options.numbers):
             wanted.add(method.aligns)
     for method in forms:
         stale = options.overwrite and (output / f"{method.name}.json").exists()
@@ -145,8 +148,10 @@ def _wanted(options, output):
     return of_names(wanted)
 
 
-def _state(folder, key):
-    return folder / f"key_{key}" / "state"
+def _stateless(result, folder, keys):
+    """Returns which keys have no state although they have not diverged."""
+    lost = dict(zip(result.get("keys", ()), result.get("diverged", ()), strict=False))
+    return [n for n in keys if not lost.get(n) and not (folder / f"key_{n}" / "state").exists()]
 
 
 def _kept_keys(path, config, method, keys):
@@ -173,17 +178,19 @@ def _range(keys):
 def _lacks_head(path, keys):
     """Whether a result could have, but has not, the accuracy of a linear SVM."""
     result = record.read_result(path)
-    if result["mean"] is None or "svm_accuracy" in result:
+    if set(result["target_accuracy"]) == {None} or "svm_accuracy" in result:
         return False
-    return all(_state(path.with_suffix(""), key).exists() for key in keys)
+    return not _stateless(result, path.with_suffix(""), keys)
 
 
 def _check_states(jobs):
     """Raises where trainings that a closed form aligns are finished but have no states."""
     finished = {job.method.name for job in jobs if not job.trains}
     for job in jobs:
-        missing = [key for key in job.keys if not _state(job.folder, key).exists()]
-        if job.trains and job.method.aligns in finished and missing:
+        if not (job.trains and job.method.aligns in finished):
+            continue
+        result = record.read(job.folder.with_name(f"{job.method.aligns}.json"))
+        if missing := _stateless(result, job.folder, job.keys):
             folders = ", ".join(str(job.folder / f"key_{key}") for key in missing)
             raise ValueError(
                 f"{job.method.name} needs the states of {job.method.aligns}, but {folders} has "

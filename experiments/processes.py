@@ -1,13 +1,13 @@
 """Several processes, of one host or many, that train as one: jax.distributed."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-__all__ = ["all_or_none", "check_agreement", "is_first", "start"]
+__all__ = ["all_or_none", "check_agreement", "is_first", "most", "start"]
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -55,6 +55,17 @@ def check_agreement(
         return
     if len(set(_gathered(number))) > 1:
         raise ValueError(f"the processes have not found the same {what}: {advice}")
+
+
+def most(numbers: Sequence[int]) -> list[int]:
+    """Returns the largest of each of some numbers, below 2^32, that the processes have.
+
+    Of one process these are the numbers themselves; several wait for each other.
+    """
+    if jax.process_count() == 1:
+        return list(numbers)
+    every = multihost_utils.process_allgather(np.array(numbers, np.uint32))
+    return np.reshape(every, (-1, len(numbers))).max(0).tolist()
 
 
 @contextlib.contextmanager

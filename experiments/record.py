@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dann_jax import digests
 from dann_jax.datasets.whole_files import whole
 from experiments import consistency
 from experiments.methods import METHODS
@@ -33,6 +34,7 @@ __all__ = [
     "read_result",
     "read_results",
     "summary",
+    "training_digests",
     "training_entries",
     "write_json",
 ]
@@ -198,14 +200,14 @@ def training_entries(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns the entries of a result file that come from the records of its keys."""
     groups = {(tuple(each["together"]), each["devices_per_key"]): None for each in records}
     accuracy = {
-        name: [None if each.get("diverged") else each[name] for each in records]
+        name: [None if each["diverged"] else each[name] for each in records]
         for name in ("target_accuracy", "source_accuracy")
     }
     return {
         **summary("", "target_accuracy", accuracy["target_accuracy"]),
         "source_accuracy": accuracy["source_accuracy"],
-        "diverged": [each.get("diverged") for each in records],
-        "digests": [each.get("digests") for each in records],
+        "diverged": [each["diverged"] for each in records],
+        "digests": [each["digests"] for each in records],
         **records[0]["origin"],  # the same for all of them
         "groups": [{"keys": list(keys), "devices_per_key": each} for keys, each in groups],
         "wall_seconds": round(sum(each["wall_seconds"] for each in records), 1),
@@ -230,6 +232,24 @@ def _columns(rows, model):
 
 def _rounded(value):
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def training_digests(state: Any, done: dict[str, Any]) -> dict[str, str]:
+    """Returns SHA-256 digests of a finished training: of its state, and of its record.
+
+    Those of parameters are of the batch statistics too. Those of losses are of L_y and L_d at each
+    entry of the curves, in all their digits, and those of accuracies of all evaluations.
+    """
+    return {
+        "parameters": digests.digest({"theta": state.theta, "batch_stats": state.batch_stats}),
+        "losses": _of_rows(done["curves"], "step", "label_loss", "domain_loss"),
+        "accuracies": _of_rows(done["evaluations"], "step", "source_accuracy", "target_accuracy"),
+    }
+
+
+def _of_rows(rows, *names):
+    known = [[None if math.isnan(row[name]) else row[name] for name in names] for row in rows]
+    return digest(known)
 
 
 def summary(prefix: str, name: str, accuracy: list[float | None]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -29,14 +30,16 @@ from dann_jax import (
 from dann_jax.datasets.streamed import Streamed, over_blocks
 from dann_jax.datasets.whole_files import whole
 from dann_jax.programs import Group, group_keys
-from experiments import domains, pretraining, processes, record, runtime
+from experiments import domains, interruption, pretraining, processes, record, runtime
 from experiments.methods import Method, check_settings
+from experiments.pacing import Pace
 from experiments.plan import resolved
 from experiments.settings import Config, completed, differences, make_model
 
 __all__ = ["Report", "Study", "fits", "group_of", "prepare", "restored", "train"]
 
 LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
+SCHEDULES = ("mu0", "alpha", "beta", "gamma")  # settings of mu and lambda, which are float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,17 @@ class Study:
         """The device of this process that evaluates."""
         return next(d for d in self.devices if d.process_index == jax.process_index())
 
+    @property
+    def steps(self) -> int:
+        """The length of the trainings, updates."""
+        return self.method.steps(self.config)
+
+    @property
+    def loops(self) -> bool:
+        """Whether calls of any number of steps are one program: their loop runs in Python."""
+        streams = isinstance(self.pair.source_train, Streamed)
+        return streams or self.devices[0].platform == "cpu"
+
     def outputs(self, function: Callable, state: Any, name: str, images=None, **options):
         """Returns what a function of ``evaluation`` gives for images (to test on), and labels."""
         test, preprocess, domain = self.tests[name]
@@ -85,6 +99,13 @@ class Study:
 def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[jax.Device]) -> Study:
     """Returns all that trainings of a method on a pair of domains share."""
     check_settings(config, [method])
+    most = float(np.finfo(np.float32).max)
+    for name in SCHEDULES:
+        if (value := getattr(config, name)) > most:
+            raise ValueError(
+                f"--{name} {value:g}: mu and lambda are not finite with more than float32 holds, "
+                f"{most:.4g}: lower it"
+            )
     model, steps = make_model(config, len(pair.class_names)), method.steps(config)
 
     def mu(step):
@@ -236,6 +257,7 @@ def train(
     together: int | None = 1,
     devices_per_key: int | None = None,
     checkpoint_every: int = 5_000,
+    checkpoint_minutes: float = 2.0,
     stop: int | None = None,
     report: Callable[[Report], None] = lambda report: None,
 ) -> list[dict[str, Any]]:
@@ -245,6 +267,10 @@ def train(
     last checkpoint, together with the keys it was begun with, and gives the same numbers as if it
     had not been. A key that is finished is not trained again. Keys are grouped by
     ``group_keys``. ``stop`` is a step to stop at, with the schedules of the full length.
+
+    There is a checkpoint after each ``checkpoint_every`` steps, at an evaluation, at the latest
+    after ``checkpoint_minutes``, and where a signal has come: then an ``Interruption`` is raised. A
+    training that diverges ends there: its record says where, and has no accuracy.
     """
     records, begun = {key: _record(folder, key) for key in keys}, {}
     for key, each in records.items():
@@ -264,9 +290,10 @@ def train(
     new = [key for key in keys if records[key] is None and key not in begun]
     options = {"together": together, "devices_per_key": devices_per_key}
     todo = group_keys(new, len(study.devices), **options)
+    limits = {"every": checkpoint_every, "minutes": checkpoint_minutes}
     for group in (*dict.fromkeys(begun.values()), *todo):
-        run = _Run(study, group, folder, report)
-        after = run.train([records[key] for key in group.keys], checkpoint_every, stop)
+        run = _Run(study, group, folder, report, **limits)
+        after = run.train([records[key] for key in group.keys], stop)
         records |= dict(zip(group.keys, after, strict=True))
     return [records[key] for key in keys]
 
@@ -274,106 +301,236 @@ def train(
 class _Run:
     """The training of a group of keys as one program."""
 
-    def __init__(self, study, group, folder, report):
+    def __init__(self, study, group, folder, report, *, every, minutes):
         self.study, self.group, self.report = study, group, report
         self.folders = [folder / f"key_{key}" for key in group.keys]
         self.checkpoints = checkpoints.Checkpoints(self.folders[0] / "checkpoint")  # of the group
+        self.every, self.minutes = every, minutes  # steps and time between two checkpoints
+        self.pace = Pace(LOG_EVERY, study.loops)
         self.pending = None  # metrics are read one call late: reading never holds the device up
+        self.parts = []  # metrics of a call that is made in parts
+        self.kept = {}  # step of each checkpoint -> the parts, so far, of the call that it is in
+        self.next_look = 0  # step at which several processes agree again
 
-    def train(self, records, checkpoint_every, stop):
+    def train(self, records, stop):
         """Trains from the last checkpoint to a step and returns the records."""
-        config, steps = self.study.config, self.study.method.steps(self.study.config)
+        study, steps = self.study, self.study.steps
         stop = steps if stop is None else min(stop, steps)
-        program = self.study.program(self.group)
+        program = study.program(self.group)
         states, keys, done = self._restore(records)
-        self.lap = time.perf_counter()
-        with self.study.opened(self.group, keys, done) as data:
-            while done < stop:
-                ends = ((done // n + 1) * n for n in (config.evaluate_every, LOG_EVERY))
-                count = min(*ends, stop) - done
+        self.lap = self.saved = time.perf_counter()
+        with study.opened(self.group, keys, done) as data, interruption.held():
+            if self._lacks_evaluation(done):
+                self._evaluate(states, done)
+            while done < stop and self._goes_on():
+                ends = ((done // n + 1) * n for n in (study.config.evaluate_every, LOG_EVERY))
+                left = min(*ends, stop) - done
+                count = min(left, self.pace.most)
                 states, metrics = program(states, data, keys, count)
                 done += count
                 self._read()
-                self.pending = done, _means(metrics)
-                if done % config.evaluate_every and done < steps:
-                    continue
-                means = self._read()
-                self._lap("train_seconds")
-                self._evaluate(states, means, done)
-                self._lap()
-                due = done < steps and done % checkpoint_every < config.evaluate_every
-                if due and processes.is_first():
-                    self._write()
-                    self.checkpoints.save(done, jax.device_get(states))
-                    self._lap()
-        self._read()  # where no evaluation follows
-        if done < steps:
-            return self.records
-        self._finish(states)
+                self._expect(done, metrics, completes=count == left)
+                self._look(states, done)
+            self._read()  # where no look has
+            self._lap("train_seconds")
+            if done < steps and self._goes_on():
+                return self.records
+            self._finish(states, done)
         return [each | {"finished": True} for each in self.records]
 
     def _restore(self, records):
         """Returns states, keys and the number of steps done; the records are as of that step."""
         states, keys = self.study.start(self.group)
+        self.shapes = jax.eval_shape(lambda states: states, states)
         saved = self.checkpoints.restore(states) if all(records) else None
-        if saved is None:
-            records = [_new_record(self.study, self.group) for _ in self.group.keys]
-        else:
+        if saved is not None and self._restore_records(records, int(np.ravel(saved.step)[0])):
             states = saved
+        else:
+            self.records = [_new_record(self.study, self.group) for _ in self.group.keys]
         done = int(np.ravel(states.step)[0])
         processes.check_agreement(done, "checkpoint")
-        for each in records:
-            each["finished"] = False
-            for name in ("curves", "evaluations", "warnings"):
-                each[name] = [entry for entry in each[name] if entry["step"] <= done]
-        self.records = records
         if len(self.group.keys) == 1:
             devices = self.study.devices[: self.group.devices_per_key]
             states = programs.replicate(states, devices)
         return states, keys, done
 
-    def _read(self):
-        """Enters the means over the last call into the curves and returns them, of each key."""
-        if self.pending is None:
-            return None
-        (step, metrics), self.pending = self.pending, None
-        mu = float(self.study.mu(step - 1))
-        columns = {  # what the method does not have, a domain branch say, is NaN for each key
-            name: np.broadcast_to(values, len(self.group.keys))
-            for name, values in metrics._asdict().items()
-        }
-        means = [
-            {name: float(values[i]) for name, values in columns.items()}
-            for i in range(len(self.group.keys))
+    def _restore_records(self, records, done):
+        """Takes the records as of a step; returns whether they have all that belongs to it."""
+        for each in records:
+            each |= {"finished": False, "digests": None}
+            late = each.get("diverged") and each["diverged"]["step"] > done
+            each["diverged"] = None if late else each.get("diverged")
+            for name in ("curves", "evaluations", "warnings"):
+                each[name] = [_row(entry) for entry in each[name] if entry["step"] <= done]
+        self.records = records
+        first = 1 + max(each["curves"][-1]["step"] if each["curves"] else 0 for each in records)
+        unfinished = [
+            [_row(row) for row in each.get("unfinished", ()) if first <= row["step"] <= done]
+            for each in records
         ]
-        for i, each in enumerate(self.records):
-            each["curves"].append({"step": step, **means[i], "mu": mu})
-            self._show(i, means[i])
-        return means
+        if {len(rows) for rows in unfinished} != {done + 1 - first}:
+            return False
+        if first <= done:
+            self.parts = [_metrics(unfinished)]
+        self.kept = {done: list(self.parts)}
+        return True
 
-    def _show(self, i, metrics, **evaluation):
+    def _goes_on(self):
+        return not all(each["diverged"] for each in self.records)
+
+    def _expect(self, done, metrics, *, completes):
+        """Keeps the metrics of the last steps to be read, with their means at the end of a call."""
+        self.parts.append(metrics)
+        means = None
+        if completes:
+            parts, self.parts = self.parts, []
+            means = _means(_joined(parts))
+        self.pending = done, metrics, means
+
+    def _read(self):
+        """Finds what is not finite, and enters the means over a call into the curves."""
+        if self.pending is None:
+            return
+        (done, metrics, means), self.pending = self.pending, None
+        of_steps, means = map(self._by_key, jax.device_get((metrics, means)))
+        steps = of_steps["lam"].shape[1]
+        self.pace.end(steps)
+        mu = float(self.study.mu(done - 1))
+        absent = dict.fromkeys(training.Metrics._fields, training.ABSENT)  # a domain branch, say
+        for i, each in enumerate(self.records):
+            if each["diverged"]:
+                continue
+            # A sum that is not finite is one of the last step.
+            values = {
+                name: np.append(column[i], means[name][i] if means else ())
+                for name, column in of_steps.items()
+            }
+            if found := health.first_not_finite(values):
+                index, term = found
+                self._diverge(i, done - steps + 1 + min(index, steps - 1), term)
+            elif means:
+                entry = absent | {name: column[i].item() for name, column in means.items()}
+                each["curves"].append({"step": done, **entry, "mu": mu})
+                self._show(i)
+
+    def _by_key(self, metrics):
+        """Returns metrics by name, those that are present, with a first axis of keys."""
+        present = {} if metrics is None else metrics._asdict()
+        return {
+            name: np.reshape(values, (len(self.group.keys), -1))
+            for name, values in present.items()
+            if values is not training.ABSENT
+        }
+
+    def _show(self, i, **evaluation):
         """Reports on a key at the last entry of its curves."""
-        step, mu = (self.records[i]["curves"][-1][name] for name in ("step", "mu"))
-        about = {"group": self.group, "key": self.group.keys[i], "step": step, "mu": mu}
-        self.report(Report(**about, metrics=metrics, **evaluation))
+        metrics = dict(self.records[i]["curves"][-1])
+        about = {name: metrics.pop(name) for name in ("step", "mu")}
+        about |= {"group": self.group, "key": self.group.keys[i], "metrics": metrics}
+        self.report(Report(**about, **evaluation))
 
-    def _evaluate(self, states, means, step):
+    def _look(self, states, done):
+        """Evaluates, saves, and ends after a signal, where it is time to."""
+        every = self.study.config.evaluate_every
+        number, due = self._agreed(done)
+        if not (self._evaluates(done) or number or due):
+            return
+        self._read()
+        self._lap("train_seconds")
+        if self._evaluates(done) and not number:
+            with contextlib.suppress(interruption.Interruption):
+                self._evaluate(states, done)
+            self._lap()
+            self.next_look = done
+            number, due = self._agreed(done)
+            due = due or done % self.every < every
+        if number or (due and done < self.study.steps):
+            self._save(states, done)
+        if number and self._goes_on():
+            keys = ", ".join(map(str, self.group.keys))
+            raise interruption.Interruption(
+                number,
+                f"{self.study.method.name}, key {keys}, is saved at step {done:,} of "
+                f"{self.study.steps:,}, and the same command goes on from there",
+            )
+
+    def _agreed(self, done):
+        """Returns the number of a signal and whether it is time to save, alike in all processes."""
+        if jax.process_count() > 1 and done < self.next_look:
+            return 0, False
+        elapsed = time.perf_counter() - self.saved
+        own = interruption.received(), 1e3 * elapsed, 1e6 * self.pace.seconds
+        number, milliseconds, microseconds = processes.most([int(each) for each in own])
+        step = microseconds / 1e6
+        self.pace.adjust(step)
+        self.next_look = done + (math.ceil(1 / step) if step else 1)  # in a second or so
+        # A call is on its way, and one more may be before the next look.
+        return number, milliseconds / 1e3 + 2 * self.pace.most * step >= 60 * self.minutes
+
+    def _evaluates(self, done):
+        return done % self.study.config.evaluate_every == 0 or done == self.study.steps
+
+    def _lacks_evaluation(self, done):
+        """Returns whether a signal came before the evaluation at a step had ended."""
+        return (
+            bool(done)
+            and self._evaluates(done)
+            and any(
+                not each["diverged"] and all(e["step"] != done for e in each["evaluations"])
+                for each in self.records
+            )
+        )
+
+    def _evaluate(self, states, step):
+        """Enters the accuracies of all keys, or of none where a signal comes."""
         study, views = self.study, jax.device_get(states.replace(opt_state=()))
+        outputs = {}
+        with interruption.raised():
+            for i, each in enumerate(self.records):
+                if not each["diverged"]:
+                    state = jax.device_put(self._of_one(views, i), study.home)
+                    outputs[i] = {  # the target last
+                        name: study.outputs(evaluation.predict, state, name) for name in study.tests
+                    }
+        for i, of_sets in outputs.items():
+            if not all(np.isfinite(logits).all() for logits, _ in of_sets.values()):
+                self._diverge(i, step, "logits")
+            else:
+                self._enter(i, step, of_sets)
+
+    def _enter(self, i, step, outputs):
+        """Enters the accuracies of a key, given logits and labels of each set to test on."""
+        study, each = self.study, self.records[i]
+        accuracy = {f"{name}_accuracy": evaluation.evaluate(*of) for name, of in outputs.items()}
+        classes, normalization = len(study.pair.class_names), study.config.normalization
+        warnings = health.symptoms(each["curves"][-1], classes=classes, normalization=normalization)
+        each["warnings"] += [{"step": step, "warning": text} for text in warnings]
+        each["evaluations"].append({"step": step, **accuracy})
+        each |= accuracy
+        last = step == study.steps
+        if last and study.pair.target_files is not None and processes.is_first():
+            logits, _ = outputs["target"]
+            _write_predictions(self.folders[i] / "predictions.csv", study, logits)
+        self._show(i, warnings=tuple(warnings), **accuracy)
+
+    def _diverge(self, i, step, term):
+        """Enters where the training of a key has diverged; the others of its group go on."""
+        saved = max(self.kept, default=None)
+        self.records[i] |= {
+            "diverged": {"step": step, "term": term, "checkpoint": saved},
+            "source_accuracy": None,
+            "target_accuracy": None,
+        }
+        if saved is not None and len(self.group.keys) > 1 and processes.is_first():
+            state = self._of_one(self.checkpoints.restore(self.shapes, saved), i)
+            checkpoints.Checkpoints(self.folders[i] / "last_checkpoint").save(saved, state)
+
+    def _check(self, states, done):
+        """Finds keys whose state is not finite, before it is saved."""
         for i, each in enumerate(self.records):
-            state = jax.device_put(self._of_one(views, i), study.home)
-            accuracy = {}
-            for name in study.tests:  # the target last
-                logits, labels = study.outputs(evaluation.predict, state, name)
-                accuracy[f"{name}_accuracy"] = evaluation.evaluate(logits, labels)
-            classes, normalization = len(study.pair.class_names), study.config.normalization
-            warnings = health.symptoms(means[i], classes=classes, normalization=normalization)
-            each["warnings"] += [{"step": step, "warning": text} for text in warnings]
-            each["evaluations"].append({"step": step, **accuracy})
-            each |= accuracy
-            last = step == study.method.steps(study.config)
-            if last and study.pair.target_files is not None and processes.is_first():
-                _write_predictions(self.folders[i] / "predictions.csv", study, logits)
-            self._show(i, means[i], warnings=tuple(warnings), **accuracy)
+            term = None if each["diverged"] else health.part_not_finite(self._of_one(states, i))
+            if term:
+                self._diverge(i, done, term)
 
     def _of_one(self, states, i):
         """Returns the state of one key; alone, it has no axis of keys."""
@@ -382,24 +539,102 @@ class _Run:
     def _lap(self, *names):
         """Adds the seconds since the last lap to the records, its share to each."""
         last, self.lap = self.lap, time.perf_counter()
+        self.pace.start()
         for each in self.records:
             for name in (*names, "wall_seconds"):
                 each[name] += (self.lap - last) / len(self.records)
 
+    def _save(self, states, done):
+        """Writes a checkpoint, of finite numbers only."""
+        states = jax.device_get(states)
+        self._check(states, done)
+        if self._goes_on():
+            self.kept = dict([*self.kept.items(), (done, jax.device_get(self.parts))][-2:])
+            if processes.is_first():
+                self._write(finished=False)
+                self.checkpoints.save(done, self._without_diverged(states))
+        self.saved = time.perf_counter()
+        self._lap()
+
+    def _without_diverged(self, states):
+        """Returns states with zeros for the keys of a group that have diverged."""
+        lost = [i for i, each in enumerate(self.records) if each["diverged"]]
+
+        def cleared(x):
+            if not lost or not jnp.issubdtype(x.dtype, jnp.inexact):
+                return x
+            x = np.array(x)
+            x[lost] = 0
+            return x
+
+        return jax.tree.map(cleared, states)
+
     def _write(self, **entries):
-        for folder, each in zip(self.folders, self.records, strict=True):
+        for i, (folder, each) in enumerate(zip(self.folders, self.records, strict=True)):
+            rows = {}  # of all checkpoints that there are while the next one is written
+            for step, parts in () if entries["finished"] else self.kept.items():
+                rows |= {row["step"]: row for row in self._rows(i, step, parts)}
+            each["unfinished"] = list(rows.values())
             record.write_json(folder / "record.json", each | entries)
 
-    def _finish(self, states):
+    def _rows(self, i, last, parts):
+        """Returns the metrics of the steps of a key in parts of a call, which end with a step."""
+        if not parts:
+            return []
+        columns = {
+            name: column[i].tolist() for name, column in self._by_key(_joined(parts)).items()
+        }
+        steps = range(last + 1 - len(columns["lam"]), last + 1)
+        return [
+            {
+                "step": step,
+                **{name: column[n] for name, column in columns.items()},
+                "mu": float(self.study.mu(step - 1)),
+            }
+            for n, step in enumerate(steps)
+        ]
+
+    def _finish(self, states, done):
+        """Writes the states and the records of the keys that have not diverged."""
         _check_equal(states)
+        states = jax.device_get(states)
+        self._check(states, done)
         if not processes.is_first():
             return
-        states = jax.device_get(states)
-        for i, folder in enumerate(self.folders):
-            checkpoints.save(folder / "state", self._of_one(states, i))
+        for i, (folder, each) in enumerate(zip(self.folders, self.records, strict=True)):
+            if not each["diverged"]:
+                state = self._of_one(states, i)
+                checkpoints.save(folder / "state", state)
+                each["digests"] = record.training_digests(state, each)
         for finished in (False, True):  # all of the group are there before one of it is finished
             self._write(finished=finished)
-        self.checkpoints.delete()
+        if self._goes_on() or len(self.group.keys) > 1:  # else it is the last good one
+            self.checkpoints.delete()
+
+
+def _row(entry):
+    """Returns an entry of a record with NaN for what is not known, as before it was written."""
+    return {name: math.nan if value is None else value for name, value in entry.items()}
+
+
+def _metrics(rows):
+    """Returns what ``_Run._rows`` was given, of one key or of all keys of a group."""
+    names = [name for name in training.Metrics._fields if name in rows[0][0]]
+    columns = {
+        name: np.array([[row[name] for row in of_key] for of_key in rows], np.float32)
+        for name in names
+    }
+    absent = dict.fromkeys(training.Metrics._fields, training.ABSENT)
+    return training.Metrics(
+        **absent | {n: c if len(rows) > 1 else c[0] for n, c in columns.items()}
+    )
+
+
+def _joined(parts):
+    """Returns the metrics of the parts of a call, of all its steps."""
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *of_parts: jnp.concatenate(of_parts, -1), *parts)
 
 
 def _check_equal(states):
@@ -419,9 +654,12 @@ def _new_record(study, group):
         "together": list(group.keys),
         "devices_per_key": group.devices_per_key,
         "finished": False,
+        "diverged": None,
+        "digests": None,
         "curves": [],
         "evaluations": [],
         "warnings": [],
+        "unfinished": [],  # metrics of the steps of calls that checkpoints lie within
         "train_seconds": 0.0,  # each the key's share of those of its group
         "wall_seconds": 0.0,
     }
@@ -434,7 +672,7 @@ def _means(metrics):
 
 
 def _write_predictions(path, study, logits):
-    """Writes the most probable class of each file of the target; none for logits that diverged."""
+    """Writes the most probable class of each file of the target."""
     probability = np.exp(logits - logits.max(-1, keepdims=True))
     probability /= probability.sum(-1, keepdims=True)
     # Names of files may stand as the system has them.
@@ -442,10 +680,8 @@ def _write_predictions(path, study, logits):
     with whole(path) as temporary, temporary.open("w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability"])
-        pair, classes = study.pair, np.asarray(evaluation.predicted_classes(logits))
-        for name, number, row in zip(pair.target_files, classes, probability, strict=True):
-            known = [pair.class_names[number], f"{row.max():.4f}"] if number >= 0 else ["", ""]
-            writer.writerow([name, *known])
+        for name, row in zip(study.pair.target_files, probability, strict=True):
+            writer.writerow([name, study.pair.class_names[row.argmax()], f"{row.max():.4f}"])
 
 
 def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
@@ -457,6 +693,10 @@ def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
     if finished is None or not finished["finished"]:
         raise ValueError(
             f"{folder} holds no finished training of {study.method.name}: train it first"
+        )
+    if finished.get("diverged"):
+        raise ValueError(
+            f"{folder} holds a training that diverged, and no state: lower mu0 and train again"
         )
     _check_same(study, finished, folder)
     shapes = jax.eval_shape(lambda: study.start(Group((key,), 1))[0])

@@ -178,6 +178,7 @@ def _compared(study, group, result, stop):
             together=len(group.keys),
             devices_per_key=group.devices_per_key,
             checkpoint_every=NEVER,
+            checkpoint_minutes=math.inf,
             stop=stop,
             report=_print_accuracy,
         )

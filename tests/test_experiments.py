@@ -100,7 +100,7 @@ def test_an_overwrite_that_is_interrupted_says_what_comes_of_the_rest(
 
     monkeypatch.setattr(execute, "execute", interrupted)
     assert call(data_dir, tmp_path) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "finished is kept, and the same command does the rest" in capsys.readouterr().err
     assert call(data_dir, tmp_path, "--overwrite") == 130
     assert "retrains finished methods too" in capsys.readouterr().err
 
