@@ -209,12 +209,13 @@ def _ends(key, of_file, of_training, stop):
     if there is None and here is None:
         return alone
     training = expected["training"]
-    losses = zip(training["step"], training["label_loss"], strict=True)
-    last = max((step for step, loss in losses if loss is not None), default=0)
+    losses = dict(zip(training["step"], training["label_loss"], strict=True))
+    last = max((step for step, loss in losses.items() if loss is not None), default=0)
+    relative = math.inf if None in (here, there) else abs(here - there) / there
     # Files of before format 3 know no more than the entry with the first loss that is not finite.
-    same = None not in (here, there) and last < here <= there
-    where = "the step of divergence"
-    return [*alone, Difference(key, there or here, where, there, here, 0 if same else math.inf)]
+    if relative < math.inf and losses.get(there, 0) is None and last < here <= there:
+        relative = 0.0
+    return [*alone, Difference(key, there or here, "the step of divergence", there, here, relative)]
 
 
 def _print_compared(compared, digests, result):
@@ -222,9 +223,8 @@ def _print_compared(compared, digests, result):
     counts = collections.Counter(each.name for each in compared)
     told = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     print(f"compared: {told}; digests {len(digests)}")
-    missing = [f"no {name}" for name in ACCURACIES if not counts[name]]
-    if missing:
-        print(f"{', '.join(missing)}: there is none up to this step")
+    if missing := [name for name in ACCURACIES if not counts[name]]:
+        print(f"not compared: {', '.join(missing)}, of which there is none up to this step")
     if "svm_accuracy" in result:
         print("not compared: the linear SVMs, which follow from the trainings")
 

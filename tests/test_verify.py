@@ -293,9 +293,9 @@ def as_diverged(result):
 
 def as_known_by_an_entry(result):
     """Changes a result to one of before format 3, which has entries after the divergence."""
-    training = result["curves"][0]["training"]
     as_diverged(result)
     result["diverged"][0]["step"] = 6
+    training = result["curves"][0]["training"]
     for name, column in training.items():
         column.append({"step": 6, "lam": 0.5, "mu": 0.01}.get(name))
 
@@ -306,6 +306,8 @@ def test_a_diverged_training_has_to_diverge_again(check, trained):
     # Of key 0, 7 curves and 2 accuracies at step 3, and where it diverged; 18 of key 1.
     assert (status, "agrees bit for bit: 28 numbers" in told) == (0, True)
     assert "the step of divergence 1" in told
+    status, told = check(lambda r: (as_diverged(r), r["diverged"][0].update(step=4)))
+    assert (status, "is 4 in the file, 5 here" in told) == (1, True)
     status, told = check(as_known_by_an_entry)
     assert (status, "within tolerance" in told) == (0, True)
     assert "the step of divergence of key 0 at step 6 is 6 in the file, 5 here" in told
