@@ -66,10 +66,11 @@ def subset(label: np.ndarray, per_class: int, key: int, *, at_most: bool = False
     if not 0 <= key < 2**64:
         raise ValueError(f"expected a key from 0 to 2^64 - 1, got {key}")
     label = np.asarray(label)
-    if label.ndim != 1 or label.dtype.kind not in "iu" or label.min(initial=0) < -1:
+    lowest = label.min(initial=0) if label.dtype.kind in "iu" else None
+    if label.ndim != 1 or lowest is None or lowest < -1:
         raise ValueError(
             "expected labels as whole numbers [n], 0, 1, ... or -1 where not known, got "
-            f"{label.dtype} {list(label.shape)} from {label.min(initial=0)}"
+            f"{label.dtype} {list(label.shape)}{f' from {lowest}' if lowest else ''}"
         )
     if not (label >= 0).any():
         raise ValueError("expected labelled images to draw from each class, got none with a label")
