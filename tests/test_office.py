@@ -1,5 +1,6 @@
 """The two recipes of Office-31, backbones with weights from a file, and frozen ones."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -151,13 +152,41 @@ def test_features_are_computed_once_for_the_same_images_weights_and_crop(
     ):
         pretraining.features(changed, SETS[0], digest, folder)
     assert len(computed) == 5
-    assert len(list(folder.iterdir())) == 5
-    for path in folder.iterdir():  # cut off by a full disk, say
-        path.write_bytes(path.read_bytes()[:100])
-    np.testing.assert_array_equal(
-        pretraining.features(config, SETS[0], "a", folder).image, first.image
-    )
-    assert len(computed) == 6
+    assert len(list(folder.glob("*.npy"))) == len(list(folder.glob("*.sha256"))) == 5
+
+
+def damaged(path, damage):
+    content = path.read_bytes()
+    if damage == "bit":
+        content = content[:-1] + bytes([content[-1] ^ 1])
+    elif damage == "truncated":
+        content = content[:100]
+    elif damage == "other shape":
+        np.save(path, np.load(path)[:-1])
+        return
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["bit", "truncated", "other shape", "digest", "no digest"])
+def test_damaged_features_are_computed_anew(config, tmp_path, monkeypatch, damage):
+    config = above_frozen(config)
+    golden = np.random.default_rng(0).random((24, 1, 2, WIDTH), np.float32)
+    monkeypatch.setattr(pretraining, "_computed", lambda *args: golden)
+    pretraining.features(config, SETS[0], "a", tmp_path)
+    (path,), (digest,) = tmp_path.glob("*.npy"), tmp_path.glob("*.sha256")
+    whole = path.read_bytes(), digest.read_bytes()
+    told = pytest.warns(UserWarning, match=f"{path} is damaged: the features are computed anew")
+    if damage == "no digest":  # of an earlier version
+        digest.unlink()
+        told = contextlib.nullcontext()
+    elif damage == "digest":
+        damaged(digest, "bit")
+    else:
+        damaged(path, damage)
+    with told:
+        again = pretraining.features(config, SETS[0], "a", tmp_path)
+    np.testing.assert_array_equal(again.image, golden)
+    assert (path.read_bytes(), digest.read_bytes()) == whole
 
 
 def test_features_need_no_folder_that_can_be_written_to(config, tmp_path):

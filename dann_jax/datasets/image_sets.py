@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+_TYPES = np.dtype(np.uint8), np.dtype(np.int32)
+
+
 class ImageSet(NamedTuple):
     """Labelled images of one split of one domain."""
 
@@ -66,10 +69,11 @@ def subset(label: np.ndarray, per_class: int, key: int, *, at_most: bool = False
     if not 0 <= key < 2**64:
         raise ValueError(f"expected a key from 0 to 2^64 - 1, got {key}")
     label = np.asarray(label)
-    if label.ndim != 1 or label.dtype.kind not in "iu" or label.min(initial=0) < -1:
+    lowest = label.min(initial=0) if label.dtype.kind in "iu" else None
+    if label.ndim != 1 or lowest is None or lowest < -1:
         raise ValueError(
             "expected labels as whole numbers [n], 0, 1, ... or -1 where not known, got "
-            f"{label.dtype} {list(label.shape)} from {label.min(initial=0)}"
+            f"{label.dtype} {list(label.shape)}{f' from {lowest}' if lowest else ''}"
         )
     if not (label >= 0).any():
         raise ValueError("expected labelled images to draw from each class, got none with a label")
@@ -151,17 +155,18 @@ def cached(
         UserWarning: The files held something else.
     """
     paths = [folder / f"{split}-{name}.npy" for name in ImageSet._fields]
-    arrays = [load_array(path) for path in paths]
+    are_there = all(path.exists() for path in paths)  # now: another process may write them soon
+    image, label = (load_array(path) for path in paths)
     stored = None
-    if [getattr(array, "dtype", None) for array in arrays] == [np.uint8, np.int32]:
-        image_set = ImageSet(*arrays)
+    if image is not None and label is not None and (image.dtype, label.dtype) == _TYPES:
+        image_set = ImageSet(image, label)
         stored = digest(image_set)
         if stored == expected:
             return image_set
     image_set = read()
     if expected is None and stored == digest(image_set):
         return image_set
-    if all(path.exists() for path in paths):
+    if are_there:
         warnings.warn(
             f"{paths[0]} or {paths[1].name} is damaged, or of other data: both are made anew",
             stacklevel=2,
