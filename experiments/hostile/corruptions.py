@@ -177,7 +177,7 @@ class Run:
             contextlib.redirect_stderr(errors),
             warnings.catch_warnings(),
         ):
-            warnings.simplefilter("default")  # what is made anew is told
+            warnings.simplefilter("ignore")  # of what is made anew
             status = run.main([CONFIG, *domains, *places, cache, *_SETTINGS, *options])
         if expected not in (None, status):
             raise RuntimeError(f"expected status {expected}, got {status}: {errors.getvalue()}")
