@@ -243,7 +243,8 @@ def test_the_committed_counts_have_no_failure():
 def test_a_run_goes_on_unharmed_from_a_flipped_bit_or_says_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setitem(settings.NETWORKS, "mnist_batch_norm", network)
     run = corruptions.Run(tmp_path)
-    for name, place in corruptions.PLACES.items():
-        outcome = run.disturbed(name, f"{SEED} {name}")
+    arrays = "prepared arrays", "prepared arrays of a new run"
+    for name in ("last checkpoint", "record", *arrays, "state"):
+        outcome, place = run.disturbed(name, f"{SEED} {name}"), corruptions.PLACES[name]
         assert outcome.kind in HARMLESS, (name, outcome)
         assert outcome.kind != "another" or not place.checked

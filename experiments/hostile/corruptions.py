@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
+import warnings
 from collections import Counter
 from typing import Any, NamedTuple
 from unittest import mock
@@ -171,7 +172,12 @@ class Run:
         places = [f"--output={self.work / 'runs'}", f"--data-dir={self.work / 'data'}"]
         cache = f"--compilation-cache={self.folder / 'compiled'}"
         errors = io.StringIO()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(errors),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # of what is made anew
             status = run.main([CONFIG, *domains, *places, cache, *_SETTINGS, *options])
         if expected not in (None, status):
             raise RuntimeError(f"expected status {expected}, got {status}: {errors.getvalue()}")
