@@ -14,15 +14,16 @@ import jax
 from rich.console import Console
 
 from dann_jax import memory
-from experiments import configs, display, execute, options, plan, record
+from experiments import configs, display, execute, options, plan, processes, record
 
 __all__ = ["main"]
 
 DEFAULT = "digits_digits_m"  # whose settings --help shows where no config is named
 
 
+@processes.together
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program and returns 0, 2 where arguments or data are not right, or 130."""
+    """Runs the program and returns its exit status: see docs/running.md."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(highlight=False)
     if "--list" in arguments:
@@ -92,8 +93,11 @@ def _run(name, every, console):
         try:
             return function(*arguments)
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+            alone = not processes.all_fail()
             failures[row] = str(error)  # an error itself would hold the arrays of its row
             print("error:", error if row == name else f"{row}: {error}", file=sys.stderr)
+            if alone:
+                processes.leave(2)
 
     plans = {row: attempt(row, plan.make_plan, row, each) for row, each in every.items()}
     first = next(iter(every.values()))
