@@ -1,9 +1,12 @@
 """Several processes, of one host or many, that train as one: jax.distributed."""
 
+import atexit
 import contextlib
 import functools
 import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -14,7 +17,7 @@ from jax._src import clusters  # of a cluster, who is the first process, and whe
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from experiments import watch
+from experiments import peers
 
 __all__ = [
     "DIED",
@@ -32,7 +35,7 @@ _PATIENCE = 10.0  # seconds, for others to end as this one does
 _NEVER = 1_000_000  # seconds without a sign of life, after which JAX would abort this process
 _REMEDY = "start all of them again with the same command, which goes on from the last checkpoint"
 
-_watch: watch.Watch | None = None  # where there are several processes
+_peers: peers.Peers | None = None  # where there are several processes
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -48,7 +51,7 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
         )
     if coordinator is None:
         find = clusters.ClusterEnv.auto_detect_unset_distributed_params
-        coordinator, count, index, _ = find(None, None, None, None, None, int(watch.JOIN))
+        coordinator, count, index, _ = find(None, None, None, None, None, int(peers.JOIN))
         if coordinator is None or count is None or index is None:
             raise ValueError(
                 "JAX cannot find the other processes here: add --coordinator HOST:PORT "
@@ -64,7 +67,7 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     service = _join(host, int(port), index, count)
     jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
     jax.distributed.initialize(
-        f"127.0.0.1:{watch.relay(host, service) if index else service}",
+        f"127.0.0.1:{peers.relay(host, service) if index else service}",
         count,
         index,
         coordinator_bind_address=f"[::]:{service}",
@@ -74,26 +77,26 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
 
 def _join(host, port, index, count):
     """Waits for all processes; returns the port of JAX's service in the first one."""
-    global _watch
+    global _peers
     if index == 0:
-        with watch.listen(0) as free:
+        with peers.listen(0) as free:
             service = free.getsockname()[1]
         try:
-            door = watch.listen(port)
+            door = peers.listen(port)
         except OSError as error:
             raise ValueError(
                 f"cannot listen at port {port} ({error}): choose another --coordinator"
             ) from error
-        _watch = watch.Watch(index, count, _end, door=door, greeting=str(service))
+        _peers = peers.Peers(index, count, _end, door=door, greeting=str(service))
     else:
         try:
-            first, greeting = watch.connect(host, port, index, count)
+            first, greeting = peers.connect(host, port, index, count)
         except OSError:
             _end(0, "late")
         service = int(greeting)
-        _watch = watch.Watch(index, count, _end, first=first)
-    if not _watch.meet("joined", None if index else watch.JOIN):
-        _watch.lose(_watch.missing("joined")[0], "late")
+        _peers = peers.Peers(index, count, _end, first=first)
+    if not _peers.meet("joined", None if index else peers.JOIN):
+        _peers.lose(_peers.missing("joined")[0], "late")
     return service
 
 
@@ -103,7 +106,7 @@ def _end(index, how):
     if console.is_terminal:  # a bar may be there
         console.show_cursor()
         console.line()
-    os.write(2, f"error: process {index} (the first is 0) {watch.HOW[how]}: {_REMEDY}\n".encode())
+    os.write(2, f"error: process {index} (the first is 0) {peers.HOW[how]}: {_REMEDY}\n".encode())
     os._exit(DIED)
 
 
@@ -119,7 +122,7 @@ def all_fail() -> bool:
 
     Does not return where this one fails because another has died.
     """
-    return _watch is None or _watch.meet("failed", _PATIENCE)
+    return _peers is None or _peers.meet("failed", _PATIENCE)
 
 
 def together(program: Callable[..., int]) -> Callable[..., int]:
@@ -132,22 +135,32 @@ def together(program: Callable[..., int]) -> Callable[..., int]:
             status = program(*arguments)
             return status
         finally:
-            if _watch is not None:
+            if _peers is not None:
                 _part(status)
 
     return run
 
 
 def _part(status):
+    """Waits until all processes are done, with success for as long as it takes."""
     try:
-        done = _watch.meet("done", None if status == 0 else _PATIENCE)
+        done = _peers.meet(peers.DONE, None if status == 0 else _PATIENCE)
     except KeyboardInterrupt:
         done, status = False, 130
     if not done:
         if sys.exc_info()[0] is not None:
             traceback.print_exc()
         leave(status)
-    _watch.finish()
+    exits = threading.Event()
+    atexit.register(exits.set)
+    threading.Thread(target=_exit_in_time, args=(exits, status), daemon=True).start()
+
+
+def _exit_in_time(exits, status):
+    """Ends a process that waits, at its exit, for JAX's service in another that has died since."""
+    exits.wait()
+    time.sleep(_PATIENCE)
+    os._exit(status)
 
 
 def is_first() -> bool:

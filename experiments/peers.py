@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["HOW", "JOIN", "Watch", "connect", "listen", "relay"]
+__all__ = ["DONE", "HOW", "JOIN", "Peers", "connect", "listen", "relay"]
 
 BEAT = 1.0  # seconds between two signs of life
 SILENCE = 20  # of them may be missing: the others end within 30 s
@@ -25,11 +25,14 @@ HOW = {  # another process ends this one
     "silent": f"has not answered for {SILENCE * BEAT:.0f} s",
     "late": f"is not there after {JOIN:.0f} s",
 }
+DONE = "done"
 _NAME, _REFUSED = "dann_jax", "refused"  # words of a greeting
 
 
-class Watch:
-    """The connections of a process, read by a thread of its own.
+class Peers:
+    """The connections of a process to the others, read by a thread of its own.
+
+    All meet at a word that each says. When all have met at ``DONE``, they may leave.
 
     Args:
       index: Which of the processes this is. The others are connected to the first, 0.
@@ -62,7 +65,8 @@ class Watch:
             self.selector.register(door, selectors.EVENT_READ)
         if first is not None:
             self._link(0, first)
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name="peers", daemon=True)
+        self.thread.start()
 
     def meet(self, word: str, seconds: float | None = None) -> bool:
         """Returns whether all say a word as often as this process has, within so many seconds."""
@@ -82,10 +86,6 @@ class Watch:
                 self.over = True
                 self._send(f"{index} {how}\n", *self.links.values())
                 self.end(index, how)
-
-    def finish(self) -> None:
-        """Lets other processes leave: all have said that they are done."""
-        self.over = True
 
     def _run(self):
         beat = time.monotonic() + BEAT
@@ -110,17 +110,20 @@ class Watch:
         """Takes in another process, and tells it what was said before."""
         link.settimeout(BEAT)
         with contextlib.suppress(OSError, ValueError):  # whoever this is
-            name, index, count = link.makefile().readline().split()
-            index, count = int(index), int(count)
-            if name != _NAME:
+            name, index, count = _line(link).split()
+            if name == _NAME and self._takes(link, int(index), int(count)):
                 return
-            with self.changed:
-                if count != self.count or index in self.links or not 0 < index < count:
-                    self._send(f"{_REFUSED}\n", link)
-                    return
-                words = [f"{i} {word}\n" for (i, word), n in self.said.items() for _ in range(n)]
-                self._send("".join([f"{self.greeting}\n", *words]), link)
-                self._link(index, link)
+        link.close()
+
+    def _takes(self, link, index, count):
+        with self.changed:
+            if count != self.count or index in self.links or not 0 < index < count:
+                self._send(f"{_REFUSED}\n", link)
+                return False
+            words = [f"{i} {word}\n" for (i, word), n in self.said.items() for _ in range(n)]
+            self._send("".join([f"{self.greeting}\n", *words]), link)
+            self._link(index, link)
+            return True
 
     def _link(self, index, link):
         link.settimeout(BEAT)
@@ -149,6 +152,7 @@ class Watch:
         with self.changed:
             self.said[about, word] += 1
             self._send(f"{about} {word}\n", *(each for i, each in self.links.items() if i != link))
+            self.over |= word == DONE and not self.missing(DONE)
             self.changed.notify_all()
 
     def _send(self, text, *links):
@@ -173,17 +177,20 @@ def connect(host: str, port: int, index: int, count: int) -> tuple[socket.socket
     """
     end = time.monotonic() + JOIN
     while True:
+        link = None
         try:
             link = socket.create_connection((host, port), timeout=5 * BEAT)
             link.sendall(f"{_NAME} {index} {count}\n".encode())
             greeting = _line(link)
+            break
         except OSError:
+            if link is not None:
+                link.close()
             if time.monotonic() > end:
                 raise
             time.sleep(BEAT / 4)
-        else:
-            break
     if greeting == _REFUSED:
+        link.close()
         raise ValueError(
             f"the first process, at {host}:{port}, expects another number of processes than "
             f"{count}, or has process {index} already: start each once, with the same --processes"
@@ -196,9 +203,9 @@ def _line(link):
     line = b""
     while not line.endswith(b"\n"):
         byte = link.recv(1)
-        if not byte:
-            raise ConnectionError("no greeting")
         line += byte
+        if not byte or len(line) > 80:
+            raise ConnectionError("expected a greeting")
     return line[:-1].decode()
 
 
