@@ -15,7 +15,16 @@ import jax
 from rich.console import Console
 
 from dann_jax import memory
-from experiments import configs, display, execute, interruption, options, plan, record
+from experiments import (
+    configs,
+    display,
+    execute,
+    interruption,
+    options,
+    plan,
+    processes,
+    record,
+)
 
 __all__ = ["main"]
 
@@ -24,12 +33,9 @@ DIVERGED = 3  # exit status
 DEFAULT = "digits_digits_m"  # whose settings --help shows where no config is named
 
 
+@processes.together
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program and returns the exit status.
-
-    It is 0, 2 where arguments or data are not right or the disk is full, 3 where a training has
-    diverged, 130 after SIGINT, and 143 after SIGTERM.
-    """
+    """Runs the program and returns its exit status: see docs/running.md."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(highlight=False)
     if "--list" in arguments:
@@ -108,9 +114,12 @@ def _run(name, every, console):
             return function(*arguments)
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             interruption.check()  # where a callback has made another error of a signal's
+            alone = not processes.all_fail()
             failures[row] = _sentence(error)  # an error itself would hold the arrays of its row
             told = failures[row] if row == name else f"{row}: {failures[row]}"
             print("error:", told, file=sys.stderr)
+            if alone:
+                processes.leave(2)
 
     plans = {row: attempt(row, plan.make_plan, row, each) for row, each in every.items()}
     first = next(iter(every.values()))
