@@ -5,7 +5,6 @@ trained, with the schedules of the whole length. Exit status: 0 where the number
 or within the tolerance, 1 where they differ, 2 where they cannot be compared.
 """
 
-import argparse
 import math
 import pathlib
 import sys
@@ -17,6 +16,7 @@ import jax
 from dann_jax import memory
 from dann_jax.programs import Group
 from experiments import domains, record, train
+from experiments.arguments import Parser
 from experiments.methods import METHODS
 from experiments.plan import config_of
 
@@ -218,7 +218,7 @@ def _verdict(compared, changed, tolerance):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program with arguments, by default the process's, and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.verify", description=__doc__)
+    parser = Parser(prog="python -m experiments.verify", description=__doc__)
     parser.add_argument("result", type=pathlib.Path, help="a file CONFIG/METHOD.json")
     parser.add_argument("--key", type=int, help="which key; the file's first by default")
     parser.add_argument("--steps", type=int, help="how many of the first steps; all by default")
