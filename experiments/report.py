@@ -6,12 +6,12 @@ Schema of these files, docs/result.schema.json, is written too. --check changes 
 when a document and the files disagree.
 """
 
-import argparse
 import pathlib
 import sys
 
 from dann_jax.datasets.whole_files import whole
 from experiments import record, result_tables, schema
+from experiments.arguments import Parser
 from experiments.benchmark import tables as benchmark_tables
 from experiments.hostile import tables as hostile_tables
 
@@ -75,7 +75,7 @@ def _filled(text: str, tables: dict[str, str], path: pathlib.Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program and returns 0, 1 where ``--check`` finds a difference, or 2 for an error."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser = Parser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     parser.add_argument("documents", nargs="*", type=pathlib.Path, help="all with markers if none")
     options = parser.parse_args(arguments)

@@ -97,7 +97,7 @@ def _parse(name, arguments):
         )
     elif name is None:
         about = f"{__doc__}\nThe defaults below are those of {DEFAULT}."
-    names = rows or (name or DEFAULT,)
+    names = rows or (DEFAULT if name is None else name,)
     shown = {"shown": name or "CONFIG", "about": about}
     every = {row: options.parse(row, arguments, **shown) for row in names}
     if rows:

@@ -6,7 +6,6 @@ status: 0 where the numbers agree, bit for bit or within the tolerance, 1 where 
 they cannot be compared, or contradict each other in the file.
 """
 
-import argparse
 import collections
 import math
 import pathlib
@@ -19,6 +18,7 @@ import jax
 from dann_jax import memory
 from dann_jax.programs import Group
 from experiments import domains, record, train
+from experiments.arguments import Parser
 from experiments.methods import METHODS
 from experiments.plan import config_of
 
@@ -274,7 +274,7 @@ def _verdict(compared, digests, changed, asked, usual):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program with arguments, by default the process's, and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.verify", description=__doc__)
+    parser = Parser(prog="python -m experiments.verify", description=__doc__)
     parser.add_argument("result", type=pathlib.Path, help="a file CONFIG/METHOD.json")
     parser.add_argument("--key", type=int, help="which key; the file's first by default")
     parser.add_argument("--steps", type=int, help="how many of the first steps; all by default")

@@ -94,7 +94,7 @@ def test_the_arrows_between_modules_point_one_way():
         "augmentation": {"objective"},
         "parts": {"objective"},
         "preprocessing": {"augmentation", "batches"},
-        "networks": {"kernels", "objective", "parts"},
+        "networks": {"checks", "kernels", "objective", "parts"},
         "evaluation": {"checks", "kernels", "networks", "objective"},
         "training": {"batches", "checks", "networks", "objective"},
         "programs": {"batches", "checks", "kernels", "networks", "training"},

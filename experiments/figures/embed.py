@@ -64,8 +64,8 @@ class Options(style.DataOptions):
             raise ValueError("--methods must name each method at most once, and at least one")
         if self.images < FOLDS:
             raise ValueError(f"--images must be at least {FOLDS}, got {self.images}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must not be negative, got {self.seed}")
+        style.check_key(self.seed, "--seed")
+        style.check_key(self.key, "--key")
         if not 1 < self.perplexity < 2 * self.images:
             raise ValueError(
                 f"--perplexity must be between 1 and the number of images of both domains, "
