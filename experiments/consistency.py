@@ -6,7 +6,7 @@ import math
 import pathlib
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dann_jax import __version__
@@ -40,22 +40,20 @@ def result_faults(content: dict[str, Any]) -> list[Fault]:
     """Returns what keeps the content of a result file from being whole and consistent."""
     name = content.get("method")
     if "method" in content and name not in list(METHODS):
-        return [Fault("method", f"one of {', '.join(METHODS)}", shown(name))]
+        return [_unknown_method("method", name)]
     aligns = "method" in content and METHODS[name].aligns
     result, faults = typed(AlignmentResult if aligns else TrainingResult, content)
     if result is None:
         return faults
-    checks = (
-        lambda: _of_lists(result),
-        lambda: _of_settings(result.resolved_config, "resolved_config"),
-        lambda: _of_data(result, result.resolved_config, "data"),
-        lambda: _of_result(result, _config(result.resolved_config)),
+    of_kind = [_of_training(result), _of_steps(result), _of_curves(result)]
+    return _first(
+        _of_lists(result),
+        _of_settings(result.resolved_config, "resolved_config"),
+        _of_data(result, result.resolved_config, "data"),
+        _of_result(result),
+        *([_of_alignment(result)] if aligns else of_kind),
+        _of_accuracies(result),
     )
-    of_training = lambda: _of_training(result), lambda: _of_steps(result)
-    of_kind = (
-        [lambda: _of_alignment(result)] if aligns else [*of_training, lambda: _of_curves(result)]
-    )
-    return _first(*checks, *of_kind, lambda: _of_accuracies(result))
 
 
 def record_faults(content: dict[str, Any], key: int) -> list[Fault]:
@@ -64,17 +62,21 @@ def record_faults(content: dict[str, Any], key: int) -> list[Fault]:
     if record is None:
         return faults
     if record.settings.method not in METHODS:
-        return [Fault("settings.method", f"one of {', '.join(METHODS)}", record.settings.method)]
+        return [_unknown_method("settings.method", record.settings.method)]
     return _first(
-        lambda: _of_settings(record.settings, "settings"),
-        lambda: _of_data(record.origin, record.settings, "origin.data"),
-        lambda: _of_record(record, key),
+        _of_settings(record.settings, "settings"),
+        _of_data(record.origin, record.settings, "origin.data"),
+        _of_record(record, key),
     )
 
 
-def _first(*checks: Callable[[], Iterable[Fault]]) -> list[Fault]:
-    """Returns what the first check finds that finds any: those after it suppose there is none."""
-    return next((faults for check in checks if (faults := list(check()))), [])
+def _unknown_method(entry, name):
+    return Fault(entry, f"one of {', '.join(METHODS)}", shown(name))
+
+
+def _first(*checks: Iterable[Fault]) -> list[Fault]:
+    """Returns what the first check yields that yields any: those after it suppose there is none."""
+    return next((faults for check in checks if (faults := list(check))), [])
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
@@ -162,9 +164,9 @@ _PER_KEY = (
 )
 
 
-def _of_result(result, config):
+def _of_result(result):
     """Yields what is not as the settings say, and a command that does not make the file."""
-    method = METHODS[result.method]
+    method, config = METHODS[result.method], _config(result.resolved_config)
     weighted = DomainLoss(normalization=config.normalization, weight=config.domain_weight)
     expected = {
         "method": result.resolved_config.method,
@@ -286,9 +288,11 @@ def _of_training(result):
         most = f"at most the {result.programs_compiled} programs_compiled"
         yield Fault("programs_from_cache", most, shown(result.programs_from_cache))
     of_svm = {"svm", "svm_accuracy", "svm_mean", "svm_std"}
-    if result.model_fields_set & of_svm not in (set(), of_svm):
-        missing = sorted(of_svm - result.model_fields_set)
+    missing = sorted(of_svm - result.model_fields_set)
+    if 0 < len(missing) < len(of_svm):
         yield Fault(missing[0], "an entry, as there are others of SVMs", "none")
+    if not missing and result.svm is None:
+        yield Fault("svm", "an object, as there are accuracies of SVMs", "null")
     for i, warnings in enumerate(result.warnings):
         yield from _of_warnings(f"warnings[{i}]", warnings, result.steps)
 

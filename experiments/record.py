@@ -17,7 +17,7 @@ from dann_jax import digests
 from dann_jax.datasets.whole_files import whole
 from experiments import consistency
 from experiments.methods import METHODS
-from experiments.schema import FORMAT, Alignment, Evaluations, Head, Training, typed
+from experiments.schema import FORMAT, Alignment, Evaluations, Head, Training, shown, typed
 
 __all__ = [
     "FORMAT",
@@ -115,14 +115,14 @@ def read(path: pathlib.Path) -> dict | None:
         raise ValueError(f"{path}: expected a JSON file, got a folder: move it away") from error
     except RecursionError as error:
         raise ValueError(
-            f"{path} is not valid JSON: expected some levels of lists and objects, got hundreds: "
-            "move it away"
+            f"{path} is not valid JSON (expected some levels of lists and objects, got more than "
+            "can be read): move it away"
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): move it away") from error
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path}: expected a JSON object, got {type(content).__name__}: move it away"
+            f"{path}: expected a JSON object with entries, got {shown(content)}: move it away"
         )
     return content
 

@@ -199,6 +199,21 @@ OF_CLOSED_FORMS = [
 ]
 
 
+OF_SVMS = [
+    ("svm_accuracy", [0.7, 0.7], "svm_mean"),
+    ("svm_accuracy", [0.7], "svm_accuracy"),
+    ("svm_accuracy", [0.7, None], "svm_accuracy[1]"),
+    ("svm_mean", 0.7),
+    ("svm_std", ABSENT),
+    ("svm", None),
+    ("svm", ABSENT),
+    ("svm.C", []),
+    ("svm.source_accuracy", ABSENT),
+    ("svm.source_accuracy", [0.91234, 0.9], "svm.source_accuracy[0]"),
+    ("svm.stable_components", [3, 3]),
+]
+
+
 def places(entry):
     """Returns the names and numbers that lead to an entry."""
     for part in entry.replace("[", ".[").split("."):
@@ -225,7 +240,7 @@ def case(forgery):
 
 
 def test_there_are_many_forgeries():
-    assert len(FORGERIES) + len(OF_CLOSED_FORMS) >= 100
+    assert len(FORGERIES) + len(OF_CLOSED_FORMS) + len(OF_SVMS) >= 100
 
 
 @pytest.mark.parametrize(("entry", "value", "told"), [*map(case, FORGERIES)])
@@ -238,9 +253,15 @@ def test_a_forged_entry_is_refused_and_named(entry, value, told):
         assert text.isprintable()
 
 
-@pytest.mark.parametrize(("entry", "value", "told"), [*map(case, OF_CLOSED_FORMS)])
-def test_a_forged_entry_of_a_closed_form_is_refused_and_named(entry, value, told):
-    faults = consistency.result_faults(forged(an_alignment(), entry, value))
+@pytest.mark.parametrize(
+    ("name", "entry", "value", "told"),
+    [
+        *(("a closed form", *case(each)) for each in OF_CLOSED_FORMS),
+        *(("with SVMs", *case(each)) for each in OF_SVMS),
+    ],
+)
+def test_a_forged_entry_of_a_closed_form_or_an_svm_is_refused(name, entry, value, told):
+    faults = consistency.result_faults(forged(WHOLE[name], entry, value))
     assert told in [fault.entry for fault in faults], list(map(str, faults))
 
 
@@ -323,8 +344,8 @@ def test_no_value_of_a_record_is_an_error_of_ours():
 
 JSONS = {  # name -> the text of a file, or bytes, and what is told of it
     "an object without entries": ("{}", "format: expected 3, got null"),
-    "a list": ("[]", "expected a JSON object, got list"),
-    "null": ("null", "expected a JSON object, got NoneType"),
+    "a list": ("[]", "expected a JSON object with entries, got []"),
+    "null": ("null", "expected a JSON object with entries, got null"),
     "nothing": ("", "is not valid JSON"),
     "a cut-off file": ('{"format": 3, "keys": [', "is not valid JSON"),
     "bytes": (b"\x80\x81\xff\x00", "is not valid JSON"),
