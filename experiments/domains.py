@@ -93,7 +93,7 @@ def _find(config, **where):
     if tuple(target.CLASS_NAMES) != tuple(source.CLASS_NAMES):
         raise ValueError(
             f"expected both domains to have the same classes, got {_some(source.CLASS_NAMES)} of "
-            f"{config.source} and {_some(target.CLASS_NAMES)} of {config.target}"
+            f"{config.source} and {_some(target.CLASS_NAMES)} of {config.target}: pair others"
         )
     return source, target
 

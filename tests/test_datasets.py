@@ -1061,6 +1061,20 @@ def test_a_damaged_description_is_named(digits, name, content):
     assert "\n" not in str(raised.value)
 
 
+def test_another_number_of_records_is_noticed_without_a_digest(digits):
+    data_dir, folder, golden = digits
+    (folder / "digests.json").unlink()  # as prepared by an earlier version
+    path = folder / "dataset_info.json"
+    described = json.loads(path.read_text())
+    (train,) = (split for split in described["splits"] if split["name"] == "train")
+    assert train["shardLengths"] == ["20"]
+    for length in ("12", "21"):
+        train["shardLengths"] = [length]
+        path.write_text(json.dumps(described))
+        with pytest.raises(ValueError, match=r"digits-train.*got .*: delete"):
+            datasets.load("digits", "train", data_dir=data_dir)
+
+
 def test_a_bit_of_a_description_changes_no_number_in_silence(digits):
     data_dir, folder, golden = digits
     for name in ("dataset_info.json", "digests.json"):

@@ -390,7 +390,7 @@ def test_a_damaged_record_is_named(digits, monkeypatch):
     stored = ImageRecords(digits, "train")
     monkeypatch.setattr(image_builder, "pixels", pixels)
     with pytest.raises(
-        ValueError, match=r"record 7 of digits/train .* \(broken PNG file\): delete"
+        ValueError, match=r"digits-train.* got record 7, .* \(broken PNG file\): delete"
     ):
         stored[7]
     with pytest.raises(IndexError):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_serializer, writer
+from tensorflow_datasets.core import example_serializer, file_adapters, writer
 from tqdm import tqdm
 
 from dann_jax.datasets import image_sets, source_files, whole_files
@@ -287,10 +287,21 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         """
         known = self.digest(split)
         if known is None:
+            self._check_shards(split)
             with contextlib.suppress(OSError):  # a folder that may only be read
                 self._keep_digests(self._read_digests() | {split: digest})
         elif known != digest:
             raise self.damaged(split, f"SHA-256 {digest[:12]}, where {_DIGESTS} says {known[:12]}")
+
+    def _check_shards(self, split):
+        """Raises unless the files hold as many records as their description says."""
+        described = self.info.splits[split]
+        adapter = file_adapters.ADAPTER_FOR_FORMAT[self.info.file_format]
+        stored = [adapter.num_examples(path) for path in described.filepaths]
+        if stored != list(described.shard_lengths):
+            raise self.damaged(
+                split, f"{stored}, where dataset_info.json says {described.shard_lengths}"
+            )
 
     def damaged(self, split: str, got: str) -> ValueError:
         """Returns the error for records that are not what they should be."""

@@ -75,7 +75,7 @@ class ImageRecords(Sequence):
         try:
             image = image_builder.pixels(record["image"]).reshape(self.builder.IMAGE_SHAPE)
         except Exception as error:  # zlib, struct, Pillow and NumPy each have their own
-            raise self.builder.damaged(
-                self.split, f"record {index}, which is no image of {self.builder.IMAGE_SHAPE}"
-            ) from error
+            got = f"record {index}, which is no image of {self.builder.IMAGE_SHAPE} "
+            got += f"({source_files.reason(error)})"
+            raise self.builder.damaged(self.split, got) from error
         return {"image": image, "label": int(record["label"])}
