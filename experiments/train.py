@@ -383,7 +383,7 @@ class _Run:
         means = None
         if completes:
             parts, self.parts = self.parts, []
-            means = _means(_joined(parts))
+            means = _means(_joined(parts, jnp.concatenate))
         self.pending = done, metrics, means
 
     def _read(self):
@@ -581,7 +581,8 @@ class _Run:
         if not parts:
             return []
         columns = {
-            name: column[i].tolist() for name, column in self._by_key(_joined(parts)).items()
+            name: column[i].tolist()
+            for name, column in self._by_key(_joined(parts, np.concatenate)).items()
         }
         steps = range(last + 1 - len(columns["lam"]), last + 1)
         return [
@@ -628,11 +629,11 @@ def _metrics(rows):
     )
 
 
-def _joined(parts):
+def _joined(parts, concatenate):
     """Returns the metrics of the parts of a call, of all its steps."""
     if len(parts) == 1:
         return parts[0]
-    return jax.tree.map(lambda *of_parts: jnp.concatenate(of_parts, -1), *parts)
+    return jax.tree.map(lambda *of_parts: concatenate(of_parts, -1), *parts)
 
 
 def _new_record(study, group):
