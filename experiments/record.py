@@ -169,8 +169,10 @@ def mean_and_std(values: list[float]) -> tuple[float, float | None]:
 
 
 def diverged(result: dict[str, Any]) -> list[bool]:
-    """Returns whether each key's training diverged."""
-    return [bool(each) for each in result.get("diverged") or [None] * len(result["keys"])]
+    """Returns whether each key's training ended in a loss that is not finite."""
+    if "curves" not in result:
+        return [False] * len(result["keys"])
+    return [curves["training"]["label_loss"][-1] is None for curves in result["curves"]]
 
 
 def has_picks(result: dict[str, Any]) -> bool:
