@@ -332,9 +332,12 @@ class _Run:
                 self._look(states, done)
             self._read()  # where no look has
             self._lap("train_seconds")
+            states = jax.device_get(states)
+            self._check(states, done)
             if done < steps and self._goes_on():
                 return self.records
-            self._finish(states, done)
+            if processes.is_first():
+                self._finish(states)
         return [each | {"finished": True} for each in self.records]
 
     def _restore(self, records):
@@ -525,7 +528,7 @@ class _Run:
             checkpoints.Checkpoints(self.folders[i] / "last_checkpoint").save(saved, state)
 
     def _check(self, states, done):
-        """Finds keys whose state is not finite, before it is saved."""
+        """Finds keys whose state, in NumPy, is not finite."""
         for i, each in enumerate(self.records):
             term = None if each["diverged"] else health.part_not_finite(self._of_one(states, i))
             if term:
@@ -594,12 +597,8 @@ class _Run:
             for n, step in enumerate(steps)
         ]
 
-    def _finish(self, states, done):
-        """Writes the states and the records of the keys that have not diverged."""
-        states = jax.device_get(states)
-        self._check(states, done)
-        if not processes.is_first():
-            return
+    def _finish(self, states):
+        """Writes the records of all keys, and the states of those that have not diverged."""
         for i, (folder, each) in enumerate(zip(self.folders, self.records, strict=True)):
             if not each["diverged"]:
                 state = self._of_one(states, i)
