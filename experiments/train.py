@@ -39,7 +39,6 @@ from experiments.settings import Config, completed, differences, make_model
 __all__ = ["Report", "Study", "fits", "group_of", "prepare", "restored", "train"]
 
 LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
-SCHEDULES = ("mu0", "alpha", "beta", "gamma")  # settings of mu and lambda, which are float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,12 +99,6 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
     """Returns all that trainings of a method on a pair of domains share."""
     check_settings(config, [method])
     most = float(np.finfo(np.float32).max)
-    for name in SCHEDULES:
-        if (value := getattr(config, name)) > most:
-            raise ValueError(
-                f"--{name} {value:g}: mu and lambda are not finite with more than float32 holds, "
-                f"{most:.4g}: lower it"
-            )
     model, steps = make_model(config, len(pair.class_names)), method.steps(config)
 
     def mu(step):
@@ -333,9 +326,13 @@ class _Run:
                 self._look(states, done)
             self._read()  # where no look has
             self._lap("train_seconds")
+            _check_equal(states)
+            states = jax.device_get(states)
+            self._check(states, done)
             if done < steps and self._goes_on():
                 return self.records
-            self._finish(states, done)
+            if processes.is_first():
+                self._finish(states)
         return [each | {"finished": True} for each in self.records]
 
     def _restore(self, records):
@@ -384,7 +381,7 @@ class _Run:
         means = None
         if completes:
             parts, self.parts = self.parts, []
-            means = _means(_joined(parts))
+            means = _means(_joined(parts, jnp.concatenate))
         self.pending = done, metrics, means
 
     def _read(self):
@@ -526,7 +523,7 @@ class _Run:
             checkpoints.Checkpoints(self.folders[i] / "last_checkpoint").save(saved, state)
 
     def _check(self, states, done):
-        """Finds keys whose state is not finite, before it is saved."""
+        """Finds keys whose state, in NumPy, is not finite."""
         for i, each in enumerate(self.records):
             term = None if each["diverged"] else health.part_not_finite(self._of_one(states, i))
             if term:
@@ -582,7 +579,8 @@ class _Run:
         if not parts:
             return []
         columns = {
-            name: column[i].tolist() for name, column in self._by_key(_joined(parts)).items()
+            name: column[i].tolist()
+            for name, column in self._by_key(_joined(parts, np.concatenate)).items()
         }
         steps = range(last + 1 - len(columns["lam"]), last + 1)
         return [
@@ -594,13 +592,8 @@ class _Run:
             for n, step in enumerate(steps)
         ]
 
-    def _finish(self, states, done):
-        """Writes the states and the records of the keys that have not diverged."""
-        _check_equal(states)
-        states = jax.device_get(states)
-        self._check(states, done)
-        if not processes.is_first():
-            return
+    def _finish(self, states):
+        """Writes the records of all keys, and the states of those that have not diverged."""
         for i, (folder, each) in enumerate(zip(self.folders, self.records, strict=True)):
             if not each["diverged"]:
                 state = self._of_one(states, i)
@@ -630,11 +623,11 @@ def _metrics(rows):
     )
 
 
-def _joined(parts):
+def _joined(parts, concatenate):
     """Returns the metrics of the parts of a call, of all its steps."""
     if len(parts) == 1:
         return parts[0]
-    return jax.tree.map(lambda *of_parts: jnp.concatenate(of_parts, -1), *parts)
+    return jax.tree.map(lambda *of_parts: concatenate(of_parts, -1), *parts)
 
 
 def _check_equal(states):

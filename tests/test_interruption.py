@@ -87,6 +87,18 @@ def test_other_threads_are_left_without_handlers():
     assert seen == [before]
 
 
+def test_a_second_signal_ends_the_process_and_one_that_is_sent_twice_does_not(monkeypatch):
+    reader, writer = os.pipe()
+    os.write(writer, bytes([signal.SIGCHLD, signal.SIGINT, signal.SIGINT, signal.SIGTERM]))
+    os.close(writer)
+    clock, ended = iter([5.0, 5.1, 6.0]), []
+    monkeypatch.setattr(interruption.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(interruption.os, "_exit", ended.append)
+    interruption._end_at_the_second(reader)
+    os.close(reader)
+    assert ended == [143]
+
+
 # --- trainings -----------------------------------------------------------------------------------
 
 
