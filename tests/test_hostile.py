@@ -225,6 +225,22 @@ def test_the_program_counts_and_writes(tmp_path, capsys):
     assert "| all |  | 30 |" in tables.tables(tmp_path)["mutations"]
 
 
+def test_the_table_of_a_program_has_the_columns_that_it_counts(tmp_path):
+    content = {"seconds": 7.2, "processor": "A CPU", "seed": 0, "versions": {"dann_jax": "1"}}
+    kills = {"SIGKILL": {"trials": 4, "same": 3, "failed": 1, "statuses": {"137": 4}}}
+    bits = {"state": {"checksum": True, "trials": 5, "same": 2, "refused": 2, "wrong": 1}}
+    for program, cases in {"kills": kills, "corruptions": bits}.items():
+        record.write_json(
+            tmp_path / f"{program}.json", content | {"program": program, "cases": cases}
+        )
+    every = tables.tables(tmp_path)
+    assert every["kills"].splitlines()[0] == "|  | trials | same | failed |"
+    assert "| SIGKILL | 4 | 3 | 1 |" in every["kills"]
+    assert "| all | 4 | 3 | 1 |" in every["kills"]
+    assert "| state | yes | 5 | 2 | 2 | 1 |" in every["corruptions"]
+    assert "7 s on A CPU, seed 0, dann_jax 1." in every["corruptions"]
+
+
 def test_wrong_options_are_refused(capsys):
     assert __main__.main(["mutations", "--count", "0"]) == 2
     assert "--count" in capsys.readouterr().err

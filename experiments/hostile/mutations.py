@@ -39,6 +39,10 @@ class Mutations:
     seed: int = 0
     """Each change is a function of this, the reader and a number."""
 
+    first: int = 0
+    """Number of the first change of each reader: that of a failure, with --count 1 and --only,
+    repeats it."""
+
     workers: int = dataclasses.field(default_factory=runtime.threads)
     """Number of processes."""
 
@@ -70,7 +74,7 @@ class Mutations:
                 progress.advance(bar)
 
             options = {"workers": self.workers, "timeout": self.timeout, "memory": self.memory}
-            run_jobs(_jobs(numbers, self.seed), report, **options)
+            run_jobs(_jobs(numbers, self.seed, self.first), report, **options)
         if self.output is not None:
             content = self._content(outcomes, failures, time.monotonic() - started)
             record.write_json(self.output, content)
@@ -86,6 +90,7 @@ class Mutations:
             "count": self.count,
             "failed": len(failures),
             "seed": self.seed,
+            "first": self.first,
             "timeout": self.timeout,
             "memory": self.memory,
             "seconds": round(seconds, 1),
@@ -108,7 +113,8 @@ def shares(count: int, names: tuple[str, ...]) -> dict[str, int]:
     return numbers
 
 
-def _jobs(numbers: dict[str, int], seed: int) -> Iterator[Job]:
+def _jobs(numbers: dict[str, int], seed: int, first: int) -> Iterator[Job]:
     for name, number in numbers.items():
+        trials = range(first, first + number)
         for start in range(0, number, _OF_A_JOB):
-            yield Job(name, READERS[name], seed, range(start, min(start + _OF_A_JOB, number)))
+            yield Job(name, READERS[name], seed, trials[start : start + _OF_A_JOB])

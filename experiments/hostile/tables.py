@@ -30,17 +30,19 @@ def tables(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _table(content: dict[str, Any]) -> str:
-    cases = {name: Counter(counts) for name, counts in content["cases"].items()}
-    rows = [
-        [name, "yes" if counts["checksum"] else "", *_numbers(counts)]
-        for name, counts in cases.items()
-    ]
-    rows.append(["all", "", *_numbers(sum(cases.values(), Counter()))])
-    table = markdown(["", "checksum", "trials", *HARMLESS, "failed"], *rows)
+    cases = content["cases"]
+    kinds = [kind for kind in HARMLESS if any(kind in counts for counts in cases.values())]
+    with_checksum = any("checksum" in counts for counts in cases.values())
+    every = Counter()
+    rows = []
+    for name, counts in cases.items():
+        numbers = {kind: counts.get(kind, 0) for kind in ("trials", *kinds)}
+        numbers["failed"] = sum(counts.get(kind, 0) for kind in (*FAILURES, "failed"))
+        every.update(numbers)
+        checksum = ["yes" if counts["checksum"] else ""] if with_checksum else []
+        rows.append([name, *checksum, *(f"{n:,}" for n in numbers.values())])
+    blank = [""] if with_checksum else []
+    rows.append(["all", *blank, *(f"{n:,}" for n in every.values())])
+    head = ["", *(["checksum"] if with_checksum else []), "trials", *kinds, "failed"]
     about = f"{content['seconds']:,.0f} s on {content['processor']}, seed {content['seed']}"
-    return f"{table}\n{about}, dann_jax {content['versions']['dann_jax']}.\n"
-
-
-def _numbers(counts):
-    failed = sum(counts[kind] for kind in FAILURES)
-    return [f"{n:,}" for n in (counts["trials"], *(counts[kind] for kind in HARMLESS), failed)]
+    return f"{markdown(head, *rows)}\n{about}, dann_jax {content['versions']['dann_jax']}.\n"

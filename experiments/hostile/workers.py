@@ -57,10 +57,11 @@ def run_jobs(
     """
     waiting = collections.deque(jobs)
     running: dict[connection.Connection, _Worker] = {}
+    folder = tempfile.TemporaryDirectory()  # what a process that is ended leaves goes with it
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                worker = _Worker(waiting.popleft(), memory)
+                worker = _Worker(waiting.popleft(), memory, folder.name)
                 running[worker.connection] = worker
             for ready in connection.wait(list(running), timeout=0.5):
                 worker = running[ready]
@@ -77,16 +78,19 @@ def run_jobs(
     finally:
         for worker in running.values():
             worker.end()
+        folder.cleanup()
 
 
 class _Worker:
     """A process that does one job."""
 
-    def __init__(self, job, memory):
+    def __init__(self, job, memory, folder):
         self.job, self.done, self.is_ready, self.heard = job, 0, False, time.monotonic()
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(job, memory, theirs), daemon=True)
+        self.process = context.Process(
+            target=_work, args=(job, memory, folder, theirs), daemon=True
+        )
         self.process.start()
         theirs.close()  # or the end of the process would not be noticed
 
@@ -123,17 +127,16 @@ class _Worker:
             waiting.appendleft(self.job._replace(numbers=rest))
 
 
-def _work(job, memory, answers):
+def _work(job, memory, folder, answers):
     """Does the trials of a job in a process of its own."""
     jax.config.update("jax_platforms", "cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(job.reader, pathlib.Path(folder))
-        # Native decoders write what they find to the standard error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        _limit(memory)
-        answers.send(_READY)
-        for number in job.numbers:
-            answers.send(trials.run(seed_of(job, number)))
+    trials = Trials(job.reader, pathlib.Path(tempfile.mkdtemp(dir=folder)))
+    # Native decoders write what they find to the standard error.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    _limit(memory)
+    answers.send(_READY)
+    for number in job.numbers:
+        answers.send(trials.run(seed_of(job, number)))
     answers.close()
 
 
