@@ -112,6 +112,8 @@ def _end(index, how):
 
 def leave(status: int) -> NoReturn:
     """Ends this process, and so the others."""
+    if _peers is not None:
+        _peers.leave()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
