@@ -27,6 +27,7 @@ __all__ = [
     "device_kind",
     "keep_programs",
     "peak_memory",
+    "processor",
     "threads",
     "versions",
 ]
@@ -60,6 +61,15 @@ def versions() -> dict[str, str]:
 def device_kind(devices: list[jax.Device]) -> str:
     """Returns the kind of the devices, such as ``cpu`` or ``NVIDIA H200``."""
     return devices[0].device_kind
+
+
+def processor():
+    """Returns the name of the CPU."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
