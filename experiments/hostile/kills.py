@@ -88,6 +88,8 @@ class Kills:
         """Runs all trials and returns 0, or 1 where one failed."""
         if self.count < 1:
             raise ValueError(f"expected a --count of at least 1, got {self.count}")
+        # A shell's job in the background ignores SIGINT, and so would the runs.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         started, failures = time.monotonic(), []
         outcomes: dict[str, Counter] = {}
         statuses: dict[str, Counter] = {}
