@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 DIED = 75  # the exit status of a process that ends because another has died: EX_TEMPFAIL
-_PATIENCE = 15.0  # seconds for others to end as this one does, before it ends alone
+_PATIENCE = 10.0  # seconds for others to end as this one does, before it ends alone
 _NEVER = 1_000_000  # seconds without a sign of life, after which JAX would abort this process
 _REMEDY = "start all of them again with the same command, which goes on from the last checkpoint"
 
