@@ -22,6 +22,7 @@ SILENCE = 20  # of them may be missing: the others end within 30 s
 JOIN = 120.0  # seconds within which all processes are there
 HOW = {  # another process ends this one
     "died": "has died",
+    "left": "has ended, with a message of its own",
     "silent": f"has not answered for {SILENCE * BEAT:.0f} s",
     "late": f"is not there after {JOIN:.0f} s",
 }
@@ -86,6 +87,12 @@ class Peers:
                 self.over = True
                 self._send(f"{index} {how}\n", *self.links.values())
                 self.end(index, how)
+
+    def leave(self) -> None:
+        """Tells the others that this process ends without them, which ends them."""
+        with self.changed:
+            self.over = True
+            self._send(f"{self.index} left\n", *self.links.values())
 
     def _run(self):
         beat = time.monotonic() + BEAT

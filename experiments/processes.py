@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 DIED = 75  # the exit status of a process that ends because another has died: EX_TEMPFAIL
-_PATIENCE = 10.0  # seconds, for others to end as this one does
+_PATIENCE = 10.0  # seconds for others to end as this one does, before it ends alone
 _NEVER = 1_000_000  # seconds without a sign of life, after which JAX would abort this process
 _REMEDY = "start all of them again with the same command, which goes on from the last checkpoint"
 
@@ -113,6 +113,8 @@ def _end(index, how):
 
 def leave(status: int) -> NoReturn:
     """Ends this process, and so the others."""
+    if _peers is not None:
+        _peers.leave()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

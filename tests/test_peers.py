@@ -85,6 +85,16 @@ def test_all_others_learn_which_process_has_died(dead):
             assert ends[i].get(timeout=SECONDS) == (dead, "died")
 
 
+@pytest.mark.parametrize("leaving", [0, 2])
+def test_all_others_learn_which_process_has_left(leaving):
+    with processes(3) as (every, ends, _):
+        assert all_meet(every, "joined")
+        every[leaving].leave()
+        close(every[leaving])
+        for i in {0, 1, 2} - {leaving}:
+            assert ends[i].get(timeout=SECONDS) == (leaving, "left")
+
+
 def test_a_process_that_is_silent_is_lost(monkeypatch):
     monkeypatch.setattr(peers, "SILENCE", 4)
     with processes(3, present=2) as (every, ends, port):
