@@ -127,12 +127,13 @@ def _fields(options):
             yield field.name
 
 
-def check_folder(path: pathlib.Path | None, option: str) -> None:
+def check_folder(path: pathlib.Path | None, option: str, *, written: bool = True) -> None:
     """Raises unless a folder can be written to, or made.
 
     Args:
       path: The folder; None for none.
       option: That names it.
+      written: Whether it will be written to, or may be read only.
 
     Raises:
       ValueError: It is a file or in one, or may not be written to, or its name is none.
@@ -150,5 +151,5 @@ def check_folder(path: pathlib.Path | None, option: str) -> None:
         raise ValueError(
             f"{option} {path}: expected a folder, but {place} is a file: choose another"
         )
-    if not os.access(place, os.W_OK | os.X_OK):
+    if written and not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"{option} {path}: {place} may not be written to: choose another folder")

@@ -122,9 +122,8 @@ def _check(options):
             f"expected at most {MOST_KEYS:,} keys in a call, from 0 to {LAST_KEY}, got --keys "
             f"{options.keys} and --first-key {options.first_key}: lower them"
         )
-    for name in ("output", "data_dir", "compilation_cache"):
-        if getattr(options, name) != pathlib.Path("none"):
-            command_line.check_folder(getattr(options, name), f"--{name.replace('_', '-')}")
+    command_line.check_folder(options.output, "--output")
+    command_line.check_folder(options.data_dir, "--data-dir", written=False)  # if all is prepared
     if options.manual_dir is not None and not options.manual_dir.expanduser().is_dir():
         raise ValueError(
             f"--manual-dir {options.manual_dir}: expected a folder of data files, got none: name "

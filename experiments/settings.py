@@ -219,10 +219,10 @@ class Config:
                 f"choose {self.batch_size - 1 or 2} or {self.batch_size + 1}"
             )
         half, mixed = self.batch_size // 2, self.few_labels is not None
-        if self.few_labels_in_batch < 1 or (mixed and self.few_labels_in_batch >= half):
+        if mixed and self.few_labels_in_batch >= half:
             raise ValueError(
-                "few_labels_in_batch must be at least 1 and less than the target half of a "
-                f"batch, {half}, got {self.few_labels_in_batch}"
+                f"few_labels_in_batch must be less than the target half of a batch, {half}, got "
+                f"{self.few_labels_in_batch}"
             )
         self._check_names()
 

@@ -1340,7 +1340,6 @@ COMMANDS = [
         "run DIGITS --manual-dir FILE",
         "--manual-dir FILE: expected a folder of data files, got none: name",
     ),
-    ("run DIGITS --compilation-cache FILE", "--compilation-cache FILE: expected a folder, but"),
     ("run DIGITS --devices 99", "--devices 99: this process has [0-9]+"),
     (
         "run DIGITS --devices-per-key 3",

@@ -253,7 +253,7 @@ def test_what_cannot_be_embedded_is_refused(trained, tmp_path, capsys):
         (["--key", "7"], "no finished training in"),
         (["--images", "10", "--perplexity", "20"], "--perplexity must be between 1 and .* 20"),
         (["--images", "4", "--perplexity", "5"], "--images must be at least 5, got 4"),
-        (["--seed", "-1"], "--seed must not be negative"),
+        (["--seed", "-1"], "--seed must be 0 to .*, got -1"),
         (["--methods", "dann", "dann"], "each method at most once"),
         (["--methods", "dann", "few-labels"], "no finished training in .*few-labels"),
         (["--output", "/dev/null/a.png"], "/dev/null"),

@@ -339,7 +339,7 @@ def test_images_of_another_shape_are_refused():
     [
         ({"source": []}, "the source has no records"),
         ({"shard": (4, 4)}, "expected a process from 0 to 3, got 4"),
-        ({"shard": (0, 3)}, "8 source examples cannot be split over 3 processes: make the batch"),
+        ({"shard": (0, 3)}, "8 source examples cannot be split over 3 processes: choose 6 or 9"),
         ({"mirror": True}, "mirror without crop"),
         ({"batch": (8, 0)}, "the target has 12 examples and 0 a batch"),
         ({"crop": 7}, "expected a crop of 1 to 6 pixels for images of 6x7, got 7"),
