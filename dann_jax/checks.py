@@ -48,7 +48,7 @@ def check_labels(labels: Any, classes: int | None = None, *, name: str = "labels
     >>> check_labels(np.array([0, 3, 10, -1]), 10)
     Traceback (most recent call last):
     ...
-    ValueError: labels[2] is 10: expected 0 to 9, or -1 where the label is not known
+    ValueError: labels[2] is 10: expected 0 to 9, or -1 where the label is not known or is another class
 
     Args:
       labels: Any shape. Under a trace, where they have no values, their type is checked.
@@ -164,7 +164,7 @@ def check_key(key: Any, name: str = "key", *, many: bool = False) -> None:
         got = f"{key.dtype}{list(key.shape)}"
     expected, remedy = "one PRNG key", "jax.random.key(0), say"
     if many:
-        expected, remedy = "PRNG keys [K]", "jax.random.split(key, K)"
+        expected, remedy = "PRNG keys [K]", "K of jax.random.split"
     raise TypeError(f"{name} must be {expected}, got {got}: pass {remedy}")
 
 

@@ -98,7 +98,6 @@ class Study:
 def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[jax.Device]) -> Study:
     """Returns all that trainings of a method on a pair of domains share."""
     check_settings(config, [method])
-    most = float(np.finfo(np.float32).max)
     model, steps = make_model(config, len(pair.class_names)), method.steps(config)
 
     def mu(step):

@@ -23,7 +23,7 @@ def a_record(**changes):
         "settings": resolved(CONFIG, METHODS["dann"]),
         "origin": {name: a_result()[name] for name in schema.Origin.model_fields},
     }
-    return made | finished("dann", CONFIG) | changes
+    return made | {"diverged": None, "digests": None} | finished("dann", CONFIG) | changes
 
 
 def own_pair(name):
