@@ -45,10 +45,10 @@ def known_values(x: Any) -> np.ndarray | None:
 def check_labels(labels: Any, classes: int | None = None, *, name: str = "labels") -> None:
     """Raises unless labels are the numbers of classes, or -1 where they are not known.
 
-    >>> check_labels(np.array([0, 3, 10, -1]), 10)
+    >>> check_labels(np.array([0, 3, 10, -1]), 10)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: labels[2] is 10: expected 0 to 9, or -1 where the label is not known or is another class
+    ValueError: labels[2] is 10: expected 0 to 9, or -1 where the label is not known...
 
     Args:
       labels: Any shape. Under a trace, where they have no values, their type is checked.

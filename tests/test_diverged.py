@@ -241,7 +241,9 @@ def test_other_rows_of_a_table_go_on(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("option", ["--mu0", "--alpha", "--beta"])
 def test_a_schedule_that_is_not_finite_is_refused(option, tmp_path, capsys):
     where = ["--output", str(tmp_path), "--methods", "dann"]
-    assert call(*where, option, "1e300") == 2
+    with pytest.raises(SystemExit) as exit:
+        call(*where, option, "1e300")
+    assert exit.value.code == 2
     told = capsys.readouterr().err
     assert f"{option[2:]} must be a number that float32 can hold" in told
     assert not list(tmp_path.rglob("*.json"))

@@ -312,12 +312,7 @@ def _write_result(folder):
 
 
 def _read_result(folder):
-    path = folder / "result.json"
-    result = record.read(path)
-    faults = record.faults(result)
-    if faults:
-        raise ValueError(f"{path}: {'; '.join(faults)}")
-    return result
+    return record.read_result(folder / "result.json")
 
 
 def _write_record(folder):
@@ -342,7 +337,7 @@ def _write_record(folder):
 
 
 def _read_record(folder):
-    return record.read(folder / "key_0" / "record.json")
+    return record.read_record(folder, 0)
 
 
 _RESULTS = pathlib.Path(__file__).resolve().parent.parent / "results"

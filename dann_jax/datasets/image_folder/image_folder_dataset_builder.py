@@ -179,6 +179,8 @@ def _decoded(path, size):
     from PIL import Image, ImageOps
 
     with Image.open(path, formats=_FORMATS) as image:
+        image.verify()  # the checksums of a PNG, which decoding alone may not reach
+    with Image.open(path, formats=_FORMATS) as image:
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels")
         image.draft("RGB", size)  # a large JPEG is decoded at a fraction of its size
