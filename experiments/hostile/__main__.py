@@ -1,8 +1,9 @@
 """Tries to break the project: python -m experiments.hostile COMMAND [options].
 
 mutations changes small valid files of every format at random and reads them; corruptions flips bits
-in the folder of a run, which then goes on. Exit status: 0 where all outcomes are harmless or
-documented errors, 1 where one is not, 2 for wrong options, 130 if interrupted.
+in the folder of a run, which then goes on; kills ends runs at random moments and lets them go on.
+Exit status: 0 where all outcomes are harmless or documented errors, 1 where one is not, 2 for wrong
+options, 130 if interrupted.
 """
 
 import sys
@@ -11,12 +12,13 @@ import tyro
 from rich.console import Console
 
 from experiments.hostile.corruptions import Corruptions
+from experiments.hostile.kills import Kills
 from experiments.hostile.mutations import Mutations
 
 __all__ = ["main"]
 
 PROGRAM = "python -m experiments.hostile"
-COMMANDS = {"mutations": Mutations, "corruptions": Corruptions}
+COMMANDS = {"mutations": Mutations, "corruptions": Corruptions, "kills": Kills}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

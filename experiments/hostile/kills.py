@@ -1,7 +1,4 @@
-"""Ends runs at random moments, lets them go on, and compares what they end with.
-
-python -m experiments.hostile.kills [--count 30] [--output FILE.json]
-"""
+"""Ends runs at random moments, lets them go on, and compares what they end with."""
 
 import dataclasses
 import os
@@ -17,14 +14,13 @@ import time
 from collections import Counter
 from typing import Any, NamedTuple
 
-import tyro
 from rich.console import Console
 from rich.progress import track
 
 from experiments import peers, processes, record, runtime
 from experiments.methods import METHODS
 
-__all__ = ["Kills", "Trial", "main", "trial"]
+__all__ = ["Kills", "Trial", "trial"]
 
 FORMAT = 1  # of the file that is written
 CONFIG = "digits_digits_m"
@@ -244,19 +240,3 @@ def _free_port():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return free.getsockname()[1]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the program with these arguments, or those of the process, and returns its status."""
-    options = tyro.cli(
-        Kills, args=arguments, prog="python -m experiments.hostile.kills", description=__doc__
-    )
-    try:
-        return options.run(Console(highlight=False))
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())
