@@ -304,7 +304,7 @@ def _of_each_key(job, name, measure, *arguments):
         done = record.read_record(job.folder, key)
         if content is None and not (done and done["diverged"]):
             content = measure(*arguments, key, job.folder)
-            record.write_json(path, content)
+            record.write_checked(path, content)
         yield key, content
 
 

@@ -36,10 +36,12 @@ __all__ = [
     "summary",
     "training_digests",
     "training_entries",
+    "write_checked",
     "write_json",
 ]
 
 LINE = 100  # characters; a longer object has a line for each entry
+_CHECKSUM = "checksum"  # SHA-256 of all other entries
 MOST = 3  # faults of a file that are told; the others are counted
 
 
@@ -163,9 +165,9 @@ def read_record(folder: pathlib.Path, key: int) -> dict[str, Any] | None:
       ValueError: An entry is missing, of another kind, or does not fit the others.
     """
     path = folder / f"key_{key}" / "record.json"
-    record = read(path)
+    advice = "restore the file, choose another --output, or --overwrite the training"
+    record = _read_checked(path, advice)
     if record is not None:
-        advice = "restore the file, choose another --output, or --overwrite the training"
         _check(path, consistency.record_faults(record, key), advice)
     return record
 
@@ -176,11 +178,29 @@ def read_measured(path: pathlib.Path, *, aligned: bool) -> dict[str, Any] | None
     Raises:
       ValueError: An entry is missing or of another kind.
     """
-    measured = read(path)
+    advice = "delete the file, and the same command measures again"
+    measured = _read_checked(path, advice)
     if measured is not None:
         _, faults = typed(Alignment if aligned else Head, measured)
-        _check(path, faults, "delete the file, and the same command measures again")
+        _check(path, faults, advice)
     return measured
+
+
+def write_checked(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file of a run's own folder with a checksum, which ``read_*`` compare."""
+    content = _finite({name: value for name, value in content.items() if name != _CHECKSUM})
+    write_json(path, content | {_CHECKSUM: digest(content)})
+
+
+def _read_checked(path, advice):
+    """Returns the content of a JSON file without its checksum, None where there is none."""
+    content = read(path)
+    if content is not None and content.pop(_CHECKSUM, None) != digest(content):
+        raise ValueError(
+            f"{path} is damaged (its entries do not have the checksum that they were written "
+            f"with): {advice}"
+        )
+    return content
 
 
 def _check(path, faults, advice):

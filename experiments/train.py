@@ -571,7 +571,7 @@ class _Run:
             for step, parts in () if entries["finished"] else self.kept.items():
                 rows |= {row["step"]: row for row in self._rows(i, step, parts)}
             each["unfinished"] = list(rows.values())
-            record.write_json(folder / "record.json", each | entries)
+            record.write_checked(folder / "record.json", each | entries)
 
     def _rows(self, i, last, parts):
         """Returns the metrics of the steps of a key in parts of a call, which end with a step."""

@@ -172,7 +172,7 @@ STREAMED = PAIR._replace(
 def trained(ready, folder, keys=(3,), **options):
     """The record of key 3, as it is written."""
     train.train(ready, list(keys), folder, **options)
-    return record.read(folder / "key_3" / "record.json")
+    return record.read_record(folder, 3)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from experiments import configs, domains, train
 from experiments.figures import curves, embed, look, moons, style
 from experiments.methods import METHODS
 from experiments.plan import Group, resolved
-from experiments.record import read, write_json
+from experiments.record import read, write_checked, write_json
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -217,7 +217,7 @@ def trained(data_dir, tmp_path_factory):
         folder = output / "digits_digits_m" / method / "key_0"
         checkpoints.save(folder / "state", made.start(Group((0,), 1))[0])
         record = {"settings": resolved(config, METHODS[method]), "origin": made.origin}
-        write_json(folder / "record.json", record | finished(method, config))
+        write_checked(folder / "record.json", record | finished(method, config))
     return data_dir, output / "digits_digits_m"
 
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_embedded_is_refused(trained, tmp_path, capsys):
     shutil.copytree(folder, changed)
     path = changed / "source-only" / "key_0" / "record.json"
     record = read(path)
-    write_json(path, record | {"settings": record["settings"] | {"warp": 9}})
+    write_checked(path, record | {"settings": record["settings"] | {"warp": 9}})
     assert embed.main([str(changed), "--data-dir", str(data)]) == 2
     assert "settings.warp: expected no such entry, got 9" in capsys.readouterr().err
     for options, message in (

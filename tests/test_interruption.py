@@ -216,7 +216,7 @@ def test_a_record_without_the_steps_of_its_checkpoint_begins_anew(ready, slow, t
     path = tmp_path / "cut/key_3/record.json"
     content = record.read(path)
     assert [row["step"] for row in content["unfinished"]] == [3]
-    record.write_json(path, content | {"unfinished": []})
+    record.write_checked(path, content | {"unfinished": []})
     steps = []
     resumed = train.train(ready, [3], tmp_path / "cut", report=lambda r: steps.append(r.step))
     assert min(steps) == 2

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 from test_report import a_result, an_alignment, finished, lost, svm_entries
@@ -425,16 +426,28 @@ def test_any_file_is_one_sentence_of_verify_run_and_report(file_and_text, monkey
 )
 def test_a_forged_record_is_refused(entry, value, told, tmp_path):
     content = forged(a_record(), entry, value)
-    record.write_json(tmp_path / "key_0" / "record.json", content)
+    record.write_checked(tmp_path / "key_0" / "record.json", content)
     assert told in [fault.entry for fault in consistency.record_faults(content, 0)]
     with pytest.raises(ValueError, match=r"record.json: .*: expected .*, got .*--overwrite"):
+        record.read_record(tmp_path, 0)
+
+
+def test_a_record_with_a_flipped_digit_is_refused(tmp_path):
+    path = tmp_path / "key_0" / "record.json"
+    record.write_checked(path, a_record())
+    text = path.read_text()
+    assert record.read_record(tmp_path, 0) == a_record()
+    flipped = re.sub(r'("wall_seconds": \d*)(\d)', lambda m: m[1] + str(int(m[2]) ^ 1), text)
+    assert flipped != text
+    path.write_text(flipped)
+    with pytest.raises(ValueError, match="is damaged .*choose another --output, or --overwrite"):
         record.read_record(tmp_path, 0)
 
 
 def test_a_record_that_is_not_finished_may_end_anywhere(tmp_path):
     begun = a_record(finished=False, curves=[], evaluations=[])
     del begun["target_accuracy"], begun["source_accuracy"]
-    record.write_json(tmp_path / "key_0" / "record.json", begun)
+    record.write_checked(tmp_path / "key_0" / "record.json", begun)
     assert record.read_record(tmp_path, 0) == begun
     assert record.read_record(tmp_path, 1) is None
 
@@ -467,9 +480,9 @@ def test_what_was_measured_on_a_training_is_checked(entry, value, tmp_path):
     }  # fmt: skip
     path = tmp_path / "svm.json"
     for aligned, content in ((False, head), (True, form)):
-        record.write_json(path, content)
+        record.write_checked(path, content)
         assert record.read_measured(path, aligned=aligned) == content
-        record.write_json(path, forged(content, entry, value))
+        record.write_checked(path, forged(content, entry, value))
         with pytest.raises(ValueError, match=f"{entry}.*: expected .*delete the file"):
             record.read_measured(path, aligned=aligned)
 

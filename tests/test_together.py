@@ -95,7 +95,7 @@ def test_keys_trained_together_have_the_numbers_of_each_alone(ready, alone, tmp_
         assert_near(each, one)
         assert train.group_of(each) == Group(tuple(alone), 1)
         assert train.group_of(one) == Group((key,), 1)
-        assert each == record.read(tmp_path / f"key_{key}" / "record.json")
+        assert each == record.read_record(tmp_path, key)
     assert many[0]["curves"] != many[1]["curves"]
 
 

@@ -55,7 +55,7 @@ _KEY = f"runs/{CONFIG}/{METHOD.name}/key_0"
 PLACES = {
     "last checkpoint": Place("cut off", f"{_KEY}/checkpoint/{{last}}/**/*"),
     "checkpoints": Place("cut off", f"{_KEY}/checkpoint/**/*"),
-    "record": Place("cut off", f"{_KEY}/record.json", checked=False),
+    "record": Place("cut off", f"{_KEY}/record.json"),
     "prepared arrays": Place("cut off", "data/**/*.npy"),
     "prepared arrays of a new run": Place("new", "data/**/*.npy"),
     "prepared information": Place("cut off", "data/**/*.json"),

@@ -333,7 +333,7 @@ def _write_record(folder):
         "train_seconds": 1.5,
         "wall_seconds": 2.5,
     }
-    record.write_json(folder / "key_0" / "record.json", content)
+    record.write_checked(folder / "key_0" / "record.json", content)
 
 
 def _read_record(folder):
@@ -450,7 +450,9 @@ READERS: dict[str, Reader] = {
     ),
     "result file": Reader(_write_result, _read_result, changes.json_text),
     "result file, its bytes": Reader(_write_result, _read_result),
-    "record": Reader(_write_record, _read_record, _WRITTEN_IN_TEXT, "key_0/record.json"),
+    "record": Reader(
+        _write_record, _read_record, _WRITTEN_IN_TEXT, "key_0/record.json", checked=True
+    ),
 }
 """The readers by name. Where checksums are made anew, or there are none, a file whose numbers
 differ is another file; where the format has checksums it must be noticed."""
