@@ -4,7 +4,7 @@ import time
 
 __all__ = ["Pace"]
 
-SECONDS = 5.0  # a call; two are on their way when a signal comes
+SECONDS = 5.0  # a call
 LENGTHS = 1, 2, 5, 10, 25  # of a part of a call: few, as each is a program of its own under scan
 
 
@@ -22,6 +22,11 @@ class Pace:
         self.most = 1 if loops else whole
         self.seconds = 0.0  # a step; 0 while it is not known
         self._calls, self._since = 0, time.perf_counter()
+
+    @property
+    def cuts(self) -> bool:
+        """Whether calls are shorter than whole ones: steps are slow, or not timed yet."""
+        return self.most < self.whole
 
     def start(self) -> None:
         """Starts the time of the next call, after something else took some."""

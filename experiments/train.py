@@ -322,6 +322,8 @@ class _Run:
                 done += count
                 self._read()
                 self._expect(done, metrics, completes=count == left)
+                if self.pace.cuts:  # or a signal would have to wait for two long calls
+                    self._read()
                 self._look(states, done)
             self._read()  # where no look has
             self._lap("train_seconds")
