@@ -19,7 +19,9 @@ from experiments import (
     processes,
     record,
     runtime,
+    studies,
     train,
+    trained,
 )
 from experiments.figures import curves
 from experiments.methods import METHODS
@@ -143,20 +145,20 @@ def _load(options, console):
 def _execute(jobs, setting):
     """Does the jobs and returns the files that they have written."""
     jobs = _measurable(jobs, setting)
-    studies = {}
+    prepared = {}
     for job in jobs:
         if job.trains and not job.method.aligns:
-            study = train.prepare(job.config, job.method, setting.pair, setting.devices)
+            study = studies.prepare(job.config, job.method, setting.pair, setting.devices)
             for group in job.groups(setting.devices):
                 study.program(group)  # raises where it cannot be, before anything is moved
-            studies[job.method.name] = study
+            prepared[job.method.name] = study
     files = []
     for job in jobs:
         interruption.check()
         if job.method.aligns:
             _align(job, setting)
         elif job.trains:  # a study holds the arrays on the devices: no longer than it needs them
-            _train(job, studies.pop(job.method.name), setting)
+            _train(job, prepared.pop(job.method.name), setting)
         if job.head:
             _measure_head(job, setting)
         files.append(job.result)
@@ -187,7 +189,7 @@ def _train(job, study, setting):
         if processes.is_first() and job.options.overwrite and job.folder.exists():
             if not replaced.exists():  # kept until there is a new result
                 job.folder.rename(replaced)
-            elif not train.fits(study, job.keys, job.folder):
+            elif not trained.fits(study, job.keys, job.folder):
                 shutil.rmtree(job.folder)
     steps, console = job.method.steps(job.config), setting.console
     with runtime.counted() as compiled, display.progress(console) as progress:
@@ -209,7 +211,7 @@ def _train(job, study, setting):
         f"{job.method.name}: {compiled.programs} programs compiled in {compiled.seconds:.1f} s, "
         f"{compiled.from_cache} of them from the cache"
     )
-    groups = list(dict.fromkeys(map(train.group_of, records)))
+    groups = list(dict.fromkeys(map(trained.group_of, records)))
     seconds = sum(each["train_seconds"] for each in records)
     made = sum(lost["step"] if lost else steps for lost in where)
     entries = {
@@ -253,7 +255,7 @@ def _measure_head(job, setting):
         # A target without labels, or nothing but trainings that diverged.
         if result is None or set(result["target_accuracy"]) == {None}:
             return
-        study = train.prepare(job.config, job.method, setting.pair, setting.devices)
+        study = studies.prepare(job.config, job.method, setting.pair, setting.devices)
         every = []
         for key, head in _of_each_key(job, "svm", heads.svm, study, setting.pair):
             every.append(head)
@@ -272,7 +274,9 @@ def _align(job, setting):
         if not processes.is_first():
             return
         name = job.method.name
-        study = train.prepare(job.config, METHODS[job.method.aligns], setting.pair, setting.devices)
+        study = studies.prepare(
+            job.config, METHODS[job.method.aligns], setting.pair, setting.devices
+        )
         every = []
         for key, form in _of_each_key(job, name, heads.align, study, setting.pair, job.method):
             every.append(form)

@@ -13,7 +13,7 @@ import numpy as np
 from dann_jax import evaluation
 from dann_jax.alignment import linear_svm
 from dann_jax.alignment.linear_svm import Examples
-from experiments import domains, record, runtime, train
+from experiments import domains, record, runtime, studies, trained
 from experiments.methods import Method
 
 MOST = 5_000  # examples of each domain, drawn by the key: seconds for 100 features
@@ -32,10 +32,10 @@ UNKNOWN = {  # an alignment where all keys diverged
 ORACLE = "oracle: the number of components with the best accuracy on the target's test labels"
 
 
-def svm(study: train.Study, pair: domains.Pair, key: int, folder: pathlib.Path) -> dict[str, Any]:
+def svm(study: studies.Study, pair: domains.Pair, key: int, folder: pathlib.Path) -> dict[str, Any]:
     """Returns accuracies of a linear SVM on the last hidden layer; the key draws its examples."""
     started = time.perf_counter()
-    state = train.restored(study, key, folder)
+    state = trained.restored(study, key, folder)
     labelled, _ = domains.training_sets(pair, study.method)
     # The preprocessing of "source" is that of the labelled images, whichever they are.
     examples = _features(study, state, "source", _drawn(labelled, key))
@@ -66,11 +66,11 @@ def svm_entries(every: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
 
 
 def align(
-    study: train.Study, pair: domains.Pair, method: Method, key: int, folder: pathlib.Path
+    study: studies.Study, pair: domains.Pair, method: Method, key: int, folder: pathlib.Path
 ) -> dict[str, Any]:
     """Returns accuracies of a closed form on the features of a training of ``study``."""
     started = time.perf_counter()
-    state = train.restored(study, key, folder)
+    state = trained.restored(study, key, folder)
     source = _features(study, state, "source", _drawn(pair.source_train, key))
     target = _features(study, state, "target", _drawn(pair.target_train, key))
     tests = {f"{name}_test": _features(study, state, name) for name in study.tests}

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import dataclasses
-import functools
 import math
 import pathlib
 import time
@@ -15,28 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import (
-    augmentation,
-    backbones,
     checkpoints,
     digests,
     evaluation,
     health,
-    kernels,
-    networks,
     programs,
-    schedules,
     training,
 )
-from dann_jax.datasets.streamed import Streamed, over_blocks
 from dann_jax.datasets.whole_files import whole
 from dann_jax.programs import Group, group_keys
-from experiments import domains, interruption, pretraining, processes, record, runtime
-from experiments.methods import Method, check_settings
+from experiments import interruption, processes, record, trained
 from experiments.pacing import Pace
-from experiments.plan import resolved
-from experiments.settings import Config, completed, differences, make_model
+from experiments.studies import Study
 
-__all__ = ["Report", "Study", "fits", "group_of", "prepare", "restored", "train"]
+__all__ = ["LOG_EVERY", "Report", "train"]
 
 LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
 
@@ -53,192 +44,6 @@ class Report:
     source_accuracy: float | None = None  # at evaluations
     target_accuracy: float | None = None
     warnings: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Study:
-    """One method on one pair of domains: all that trainings with different keys share."""
-
-    config: Config
-    method: Method
-    pair: domains.Pair
-    devices: list[jax.Device]
-    model: networks.DannModel
-    start: Callable[[Group], tuple[Any, jax.Array]]  # -> states and keys to train with
-    program: Callable[[Group], Callable]  # -> (states, data, keys, steps) -> (states, metrics)
-    opened: Callable[..., Any]  # (group, keys, first step) -> context manager of the data
-    mu: Callable[[Any], jax.Array]  # learning rate as a function of the step
-    tests: dict[str, tuple]  # images, preprocessing and domain of each accuracy
-    origin: dict[str, Any]  # what else decides the numbers: data, versions, devices
-
-    @property
-    def home(self) -> jax.Device:
-        """The device of this process that evaluates."""
-        return next(d for d in self.devices if d.process_index == jax.process_index())
-
-    @property
-    def steps(self) -> int:
-        """The length of the trainings, updates."""
-        return self.method.steps(self.config)
-
-    @property
-    def loops(self) -> bool:
-        """Whether calls of any number of steps are one program: their loop runs in Python."""
-        streams = isinstance(self.pair.source_train, Streamed)
-        return streams or self.devices[0].platform == "cpu"
-
-    def outputs(self, function: Callable, state: Any, name: str, images=None, **options):
-        """Returns what a function of ``evaluation`` gives for images (to test on), and labels."""
-        test, preprocess, domain = self.tests[name]
-        options |= {"preprocess": preprocess, "domain": domain}
-        of_block = functools.partial(function, self.model, state, **options)
-        return over_blocks(test if images is None else images, of_block)
-
-
-def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[jax.Device]) -> Study:
-    """Returns all that trainings of a method on a pair of domains share."""
-    check_settings(config, [method])
-    model, steps = make_model(config, len(pair.class_names)), method.steps(config)
-
-    def mu(step):
-        p = schedules.progress(step, steps)
-        return schedules.mu_p(p, config.mu0, config.alpha, config.beta)
-
-    def lam(step):
-        p = schedules.progress(step, config.lambda_horizon or steps)
-        return schedules.lambda_p(p, config.gamma)
-
-    optimizer = _optimizer(config, mu)
-    make_update = functools.partial(
-        training.make_update_step, model, optimizer, lam, objective=method.objective(config)
-    )
-    preprocess = domains.preprocessing(config, pair, method)
-    batch, labelled = domains.batch_sizes(config, pair, method)
-    sizes = {"batch": batch, "labelled": labelled, "preprocess": preprocess.batch}
-    if isinstance(pair.source_train, Streamed):
-        sets = domains.training_sets(pair, method)
-        opened, program = _streamed(config, sets, make_update, devices, sizes)
-    else:
-        arrays = domains.training_arrays(pair, method)
-        opened, program = _in_memory(config, arrays, make_update, devices, sizes)
-    shape = 2, config.input_size, config.input_size, len(preprocess.source_mean)
-    return Study(
-        config=config,
-        method=method,
-        pair=pair,
-        devices=devices,
-        model=model,
-        start=_start(model, optimizer, shape, pretraining.variables(config)),
-        program=program,
-        opened=opened,
-        mu=mu,
-        tests={
-            "source": (pair.source_test, preprocess.source, 0),
-            "target": (pair.target_test, preprocess.target, int(method.adapts)),
-        },
-        origin={
-            "data": pair.provenance,
-            "versions": runtime.versions(),
-            "device": runtime.device_kind(devices),
-            "device_count": len(devices),
-            "process_count": jax.process_count(),
-            "plain_xla": kernels.plain_xla(),
-            "threads": runtime.threads() if devices[0].platform == "cpu" else None,
-        },
-    )
-
-
-def _optimizer(config, mu):
-    def factor(path):
-        of_part = config.backbone_factor if path[:2] == ("f", "backbone") else 1.0
-        return of_part * (config.bias_factor if path[-1] == "bias" else 1.0)
-
-    return training.make_optimizer(
-        mu,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        factors=None if config.backbone_factor == config.bias_factor == 1.0 else factor,
-    )
-
-
-def _start(model, optimizer, shape, backbone):
-    def one(number, backbone):
-        init_key, train_key = jax.random.split(jax.random.key(number))
-        state = training.init_state(model, optimizer, init_key, jnp.zeros(shape))
-        return backbones.with_weights(state, backbone) if backbone else state, train_key
-
-    single, many = jax.jit(one), jax.jit(jax.vmap(one, in_axes=(0, None)))
-
-    def start(group):
-        numbers = np.array(group.keys, np.uint32)
-        return many(numbers, backbone) if len(numbers) > 1 else single(numbers[0], backbone)
-
-    return start
-
-
-def _in_memory(config, arrays, make_update, devices, sizes):
-    """Returns ``Study.opened`` and ``Study.program`` of arrays that lie on the devices."""
-    if config.crop or config.mirror:
-        make_update = augmentation.augmented(
-            make_update, size=config.input_size, mirror=config.mirror
-        )
-    options = {"examples": (len(arrays.source_image), len(arrays.target_image)), **sizes}
-
-    @functools.cache
-    def placed(count):
-        """Returns the arrays on devices, one that is named twice only once."""
-        each = {id(a): programs.replicate(a, devices[:count]) for a in arrays if a is not None}
-        return type(arrays)(*(each.get(id(a)) for a in arrays))
-
-    @functools.cache  # compiled once
-    def program(size, devices_per_key):
-        shared = devices[: size * devices_per_key]
-        if size == 1:
-            return programs.make_train_steps(make_update, devices=shared, **options)
-        steps = programs.make_study_steps(
-            lambda settings, axis_name: make_update(axis_name=axis_name),
-            devices=shared,
-            devices_per_training=devices_per_key,
-            **options,
-        )
-        steps.program_of(size)  # raises before anything starts
-        return steps
-
-    def opened(group, keys, first_step):
-        count = min(len(group.keys) * group.devices_per_key, len(devices))
-        return contextlib.nullcontext(placed(count))
-
-    return opened, lambda group: program(len(group.keys), group.devices_per_key)
-
-
-def _streamed(config, sets, make_update, devices, sizes):
-    """Returns ``Study.opened`` and ``Study.program`` of images that stay on disk."""
-    from dann_jax import streaming  # Grain is not needed otherwise
-
-    preprocess = sizes.pop("preprocess")
-    program = programs.make_stream_steps(make_update, preprocess=preprocess, devices=devices)
-
-    def opened(group, key, first_step):
-        crop = config.input_size if config.crop or config.mirror else None
-        options = {"crop": crop, "mirror": config.mirror, "first_step": first_step}
-        return contextlib.closing(streaming.batch_stream(*sets, key, **sizes, **options))
-
-    def only(group):
-        if group != Group(group.keys[:1], len(devices)):
-            raise ValueError(
-                f"expected one key at a time on all {len(devices)} devices, as batches are read "
-                f"for it alone, got {len(group.keys)} on {group.devices_per_key} each: leave out "
-                "--together and --devices-per-key, or --streaming"
-            )
-        return program
-
-    return opened, only
-
-
-def group_of(record: dict[str, Any]) -> Group:
-    """Returns the group that a key was, or is being, trained in."""
-    return Group(tuple(record["together"]), record["devices_per_key"])
 
 
 def train(
@@ -264,13 +69,13 @@ def train(
     after ``checkpoint_minutes``, and where a signal has come: then an ``Interruption`` is raised. A
     training that diverges ends there: its record says where, and has no accuracy.
     """
-    records, begun = {key: _record(folder, key) for key in keys}, {}
+    records, begun = {key: record.read_record(folder, key) for key in keys}, {}
     for key, each in records.items():
         processes.check_agreement(each is not None and 1 + each["finished"], "records")
         if each is None:
             continue
-        _check_same(study, each, folder / f"key_{key}", study.origin.keys() - {"data"})
-        group = group_of(each)
+        trained.check_same(study, each, folder / f"key_{key}", study.origin.keys() - {"data"})
+        group = trained.group_of(each)
         if not each["finished"]:
             if not set(group.keys) <= set(keys):
                 raise ValueError(
@@ -344,7 +149,7 @@ class _Run:
         if saved is not None and self._restore_records(records, int(np.ravel(saved.step)[0])):
             states = saved
         else:
-            self.records = [_new_record(self.study, self.group) for _ in self.group.keys]
+            self.records = [trained.new_record(self.study, self.group) for _ in self.group.keys]
         done = int(np.ravel(states.step)[0])
         processes.check_agreement(done, "checkpoint")
         if len(self.group.keys) == 1:
@@ -444,6 +249,8 @@ class _Run:
             due = due or done % self.every < every
         if number or (due and done < self.study.steps):
             self._save(states, done)
+        if number:
+            processes.most([0])  # all wait until the first has saved
         if number and self._goes_on():
             keys = ", ".join(map(str, self.group.keys))
             raise interruption.Interruption(
@@ -640,25 +447,6 @@ def _check_equal(states):
         processes.check_agreement(number, "numbers at the end of a training", advice)
 
 
-def _new_record(study, group):
-    return {
-        "format": record.FORMAT,
-        "settings": resolved(study.config, study.method),
-        "origin": study.origin,
-        "together": list(group.keys),
-        "devices_per_key": group.devices_per_key,
-        "finished": False,
-        "diverged": None,
-        "digests": None,
-        "curves": [],
-        "evaluations": [],
-        "warnings": [],
-        "unfinished": [],  # metrics of the steps of calls that checkpoints lie within
-        "train_seconds": 0.0,  # each the key's share of those of its group
-        "wall_seconds": 0.0,
-    }
-
-
 @jax.jit
 def _means(metrics):
     """Returns means over the steps of a call, on the device."""
@@ -676,71 +464,3 @@ def _write_predictions(path, study, logits):
         writer.writerow(["file", "class", "probability"])
         for name, row in zip(study.pair.target_files, probability, strict=True):
             writer.writerow([name, study.pair.class_names[row.argmax()], f"{row.max():.4f}"])
-
-
-def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
-    """Returns the state at the end of a finished training with the study's settings and data.
-
-    Other versions or devices may have made it, so that what follows from it may differ by rounding.
-    """
-    finished, folder = _record(folder, key), folder / f"key_{key}"
-    if finished is None or not finished["finished"]:
-        raise ValueError(
-            f"{folder} holds no finished training of {study.method.name}: train it first"
-        )
-    if finished.get("diverged"):
-        raise ValueError(
-            f"{folder} holds a training that diverged, and no state: lower mu0 and train again"
-        )
-    _check_same(study, finished, folder)
-    shapes = jax.eval_shape(lambda: study.start(Group((key,), 1))[0])
-    place = jax.sharding.SingleDeviceSharding(study.home)
-    like = jax.tree.map(lambda x: x.update(sharding=place), shapes)
-    state = checkpoints.restore(folder / "state", like)
-    if state is None:
-        raise ValueError(f"{folder} has no state: it was not copied along, or has been removed")
-    return state
-
-
-def _record(folder, key):
-    """Returns the record of a training that was begun, None where there is none."""
-    return record.read_record(folder, key)
-
-
-def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
-    """Returns whether all trainings in a folder are of this study, and of no other keys."""
-    expected = resolved(study.config, study.method), study.origin
-    names = [path.parent.name for path in folder.glob("key_*/record.json")]
-    try:
-        records = [_record(folder, int(name.removeprefix("key_"))) for name in names]
-    except ValueError:  # damaged, or of another format
-        return False
-    return all(
-        (completed(each["settings"]), each["origin"]) == expected
-        and (each["finished"] or set(each["together"]) <= set(keys))
-        for each in records
-    )
-
-
-def _check_same(study, begun, folder, entries=()):
-    """Raises where a record was not made with the same settings, data and entries of its origin."""
-    settings, origin = completed(begun["settings"]), begun["origin"]
-    changed = differences(settings, resolved(study.config, study.method))
-    names = [name for name in sorted(entries) if origin[name] != study.origin[name]]
-    for name in names:
-        there, here = origin[name], study.origin[name]
-        pair = (there, here) if name == "versions" else ({name: there}, {name: here})
-        changed += differences(*pair, whose="here")
-    if changed:
-        threads = f"set PJRT_NPROC and NPROC to {origin['threads']}, "
-        first = threads if len(changed) == 1 and names == ["threads"] else ""
-        raise ValueError(
-            f"{folder} holds a run with other settings ({'; '.join(changed)}): {first}"
-            "choose another --output, or --overwrite it"
-        )
-    others = domains.differences(origin["data"], study.origin["data"])
-    if others:
-        raise ValueError(
-            f"{folder} holds a run with other data ({others}): choose those with --data-dir or "
-            "--manual-dir, or another --output, or --overwrite it"
-        )

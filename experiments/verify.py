@@ -17,7 +17,7 @@ import jax
 
 from dann_jax import memory
 from dann_jax.programs import Group
-from experiments import domains, record, train
+from experiments import domains, record, studies, train
 from experiments.arguments import Parser
 from experiments.methods import METHODS
 from experiments.plan import config_of
@@ -131,7 +131,7 @@ def _study(result, options):
             f"the data are not those of the file ({others}): choose others with --data-dir or "
             "--manual-dir"
         )
-    return train.prepare(config, METHODS[result["method"]], pair, devices[:count])
+    return studies.prepare(config, METHODS[result["method"]], pair, devices[:count])
 
 
 def _verify(options):

@@ -161,7 +161,7 @@ def test_a_key_has_one_digest_and_another_key_another(ready, tmp_path):
     for run in ("first", "second"):
         folder = tmp_path / run
         records = train.train(ready, [3, 4], folder)
-        states = [train.restored(ready, key, folder) for key in (3, 4)]
+        states = [trained.restored(ready, key, folder) for key in (3, 4)]
         for state, record in zip(states, records, strict=True):
             parts = state, record["curves"], record["evaluations"]
             every.append([digest(part) for part in parts])

@@ -11,7 +11,7 @@ import pytest
 from test_together import CONFIG, PAIR, prepared, small_config
 
 from dann_jax import checkpoints, evaluation
-from experiments import configs, execute, heads, record, run, train
+from experiments import configs, execute, heads, record, run, studies, train, trained
 from experiments.figures import curves
 from experiments.methods import METHODS
 from experiments.options import Options
@@ -75,7 +75,7 @@ def test_a_key_that_diverges_stops_and_the_others_keep_their_bits(ready, tmp_pat
     assert not state_of(folder, 0, "checkpoint")
     assert not state_of(folder, 0, "last_checkpoint")
     with pytest.raises(ValueError, match="holds a training that diverged, and no state"):
-        train.restored(ready, 1, folder)
+        trained.restored(ready, 1, folder)
     assert train.train(ready, keys, folder, **options) == [
         record.read(folder / f"key_{key}/record.json") for key in keys
     ], "nothing is trained again"
@@ -178,8 +178,8 @@ def test_the_command_line_says_so_gives_no_accuracy_and_ends_with_3(tmp_path, mo
 
 def test_heads_of_the_other_keys_are_measured(tmp_path):
     with small_config() as patch:
-        lower = train.prepare(CONFIG, METHODS["source-only"], PAIR, jax.local_devices()[:1])
-        patch.setattr(train, "prepare", lambda *_: spoiled(lower, 3, key=1))
+        lower = studies.prepare(CONFIG, METHODS["source-only"], PAIR, jax.local_devices()[:1])
+        patch.setattr(studies, "prepare", lambda *_: spoiled(lower, 3, key=1))
         patch.setattr(heads, "svm", lambda study, pair, key, folder: HEAD)
         patch.setattr(heads, "align", lambda study, pair, method, key, folder: FORM)
         where = ["--output", str(tmp_path), "--keys", "2", "--together", "2", "--methods", "sa"]

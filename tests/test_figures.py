@@ -13,7 +13,7 @@ from PIL import Image
 from test_report import a_result, finished
 
 from dann_jax import checkpoints, datasets
-from experiments import configs, domains, train
+from experiments import configs, domains, studies
 from experiments.figures import curves, embed, look, moons, style
 from experiments.methods import METHODS
 from experiments.plan import Group, resolved
@@ -213,7 +213,7 @@ def trained(data_dir, tmp_path_factory):
     config, _ = configs.find_config("digits_digits_m")
     pair = domains.load_pair(config, data_dir=data_dir)
     for method in ("source-only", "dann"):
-        made = train.prepare(config, METHODS[method], pair, jax.devices()[:1])
+        made = studies.prepare(config, METHODS[method], pair, jax.devices()[:1])
         folder = output / "digits_digits_m" / method / "key_0"
         checkpoints.save(folder / "state", made.start(Group((0,), 1))[0])
         record = {"settings": resolved(config, METHODS[method]), "origin": made.origin}

@@ -19,7 +19,7 @@ from test_together import CONFIG, PAIR, prepared, small_config
 
 from dann_jax import checkpoints, evaluation
 from dann_jax.datasets.streamed import Streamed
-from experiments import interruption, pacing, record, run, train
+from experiments import interruption, pacing, record, run, studies, train
 from experiments.interruption import Interruption
 from experiments.methods import METHODS
 
@@ -232,7 +232,7 @@ def test_a_streamed_training_that_is_interrupted_has_the_same_bits(slow, tmp_pat
         source_train=streamed(PAIR.source_train), target_train=streamed(PAIR.target_train)
     )
     with small_config():
-        study = train.prepare(CONFIG, METHODS["dann"], pair, jax.local_devices()[:1])
+        study = studies.prepare(CONFIG, METHODS["dann"], pair, jax.local_devices()[:1])
     whole = train.train(study, [3], tmp_path / "whole")
     assert "is saved at step 3" in interrupted(study, 3, [3], tmp_path / "cut")
     assert_same(train.train(study, [3], tmp_path / "cut"), whole)
@@ -247,14 +247,14 @@ def call(*options):
 
 
 def test_the_command_line_says_what_is_saved_and_goes_on(tmp_path, monkeypatch, capfd):
-    prepare = train.prepare
-    monkeypatch.setattr(train, "prepare", lambda *a: signalled(prepare(*a), 3, signal.SIGINT))
+    prepare = studies.prepare
+    monkeypatch.setattr(studies, "prepare", lambda *a: signalled(prepare(*a), 3, signal.SIGINT))
     where = ["--output", str(tmp_path)]
     assert call(*where) == 130
     told = capfd.readouterr().err
     assert "stopping: a second signal ends the process at once" in told
     assert "interrupted: dann, key 0, is saved at step 4 of 6, and the same command goes" in told
-    monkeypatch.setattr(train, "prepare", prepare)
+    monkeypatch.setattr(studies, "prepare", prepare)
     assert call(*where) == 0
     assert "key 0 step 2:" not in capfd.readouterr().out
     result = record.read(tmp_path / "small/dann.json")

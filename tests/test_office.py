@@ -20,7 +20,7 @@ from dann_jax.backbones.weights import Layer
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
 from dann_jax.programs import Group
-from experiments import configs, domains, plan, pretraining, run, train
+from experiments import configs, domains, plan, pretraining, run, studies
 from experiments.configs import office31
 from experiments.figures import embed
 from experiments.methods import METHODS
@@ -200,7 +200,7 @@ def test_what_is_trained_above_a_frozen_backbone_fits_on_top_of_it(config, tmp_p
     pair = pair_of(
         *(pretraining.features(frozen, images, str(i), tmp_path) for i, images in enumerate(SETS))
     )
-    prepared = train.prepare(frozen, METHODS["dann"], pair, jax.local_devices()[:1])
+    prepared = studies.prepare(frozen, METHODS["dann"], pair, jax.local_devices()[:1])
     state, _ = prepared.start(Group((0,), 1))
     assert "backbone" not in state.theta["f"]
     preprocess = domains.preprocessing(frozen, pair, METHODS["dann"])
@@ -224,7 +224,7 @@ def test_what_is_trained_above_a_frozen_backbone_fits_on_top_of_it(config, tmp_p
 
 
 def test_trainings_start_from_the_weights_whether_alone_or_together(config):
-    prepared = train.prepare(config, METHODS["dann"], pair_of(*SETS), jax.local_devices()[:1])
+    prepared = studies.prepare(config, METHODS["dann"], pair_of(*SETS), jax.local_devices()[:1])
     expected = leaves(load_weights(NAME, config.weights)["params"])
     alone, _ = prepared.start(Group((3,), 1))
     both, _ = prepared.start(Group((2, 3), 1))
@@ -249,7 +249,7 @@ def first_step(config, count=1):
         "f": {"backbone": {"kernel": jnp.ones([1, 1])}, "bottleneck": {"bias": jnp.ones([1])}},
         "y": {"logits": {"kernel": jnp.ones([1, 1]), "bias": jnp.ones([1])}},
     }
-    optimizer = train._optimizer(config, 1.0)
+    optimizer = studies._optimizer(config, 1.0)
     state = optimizer.init(theta)
     for _ in range(count):
         step, state = optimizer.update(jax.tree.map(jnp.ones_like, theta), state, theta)
@@ -423,7 +423,7 @@ def test_weights_of_another_network_are_refused(config, tmp_path):
     np.savez(tmp_path / "other.npz", **{"features.0.weight": np.zeros([4, 3, 3, 3], np.float32)})
     other = dataclasses.replace(config, weights=tmp_path / "other.npz")
     with pytest.raises(ValueError, match="missing: bn.bias, .*; unexpected: features.0.weight"):
-        train.prepare(other, METHODS["dann"], pair_of(*SETS), jax.local_devices()[:1])
+        studies.prepare(other, METHODS["dann"], pair_of(*SETS), jax.local_devices()[:1])
 
 
 def test_frozen_rows_run_from_the_command_line(weights, tmp_path, monkeypatch, capsys):

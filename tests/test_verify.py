@@ -7,7 +7,7 @@ import jax
 import pytest
 from test_report import an_alignment
 
-from experiments import consistency, domains, record, run, train, verify
+from experiments import consistency, domains, record, run, studies, train, verify
 from experiments.methods import METHODS
 from experiments.plan import config_of
 
@@ -19,7 +19,7 @@ FEW = ["--steps", "6", "--evaluate-every", "3", "--batch-size", "8", "--network"
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
     """Lets all trainings of equal settings share their compiled programs."""
-    kept, prepare = {}, train.prepare
+    kept, prepare = {}, studies.prepare
 
     def once(config, method, pair, devices):
         if (config, method) not in kept:
@@ -27,7 +27,7 @@ def compiled_once():
         return kept[config, method]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "prepare", once)
+        patch.setattr(studies, "prepare", once)
         yield
 
 
@@ -343,7 +343,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path, capsys):
 def test_a_training_that_stops_early_is_not_finished(made, data_dir, tmp_path):
     config = config_of(made["resolved_config"], None)
     pair = domains.load_pair(config, data_dir=data_dir)
-    prepared = train.prepare(config, METHODS["dann"], pair, jax.local_devices()[:1])
+    prepared = studies.prepare(config, METHODS["dann"], pair, jax.local_devices()[:1])
     (one,) = train.train(prepared, [0], tmp_path, stop=4)
     assert not one["finished"]
     assert [entry["step"] for entry in one["curves"]] == [3, 4]

@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from dann_jax import datasets, evaluation
-from experiments import plan, record, train
+from experiments import plan, record, studies, trained
 from experiments.figures import style
 from experiments.methods import DRAWN, METHODS
 
@@ -162,8 +162,8 @@ def _record(folder, key):
 def _features(method, training, options, load_pair):
     """Returns features ``[n, d]`` of both domains, and which are the target's, ``[n]`` bool."""
     config = plan.config_of(training["settings"], options.weights)
-    prepared = train.prepare(config, METHODS[method], load_pair(config), jax.devices()[:1])
-    state = train.restored(prepared, options.key, options.folder / method)
+    prepared = studies.prepare(config, METHODS[method], load_pair(config), jax.devices()[:1])
+    state = trained.restored(prepared, options.key, options.folder / method)
     hidden = evaluation.last_hidden_layer(prepared.model)
     if options.layer == "hidden" and hidden == "f":
         raise ValueError("this G_y has no hidden layer: leave out --layer hidden")
