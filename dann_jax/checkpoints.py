@@ -5,7 +5,9 @@ import contextlib
 import json
 import logging
 import numbers
+import os
 import pathlib
+import re
 import shutil
 import threading
 import warnings
@@ -20,7 +22,7 @@ __all__ = ["Checkpoints", "restore", "save"]
 
 _STATE, _DIGESTS = "state", "digests"  # the two items of a checkpoint
 _SINGLE = "_METADATA"  # in the folder itself: one tree of a StandardCheckpointer
-_OF_SYSTEM = "os_error_code"  # in tensorstore's errors that come from the operating system
+_OF_SYSTEM = re.compile(r"os_error_code='(\d+)'")  # in tensorstore's errors of the system
 _LETTERS = 600  # of another error, in an error
 _QUIET = threading.RLock()  # held while the process's loop and logger are others
 _SHOWN = 5  # differences in an error
@@ -68,10 +70,13 @@ class Checkpoints:
         Raises:
           ValueError: The step is negative, there is nothing to save, an array is empty, or two
             arrays have one name.
-          TypeError: A leaf is no array and no number.
+          TypeError: The step is no integer, or a leaf is no array and no number.
           OSError: It cannot be written; the checkpoints before it stay.
           RuntimeError: This is not the first of several processes.
         """
+        if isinstance(step, bool) or not isinstance(step, int | np.integer):
+            raise TypeError(f"expected a step, an integer, got {step!r}: pass the updates done")
+        step = int(step)
         if step < 0:
             raise ValueError(f"expected a step from 0 on, got {step}: pass the updates done")
         if jax.process_index():
@@ -82,10 +87,11 @@ class Checkpoints:
         _check_storable(tree)
         tree = jax.tree.map(_as_array, tree)
         arrays = {path: [_kind(leaf), _digest(leaf)] for path, leaf in _entries(tree).items()}
+        covered = {"arrays": arrays, "step": step}
         items = ocp.args.Composite(
             **{
                 _STATE: ocp.args.StandardSave(tree),
-                _DIGESTS: ocp.args.JsonSave({"arrays": arrays, "crc32": _crc32_of(arrays)}),
+                _DIGESTS: ocp.args.JsonSave(covered | {"crc32": _crc32_of(covered)}),
             }
         )
         try:
@@ -96,11 +102,14 @@ class Checkpoints:
                         manager.delete(later)
                 manager.save(step, args=items)
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and _OF_SYSTEM not in str(error):
+            known = _OF_SYSTEM.search(str(error))
+            if isinstance(error, ValueError) and known is None:
                 raise
+            code = int(known[1]) if known else error.errno
+            reason = os.strerror(code) if code else _first_line(error)
             raise OSError(
-                f"expected to write the checkpoint {self.folder / str(step)}, got "
-                f"{_first_line(error)}: free some space or choose another folder"
+                f"expected to write the checkpoint {self.folder / str(step)}, got {reason}: free "
+                "some space or choose another folder"
             ) from error
 
     def restore(self, like: Any, step: int | None = None) -> Any:
@@ -116,7 +125,7 @@ class Checkpoints:
 
         Raises:
           ValueError: The checkpoint has another structure, shape or dtype, there is none of this
-            step, or all are damaged.
+            step, all are damaged, or the folder is a file.
         """
         steps = self._steps()
         if step is not None:
@@ -156,6 +165,11 @@ class Checkpoints:
         """Returns the steps of the complete checkpoints, in ascending order."""
         if not self.folder.exists():
             return []
+        if not self.folder.is_dir():
+            raise ValueError(
+                f"expected a folder of checkpoints, got the file {self.folder}: pass the folder "
+                "that they were saved to"
+            )
         with self._manager() as manager:
             return sorted(manager.all_steps())
 
@@ -189,7 +203,10 @@ class Checkpoints:
             args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(_abstract(like))})
             tree = _readable(lambda: manager.restore(step, args=args))[_STATE]
         for path, leaf in _entries(tree).items():
-            if _digest(leaf) != arrays[path][1]:
+            kind, digest = arrays[path]
+            if _kind(leaf) != kind:
+                raise _DamagedError(f"{path} was saved as {kind}, and is {_kind(leaf)}")
+            if _digest(leaf) != digest:
                 raise _DamagedError(f"{path} does not have the digest that it was saved with")
         return tree
 
@@ -312,10 +329,15 @@ def _digests(manager, step):
     """Returns kind and CRC-32 of each array of a checkpoint, by its path."""
     args = ocp.args.Composite(**{_DIGESTS: ocp.args.JsonRestore()})
     content = _readable(lambda: manager.restore(step, args=args))[_DIGESTS]
-    arrays = content.get("arrays") if isinstance(content, dict) else None
-    if arrays is None or content.get("crc32") != _crc32_of(arrays):
+    covered = dict(content) if isinstance(content, dict) else {}
+    crc32, there = covered.pop("crc32", None), covered.get("step", step)
+    # Earlier ones have no step.
+    expected = _crc32_of(covered if "step" in covered else covered.get("arrays"))
+    if "arrays" not in covered or crc32 != expected:
         raise _DamagedError("the digests themselves are damaged")
-    return arrays
+    if there != step:
+        raise _DamagedError(f"it was saved as step {there}")
+    return covered["arrays"]
 
 
 def _is_key(leaf):
@@ -394,8 +416,8 @@ def _digest(leaf):
     return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
 
 
-def _crc32_of(arrays):
-    return zlib.crc32(json.dumps(arrays, sort_keys=True).encode())
+def _crc32_of(content):
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _check_like(where, stored, like, remedy=_REMEDY):

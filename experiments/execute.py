@@ -304,10 +304,14 @@ def _of_each_key(job, name, measure, *arguments):
         path = _folder(job, key) / f"{name}.json"
         anew = job.method.aligns and job.options.overwrite
         aligned = bool(job.method.aligns)
-        content = None if anew else record.read_measured(path, aligned=aligned)
-        done = record.read_record(job.folder, key)
-        if content is None and not (done and done["diverged"]):
-            content = measure(*arguments, key, job.folder)
+        done = record.read_record(job.folder, key) or {}
+        if done.get("diverged"):
+            yield key, None
+            continue
+        of = {"key": key, "parameters": (done.get("digests") or {}).get("parameters")}
+        content = None if anew else record.read_measured(path, aligned=aligned, **of)
+        if content is None:
+            content = measure(*arguments, key, job.folder) | of
             record.write_checked(path, content)
         yield key, content
 

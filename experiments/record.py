@@ -17,7 +17,7 @@ from dann_jax import digests
 from dann_jax.datasets.whole_files import whole
 from experiments import consistency
 from experiments.methods import METHODS
-from experiments.schema import FORMAT, Alignment, Evaluations, Head, Training, shown, typed
+from experiments.schema import FORMAT, Alignment, Evaluations, Fault, Head, Training, shown, typed
 
 __all__ = [
     "FORMAT",
@@ -28,6 +28,7 @@ __all__ = [
     "diverged",
     "has_picks",
     "oracle",
+    "parameters_digest",
     "read",
     "read_measured",
     "read_record",
@@ -172,16 +173,25 @@ def read_record(folder: pathlib.Path, key: int) -> dict[str, Any] | None:
     return record
 
 
-def read_measured(path: pathlib.Path, *, aligned: bool) -> dict[str, Any] | None:
+def read_measured(
+    path: pathlib.Path, *, aligned: bool, key: int, parameters: str | None
+) -> dict[str, Any] | None:
     """Returns what was measured on the features of a key's training, None where there is no file.
 
+    ``parameters`` is the digest of the training's.
+
     Raises:
-      ValueError: An entry is missing or of another kind.
+      ValueError: An entry is missing or of another kind, or the file is of another training.
     """
     advice = "delete the file, and the same command measures again"
     measured = _read_checked(path, advice)
     if measured is not None:
         _, faults = typed(Alignment if aligned else Head, measured)
+        faults += [
+            Fault(name, f"{shown(value)}, as of the training beside it", shown(measured[name]))
+            for name, value in {"key": key, "parameters": parameters}.items()
+            if not faults and measured[name] != value
+        ]
         _check(path, faults, advice)
     return measured
 
@@ -254,6 +264,11 @@ def _rounded(value):
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
+def parameters_digest(state: Any) -> str:
+    """Returns the SHA-256 of the parameters and batch statistics of a training's state."""
+    return digests.digest({"theta": state.theta, "batch_stats": state.batch_stats})
+
+
 def training_digests(state: Any, done: dict[str, Any]) -> dict[str, str]:
     """Returns SHA-256 digests of a finished training: of its state, and of its record.
 
@@ -261,7 +276,7 @@ def training_digests(state: Any, done: dict[str, Any]) -> dict[str, str]:
     entry of the curves, in all their digits, and those of accuracies of all evaluations.
     """
     return {
-        "parameters": digests.digest({"theta": state.theta, "batch_stats": state.batch_stats}),
+        "parameters": parameters_digest(state),
         "losses": _of_rows(done["curves"], "step", "label_loss", "domain_loss"),
         "accuracies": _of_rows(done["evaluations"], "step", "source_accuracy", "target_accuracy"),
     }

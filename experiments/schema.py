@@ -319,6 +319,9 @@ class Record(_Entries):
 class Head(_Entries):
     """A linear SVM on the features of a key's training: ``key_KEY/svm.json``."""
 
+    key: Key
+    parameters: Sha256 | None
+    """The digest of the training's."""
     target_accuracy: Share | None
     source_accuracy: Share | None
     C: float

@@ -1,15 +1,18 @@
 """Checkpoints are restored bit for bit; interruptions and damage cost some steps at most."""
 
 import asyncio
+import json
 import logging
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -167,6 +170,19 @@ def test_what_cannot_be_stored_is_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("step", ["a", None, 1.5, True])
+def test_a_step_that_is_no_integer_is_refused(step, tmp_path):
+    with pytest.raises(TypeError, match=f"expected a step, an integer, got {step!r}: pass"):
+        Checkpoints(tmp_path / "run").save(step, tree())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_is_no_folder_of_checkpoints(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ValueError, match="expected a folder of checkpoints, got the file .*run"):
+        checkpoints.restore(tmp_path / "run", tree())
+
+
 def test_no_checkpoint_to_keep_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one checkpoint to keep, got 0"):
         Checkpoints(tmp_path, keep=0)
@@ -275,6 +291,35 @@ def test_damage_everywhere_is_one_sentence(tmp_path):
         run.restore(like)
     assert "\n" not in str(error.value)
     assert f"delete {tmp_path / 'run'} to start from the beginning" in str(error.value)
+
+
+def test_a_checkpoint_under_the_step_of_another_is_damaged(tmp_path):
+    run = Checkpoints(tmp_path / "run")
+    for step in (1, 2):
+        run.save(step, tree(float(step)))
+    shutil.rmtree(tmp_path / "run" / "2")
+    shutil.copytree(tmp_path / "run" / "1", tmp_path / "run" / "2")
+    with pytest.raises(ValueError, match="it was saved as step 1"):
+        run.restore(tree(), 2)
+
+
+def test_a_typed_key_whose_metadata_is_damaged_is_no_number(tmp_path):
+    saved = {"w": np.zeros(2, np.float32), "k": jax.random.key(3)}
+    checkpoints.save(tmp_path / "run", saved)
+    (path,) = (tmp_path / "run").rglob("array_metadatas/*")
+    path.write_text(path.read_text().replace("ext_metadata", "fxt_metadata"))
+    with pytest.raises(ValueError, match=r"k was saved as key<fry> \[\], and is uint32"):
+        checkpoints.restore(tmp_path / "run", saved)
+
+
+def test_digests_without_a_step_are_those_of_earlier_checkpoints(tmp_path):
+    checkpoints.save(tmp_path / "run", tree())
+    (path,) = (tmp_path / "run").rglob("digests/metadata")
+    content = json.loads(path.read_text())
+    del content["step"]
+    arrays = json.dumps(content["arrays"], sort_keys=True).encode()
+    path.write_text(json.dumps(content | {"crc32": zlib.crc32(arrays)}))
+    equal(checkpoints.restore(tmp_path / "run", tree()), tree())
 
 
 def test_a_tree_without_its_files_is_damaged(tmp_path):
@@ -432,7 +477,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path):
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     assert re.fullmatch(
-        r"expected to write the checkpoint \S+/run/2, got .*File too large.*: free some space .*\n",
+        r"expected to write the checkpoint \S+/run/2, got File too large: free some space .*\n",
         process.stdout,
     )
     assert names(tmp_path / "run") == ["1", "2"]

@@ -215,6 +215,18 @@ FORM = HEAD | {
 }  # fmt: skip
 
 
+def test_a_state_of_another_key_is_refused(ready, tmp_path):
+    train.train(ready, [0, 1], tmp_path)
+    one, other = (tmp_path / f"key_{key}" / "state" for key in (0, 1))
+    trained.restored(ready, 0, tmp_path)
+    one.rename(tmp_path / "moved")
+    other.rename(one)
+    (tmp_path / "moved").rename(other)
+    for key in (0, 1):
+        with pytest.raises(ValueError, match=f"key_{key}/state is of another training than .*--ov"):
+            trained.restored(ready, key, tmp_path)
+
+
 def test_nothing_is_learned_from_features_that_are_not_finite(ready, tmp_path, monkeypatch):
     train.train(ready, [0], tmp_path)
     monkeypatch.setattr(evaluation, "features", lambda *_, **__: np.full([24, 8], np.nan))

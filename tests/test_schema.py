@@ -469,7 +469,8 @@ def test_a_result_has_what_its_records_say():
 
 @pytest.mark.parametrize(("entry", "value"), [("C", None), ("C", ABSENT), ("fitted", 3), ("x", 1)])
 def test_what_was_measured_on_a_training_is_checked(entry, value, tmp_path):
-    head = {
+    of = {"key": 0, "parameters": SHA}
+    head = of | {
         "target_accuracy": 0.5, "source_accuracy": 0.9, "C": 1.0, "validation_accuracy": 0.8,
         "converged": True, "layer": "f", "features": 9, "examples": 50, "seconds": 0.1,
         "versions": {"dann_jax": __version__},
@@ -481,10 +482,13 @@ def test_what_was_measured_on_a_training_is_checked(entry, value, tmp_path):
     path = tmp_path / "svm.json"
     for aligned, content in ((False, head), (True, form)):
         record.write_checked(path, content)
-        assert record.read_measured(path, aligned=aligned) == content
+        assert record.read_measured(path, aligned=aligned, **of) == content
+        for other in ({"key": 1}, {"parameters": "1" * 64}):
+            with pytest.raises(ValueError, match=f"{next(iter(other))}: expected .*delete the"):
+                record.read_measured(path, aligned=aligned, **of | other)
         record.write_checked(path, forged(content, entry, value))
         with pytest.raises(ValueError, match=f"{entry}.*: expected .*delete the file"):
-            record.read_measured(path, aligned=aligned)
+            record.read_measured(path, aligned=aligned, **of)
 
 
 # --- what differs, and the published schema
