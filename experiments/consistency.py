@@ -1,6 +1,7 @@
 """Whether the entries of a result file, or of a record, contradict each other."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
@@ -9,7 +10,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dann_jax import __version__
+import numpy as np
+
+from dann_jax import __version__, schedules
 from experiments import configs
 from experiments.methods import METHODS
 from experiments.options import OTHER_CALLS, command_words
@@ -34,6 +37,8 @@ SUMMARIES = {  # prefix of the mean and the deviation -> accuracy of each key
 }
 BY_COMPONENTS = "by_components.target_accuracy"
 FEW_LABELS = "few labels"  # the entry of data
+PACKAGES = ("dann_jax", "python", "jax", "jaxlib", "flax", "optax", "numpy")  # of every training
+LONGEST = 10_000_000  # updates whose schedules are compared
 
 
 def result_faults(content: dict[str, Any]) -> list[Fault]:
@@ -111,8 +116,9 @@ def _of_settings(settings, entry):
 
 def _of_data(origin, settings, entry):
     """Yields data sets that the settings do not name, or that are missing, and no version."""
-    if "dann_jax" not in origin.versions:
-        yield Fault("versions.dann_jax", "the version that made the file", "none")
+    for name in PACKAGES:
+        if name not in origin.versions:
+            yield Fault(f"versions.{name}", "the version that made the file", "none")
     expected = [_data_names(settings, domain, use) for domain, use in _SPLITS]
     if settings.few_labels is not None:
         expected.append([FEW_LABELS])
@@ -180,7 +186,28 @@ def _of_result(result):
         if getattr(result, name) != value:
             got = shown(getattr(result, name))
             yield Fault(name, f"{shown(value)}, that of resolved_config", got)
+    if result.selection != method.selection:
+        expected = f"{shown(method.selection)}, that of {method.name}"
+        yield Fault("selection", expected, shown(result.selection))
+    if result.process_count > result.device_count:
+        most = f"at most the device_count {result.device_count}"
+        yield Fault("process_count", most, shown(result.process_count))
+    yield from _of_svm(result)
     yield from _of_command(result, config)
+
+
+def _of_svm(result):
+    """Yields what the SVM of a key cannot have, and what is missing of it."""
+    if result.svm is None:
+        return
+    for name in ("C", "validation_accuracy", "converged"):
+        values = getattr(result.svm, name)
+        for i, (value, diverged) in enumerate(zip(values, result.diverged, strict=True)):
+            if (value is None) != (diverged is not None):
+                expected = "a value" if diverged is None else "null, as the training diverged"
+                yield Fault(f"svm.{name}[{i}]", expected, shown(value))
+            elif name == "C" and value is not None and value not in result.svm.C_grid:
+                yield Fault(f"svm.C[{i}]", "one of svm.C_grid", shown(value))
 
 
 def _of_command(result, config):
@@ -228,7 +255,7 @@ def _of_accuracies(result):
         examples = _examples(result, domain)
         lacks = _lacks(result, domain)
         for i, value in enumerate(values):
-            if lacks[i] is not None and (value is None) != lacks[i]:
+            if (value is None) != lacks[i]:
                 expected = "null, as the training diverged or there are no labels"
                 yield Fault(f"{name}[{i}]", expected if lacks[i] else "an accuracy", shown(value))
             yield from _of_share(f"{name}[{i}]", value, examples)
@@ -258,9 +285,9 @@ def _accuracies(result):
 
 
 def _lacks(result, domain):
-    """Returns whether each key has no accuracy: it diverged, or nothing has labels; None: maybe."""
+    """Returns whether each key has no accuracy: it diverged, or nothing has labels."""
     if isinstance(result, AlignmentResult):
-        usual = [False if domain == "target" else None] * len(result.keys)
+        usual = [False] * len(result.keys)
     else:
         columns = [getattr(c.evaluations, f"{domain}_accuracy") for c in result.curves]
         usual = [bool(column) and set(column) == {None} for column in columns]
@@ -371,15 +398,46 @@ def _of_curves(result):
                 if known:
                     expected = f"null, as {method.name} has no domain branch"
                     yield Fault(f"{entry}.{name}", expected, shown(column))
-            elif known or name in ("label_loss", "mu", "domain_loss"):  # else it does not apply
+            elif known or name in ("label_loss", "domain_loss", "lam"):  # else it does not apply
                 for j, step in enumerate(training.step):
                     if step < end and (not column or column[j] is None):
                         expected = f"a number at step {step}, as nothing diverged by then"
                         yield Fault(f"{entry}.{name}[{j}]", expected, "null")
+        yield from _of_schedules(entry, training, result, end)
         yield from _of_evaluations(f"curves[{i}].evaluations", result, i)
 
 
 _OF_DOMAINS = ("domain_loss", "domain_accuracy")
+
+
+def _of_schedules(entry, training, result, end):
+    """Yields a learning rate or a lambda that the settings do not give at its step."""
+    config = result.resolved_config
+    last = training.step[-1] if training.step else 0
+    if last > LONGEST:
+        return
+    horizon, of_mu = config.lambda_horizon or result.steps, (config.mu0, config.alpha, config.beta)
+    mu, lam = _schedules(last, result.steps, horizon, config.gamma, of_mu)
+    for j, (start, step) in enumerate(itertools.pairwise([0, *training.step])):
+        means = {"mu": mu[step - 1], "lam": (lam[step] - lam[start]) / (step - start)}
+        for name, expected in means.items():
+            got = (getattr(training, name) or [None] * (j + 1))[j]
+            near = got is None or math.isclose(got, expected, rel_tol=DIGITS, abs_tol=_ROUNDING)
+            if step < end and not near:
+                expected = f"{expected:.6g}, as the settings say at step {step}"
+                yield Fault(f"{entry}.{name}[{j}]", expected, shown(got))
+
+
+_ROUNDING = 1e-7  # of a lambda near 0, in float32
+
+
+@functools.lru_cache(maxsize=8)
+def _schedules(last, steps, horizon, gamma, of_mu):
+    """Returns mu at each step up to the last, and the sum of lambda before each."""
+    done = np.arange(last)
+    lam = schedules.lambda_p(schedules.progress(done, horizon), gamma)
+    mu = schedules.mu_p(schedules.progress(done, steps), *of_mu)
+    return np.asarray(mu, float), np.concatenate([[0.0], np.cumsum(np.asarray(lam, float))])
 
 
 def _of_evaluations(entry, result, i):

@@ -273,8 +273,6 @@ def _accuracy(result, of=lambda mean: mean):
         for split, entry in result["data"].items()
         if split.startswith(f"{result['target']}/") and "part" in entry
     ]
-    if result["selection"] != METHODS[result["method"]].selection:
-        parts.append(result["selection"])
     return "; ".join([_mean(result, of), *parts, *_changed(result)])
 
 

@@ -25,7 +25,8 @@ from experiments.plan import config_of
 __all__ = ["Difference", "differences", "environment", "main"]
 
 SAME = 1e-3  # tolerance where all that a file records is the same, and so should be the bits
-CHANGED = 0.05  # and elsewhere: other rounding makes .041 of the 1,500 steps of digits_digits_m
+CHANGED = 0.05  # and elsewhere: rounding adds up to .041 in the 1,500 steps of digits_digits_m
+DIVERGED = "the step of divergence"  # the name of a number
 ACCURACIES = ("source_accuracy", "target_accuracy")
 UNRECORDED = "the last bits also depend on what no file records, as the model of a CPU"
 NEVER = sys.maxsize  # steps between two checkpoints: a verification starts anew
@@ -163,9 +164,10 @@ def _verify(options):
         raise ValueError(
             f"{options.result} has no number to compare up to step {stop:,}: choose more --steps"
         )
-    _print_compared(compared, digests, result)
+    _print_compared(compared, digests)
+    without = "; the linear SVMs were not compared" * ("svm_accuracy" in result)
     usual = CHANGED if changed else SAME
-    return _verdict(compared, digests, changed, options.tolerance, usual)
+    return _verdict(compared, digests, changed, (options.tolerance, usual), without)
 
 
 def _compared(study, group, result, stop):
@@ -215,18 +217,16 @@ def _ends(key, of_file, of_training, stop):
     # Files of before format 3 know no more than the entry with the first loss that is not finite.
     if relative < math.inf and losses.get(there, 0) is None and last < here <= there:
         relative = 0.0
-    return [*alone, Difference(key, there or here, "the step of divergence", there, here, relative)]
+    return [*alone, Difference(key, there or here, DIVERGED, there, here, relative)]
 
 
-def _print_compared(compared, digests, result):
+def _print_compared(compared, digests):
     """Prints what was compared, and what was not."""
     counts = collections.Counter(each.name for each in compared)
-    told = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-    print(f"compared: {told}; digests {len(digests)}")
+    by_name = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    print(f"compared: {by_name}; digests {len(digests)}")
     if missing := [name for name in ACCURACIES if not counts[name]]:
         print(f"not compared: {', '.join(missing)}, of which there is none up to this step")
-    if "svm_accuracy" in result:
-        print("not compared: the linear SVMs, which follow from the trainings")
 
 
 def _print_accuracy(report):
@@ -235,18 +235,31 @@ def _print_accuracy(report):
         print(f"key {report.key} step {report.step:,}: {accuracy}", flush=True)
 
 
-def _verdict(compared, digests, changed, asked, usual):
+def _counted(compared):
+    """Returns how many numbers were compared, and of how many keys where they diverged."""
+    steps = sum(each.name == DIVERGED for each in compared)
+    numbers = len(compared) - steps
+    parts = [f"{numbers:,} numbers of the curves and evaluations"] if numbers else []
+    if steps:
+        parts.append(f"the step of divergence of {steps} key{'s' * (steps > 1)}")
+    return " and ".join(parts) + " alone" * (not numbers)
+
+
+def _verdict(compared, digests, changed, tolerances, without):
     """Prints the outcome, and returns the exit status."""
+    asked, usual = tolerances
     tolerance = usual if asked is None else asked
-    numbers = f"{len(compared):,} numbers of the curves and evaluations"
+    numbers = _counted(compared) + without
     first = next((each for each in compared if each.expected != each.actual), None)
     others = [name for name, (there, here) in digests.items() if there != here]
     if first is None and not changed and others and not asked:
-        told = f"differs: the digests of {', '.join(others)} ({numbers} are the same)"
-        print(f"{told}; {UNRECORDED}: --tolerance {SAME:g} if the file was made on another machine")
+        differing = f"differs: the digests of {', '.join(others)} (the same: {numbers})"
+        print(
+            f"{differing}; {UNRECORDED}: --tolerance {SAME:g} if the file was made on another machine"
+        )
         return 1
     if first is None and not changed and not others:
-        print(f"agrees bit for bit: {numbers}, in the six digits that a file keeps")
+        print(f"agrees bit for bit, in the six digits that a file keeps: {numbers}")
         return 0
     apart = {
         each: abs(each.expected - each.actual)

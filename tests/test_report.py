@@ -1,9 +1,11 @@
 """Result files, whole or not, and the tables that are made of them."""
 
 import dataclasses
+import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 
 from dann_jax import __version__
@@ -14,7 +16,7 @@ from experiments.options import command_words
 
 STEPS = configs.find_config("mnist_mnist_m")[0].steps
 EXAMPLES = 10_000  # of each split
-VERSIONS = {"dann_jax": __version__, "jax": "0.10.2"}
+VERSIONS = dict.fromkeys(consistency.PACKAGES, "1.0") | {"dann_jax": __version__}
 
 
 def as_file(content):
@@ -51,6 +53,19 @@ def common_entries(config, method, accuracy, settings):
     }  # fmt: skip
 
 
+def scheduled(settings, length, steps):
+    """Returns the learning rate and the mean lambda at entries of the curves."""
+    p = np.arange(length, dtype=np.float32) / length
+    mu = settings.mu0 / (1 + settings.alpha * p) ** settings.beta
+    p = np.minimum(np.arange(length) / (settings.lambda_horizon or length), 1)
+    lam = 2 / (1 + np.exp(-settings.gamma * p)) - 1
+    pairs = itertools.pairwise([0, *steps])
+    return {
+        "mu": [float(mu[step - 1]) for step in steps],
+        "lam": [float(lam[start:step].mean()) for start, step in pairs],
+    }
+
+
 def curves_of(settings, method, accuracy):
     """Returns curves with an entry at each evaluation, and one at step 5."""
     length, every = METHODS[method].steps(settings), settings.evaluate_every
@@ -61,7 +76,7 @@ def curves_of(settings, method, accuracy):
             "step": [5, *steps],
             "label_loss": [2.0, *(1.0 for _ in steps)],
             "domain_loss": [of_domain] * (len(steps) + 1),
-            "mu": [0.01] * (len(steps) + 1),
+            **scheduled(settings, length, [5, *steps]),
         },
         "evaluations": {
             "step": steps,
@@ -304,14 +319,13 @@ def test_a_diverged_result_says_how_many_of_its_keys_are(tmp_path):
 def test_what_is_not_usual_is_told(tmp_path):
     short = a_result(
         settings={"network": "mnist_batch_norm", "steps": 100, "baseline_steps": None},
-        selection="oracle",
-        versions={"dann_jax": "0.0.1"},
+        versions=VERSIONS | {"dann_jax": "0.0.1"},
     )
     for name in ("mnist_m/test", "mnist/test"):  # the table's accuracies are of the first alone
         short["data"][name]["part"] = "first 5,000"
     row = rows_of(made(tmp_path, short)["table1"], "mnist_mnist_m")["DANN"]
     assert row["ours, mean ± sd (keys)"] == (
-        ".7750 ± .0354 (2); mnist_m/test: first 5,000; oracle; network mnist_batch_norm"
+        ".7750 ± .0354 (2); mnist_m/test: first 5,000; network mnist_batch_norm"
     )
     assert row["steps"] == f"100 (not {STEPS:,})"
     assert row["file"].endswith(", by 0.0.1")

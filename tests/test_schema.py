@@ -132,6 +132,14 @@ FORGERIES = [  # entry, forged value, the entry that is told if it is another on
     ("data.svhn/test", {"examples": 1, "sha256": SHA}),
     ("versions", {}, "versions.dann_jax"),
     ("versions.jax", 3),
+    ("versions.jax", ABSENT),
+    ("versions.numpy", ABSENT),
+    ("selection", "best step"),
+    ("process_count", 2),
+    ("curves[0].training.mu[0]", 0.01001),
+    ("curves[1].training.mu[15]", 0.00166),
+    ("curves[1].training.lam[1]", 0.33),
+    ("curves[1].training.lam", ABSENT, "curves[1].training.lam[0]"),
     ("device_count", 0),
     ("threads", 1.5),
     ("plain_xla", 0),
@@ -195,6 +203,8 @@ OF_CLOSED_FORMS = [
     ("by_components.target_accuracy[0]", [0.55]),
     ("by_components.target_accuracy", [[0.55, 0.5, 0.58, 0.5]]),
     ("svm.C", [1.0]),
+    ("source_accuracy[0]", None),
+    ("selection", "the best of all"),
     ("svm.stable_components", [3]),
     ("curves", []),
 ]
@@ -209,6 +219,10 @@ OF_SVMS = [
     ("svm", None),
     ("svm", ABSENT),
     ("svm.C", []),
+    ("svm.C[0]", 0.3),
+    ("svm.C[0]", None),
+    ("svm.converged[1]", None),
+    ("svm.validation_accuracy[1]", None),
     ("svm.source_accuracy", ABSENT),
     ("svm.source_accuracy", [0.91234, 0.9], "svm.source_accuracy[0]"),
     ("svm.stable_components", [3, 3]),
@@ -282,7 +296,7 @@ def test_a_forged_entry_of_a_diverged_result_is_refused(entry, value, told):
 
 def test_the_command_of_another_version_may_name_other_settings():
     """The defaults of its configs are not known."""
-    versions = {"dann_jax": "0.0.1"}
+    versions = a_result()["versions"] | {"dann_jax": "0.0.1"}
     older = a_result(versions=versions, command=a_result()["command"] + " --mu0 0.02")
     assert __version__ not in older["versions"].values()
     assert consistency.result_faults(older) == []
