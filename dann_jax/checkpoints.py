@@ -105,7 +105,7 @@ class Checkpoints:
             known = _OF_SYSTEM.search(str(error))
             if isinstance(error, ValueError) and known is None:
                 raise
-            code = int(known[1]) if known else error.errno
+            code = int(known[1]) if known else getattr(error, "errno", None)
             reason = os.strerror(code) if code else _first_line(error)
             raise OSError(
                 f"expected to write the checkpoint {self.folder / str(step)}, got {reason}: free "

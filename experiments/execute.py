@@ -31,6 +31,14 @@ from experiments.plan import Plan, command, resolved
 __all__ = ["check_data", "execute", "start"]
 
 
+OF_INPUTS = "label_loss", "domain_loss", "feature_norm", "label_logits", "domain_logits"
+REMEDIES = {  # by what is not finite; else the updates, or the inputs, are too large
+    "lambda": "lower --gamma",
+    "domain_loss": "lower --mu0 or --domain-weight",
+    "domain_logits": "lower --mu0 or --domain-weight",
+}
+
+
 class _Setting(NamedTuple):
     pair: domains.Pair
     devices: list[jax.Device]
@@ -91,13 +99,14 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
     processes.check_agreement(zlib.crc32(names.encode()), "results")
     folder, files = (plan.jobs[0].result if plan.jobs else plan.kept[0]).parent, []
     if plan.jobs:
+        setting = _Setting(_load(options, console), devices, console, diverged)
+        jobs, prepared = _prepared(plan.jobs, setting)  # what is refused leaves nothing on disk
         with contextlib.ExitStack() as stack:
             with processes.all_or_none():
                 if processes.is_first():  # before hours of training, not after them
                     stack.enter_context(record.alone(folder))
                     leftovers.remove(folder)
-            setting = _Setting(_load(options, console), devices, console, diverged)
-            files = _execute(plan.jobs, setting)
+            files = _execute(jobs, prepared, setting)
     if processes.is_first():
         files += _draw(folder)
     if files:
@@ -116,10 +125,16 @@ def _diverged(name, keys, diverged):
                 kept = f"the last good checkpoint is that of step {saved:,}"
             sentences.append(
                 f"{name}, key {key}, diverged at step {where['step']:,}: {where['term']} is not "
-                f"finite ({kept}): lower --mu0, or raise --input-scale, and train again with "
-                "--overwrite"
+                f"finite ({kept}): {_remedy(where)}, and train again with --overwrite"
             )
     return sentences
+
+
+def _remedy(where):
+    """Returns what to change where a training diverged."""
+    if where["step"] == 1 and where["term"] in OF_INPUTS:  # before any update
+        return "raise --input-scale, as nothing was updated before"
+    return REMEDIES.get(where["term"], "lower --mu0, or raise --input-scale")
 
 
 def _where(options, console):
@@ -142,8 +157,8 @@ def _load(options, console):
     return pair
 
 
-def _execute(jobs, setting):
-    """Does the jobs and returns the files that they have written."""
+def _prepared(jobs, setting):
+    """Returns the jobs that the data allow, and the studies of those that train, by method."""
     jobs = _measurable(jobs, setting)
     prepared = {}
     for job in jobs:
@@ -152,6 +167,11 @@ def _execute(jobs, setting):
             for group in job.groups(setting.devices):
                 study.program(group)  # raises where it cannot be, before anything is moved
             prepared[job.method.name] = study
+    return jobs, prepared
+
+
+def _execute(jobs, prepared, setting):
+    """Does the jobs and returns the files that they have written."""
     files = []
     for job in jobs:
         interruption.check()

@@ -254,9 +254,8 @@ def _verdict(compared, digests, changed, tolerances, without):
     others = [name for name, (there, here) in digests.items() if there != here]
     if first is None and not changed and others and not asked:
         differing = f"differs: the digests of {', '.join(others)} (the same: {numbers})"
-        print(
-            f"{differing}; {UNRECORDED}: --tolerance {SAME:g} if the file was made on another machine"
-        )
+        advice = f"--tolerance {SAME:g} if the file was made on another machine"
+        print(f"{differing}; {UNRECORDED}: {advice}")
         return 1
     if first is None and not changed and not others:
         print(f"agrees bit for bit, in the six digits that a file keeps: {numbers}")

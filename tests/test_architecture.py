@@ -7,6 +7,7 @@ import inspect
 import os
 import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
 
@@ -103,6 +104,44 @@ def test_the_arrows_between_modules_point_one_way():
     assert set(below) == set(CORE)
     for name, allowed in below.items():
         assert modules_of(name) <= allowed, name
+
+
+def private_names(path):
+    """Names of other packages that begin with an underscore and that a file takes."""
+    tree, modules, names = ast.parse(path.read_text()), {}, set()
+    own = ("dann_jax", "experiments")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            full = {each.asname or each.name.split(".")[0]: each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            full = {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
+        else:
+            continue
+        full = {short: name for short, name in full.items() if name.split(".")[0] not in own}
+        modules |= full
+        names |= set(full.values())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            root, _, rest = ast.unparse(node).partition(".")
+            if root in modules:
+                names.add(f"{modules[root]}.{rest}")
+    private = (re.match(r"jax\._src\.\w+|.*?\._[a-z]\w*", name) for name in names)
+    return {match[0] for match in private if match}
+
+
+def test_private_names_of_other_packages_are_these_alone():
+    """A new version of a package may change them: each needs a reason and a test."""
+    files = [*FILES, *sorted((ROOT.parent / "experiments").rglob("*.py"))]
+    found = {name for path in files for name in private_names(path)}
+    assert found == ALLOWED
+
+
+ALLOWED = {
+    "jax._src.clusters",  # which process of a cluster is the first, and where
+    "os._exit",  # documented
+    "tensorflow_datasets.core.utils.tqdm_utils._active",  # a switch without a getter
+    "tyro._errors",  # the events of errors
+}
 
 
 def test_the_modules_of_kernels_have_one_door():

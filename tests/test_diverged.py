@@ -176,6 +176,35 @@ def test_the_command_line_says_so_gives_no_accuracy_and_ends_with_3(tmp_path, mo
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
 
 
+@pytest.mark.parametrize(
+    ("step", "term", "remedy"),
+    [
+        (1, "label_loss", "raise --input-scale, as nothing was updated before, and train"),
+        (2, "label_loss", "lower --mu0, or raise --input-scale, and train"),
+        (1, "lambda", "lower --gamma, and train"),
+        (3, "domain_loss", "lower --mu0 or --domain-weight, and train"),
+        (3, "momentum", "lower --mu0, or raise --input-scale, and train"),
+    ],
+)
+def test_the_remedy_is_that_of_what_is_not_finite(step, term, remedy):
+    where = {"step": step, "term": term, "checkpoint": None}
+    (sentence,) = execute._diverged("dann", [0], [where])
+    assert f"before): {remedy} again with --overwrite" in sentence
+
+
+def test_a_command_that_is_refused_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise ValueError("no such data: name others")
+
+    for module, name in ((execute.domains, "load_pair"), (studies, "prepare")):
+        output = tmp_path / name
+        with small_config() as patch:
+            patch.setattr(module, name, refuse)
+            assert run.main(["small", "--output", str(output), "--methods", "dann"]) == 2
+        assert "no such data" in capsys.readouterr().err
+        assert not output.exists()
+
+
 def test_heads_of_the_other_keys_are_measured(tmp_path):
     with small_config() as patch:
         lower = studies.prepare(CONFIG, METHODS["source-only"], PAIR, jax.local_devices()[:1])
