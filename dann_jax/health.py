@@ -103,9 +103,9 @@ def symptoms(
     if lam > 0.1 and label_loss > 0.95 * chance:
         where = "at" if label_loss < 1.05 * chance else "above"
         sentences.append(
-            f"the features tell nothing of the labels: L_y {label_loss:.2f} is {where} its chance "
-            f"value {chance:.2f}, so they have collapsed or not begun to learn; if it stays, "
-            f"lower {'the domain weight, ' if adapts else ''}mu0 or the scale of the inputs"
+            f"the features say nothing about the labels: L_y {label_loss:.2f} is {where} its "
+            f"chance value {chance:.2f}, so they have collapsed or not begun to learn; if it "
+            f"stays, lower {'the domain weight, ' if adapts else ''}mu0 or the scale of the inputs"
         )
     chance = chance_domain_loss(normalization)
     if adapts and lam > 0.5 and domain_loss < 0.1 * chance:

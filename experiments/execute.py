@@ -91,8 +91,8 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
     diverged = []
     for path in plan.kept:
         result = record.read_result(path)
-        told = f"{path} is there already" + ", and diverged" * any(result["diverged"])
-        console.print(told, markup=False, soft_wrap=True)
+        line = f"{path} is there already" + ", and diverged" * any(result["diverged"])
+        console.print(line, markup=False, soft_wrap=True)
         name = METHODS[result["method"]].aligns or result["method"]
         diverged += _diverged(name, result["keys"], result["diverged"])
     names = ",".join(job.method.name for job in plan.jobs)
@@ -233,11 +233,11 @@ def _train(job, study, setting):
     )
     groups = list(dict.fromkeys(map(trained.group_of, records)))
     seconds = sum(each["train_seconds"] for each in records)
-    made = sum(lost["step"] if lost else steps for lost in where)
+    updates = sum(lost["step"] if lost else steps for lost in where)
     entries = {
         **record.training_entries(records),
         "selection": job.method.selection,
-        "steps_per_second": round(made / seconds, 2),
+        "steps_per_second": round(updates / seconds, 2),
         "compile_seconds": round(compiled.seconds, 3),
         "programs_compiled": compiled.programs,
         "programs_from_cache": compiled.from_cache,

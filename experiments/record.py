@@ -43,7 +43,7 @@ __all__ = [
 
 LINE = 100  # characters; a longer object has a line for each entry
 _CHECKSUM = "checksum"  # SHA-256 of all other entries
-MOST = 3  # faults of a file that are told; the others are counted
+MOST = 3  # faults of a file that an error quotes; the others are counted
 
 
 def _text(value, indent=""):
@@ -216,8 +216,8 @@ def _read_checked(path, advice):
 def _check(path, faults, advice):
     if faults:
         more = f"; and {len(faults) - MOST} more" if len(faults) > MOST else ""
-        told = "; ".join(map(str, faults[:MOST]))
-        raise ValueError(f"{path}: {told}{more}: {advice}")
+        first = "; ".join(map(str, faults[:MOST]))
+        raise ValueError(f"{path}: {first}{more}: {advice}")
 
 
 def read_results(folder: pathlib.Path) -> dict[str, dict[str, Any]]:

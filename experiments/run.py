@@ -116,8 +116,8 @@ def _run(name, every, console):
             interruption.check()  # where a callback has made another error of a signal's
             alone = not processes.all_fail()
             failures[row] = _sentence(error)  # an error itself would hold the arrays of its row
-            told = failures[row] if row == name else f"{row}: {failures[row]}"
-            print("error:", told, file=sys.stderr)
+            sentence = failures[row] if row == name else f"{row}: {failures[row]}"
+            print("error:", sentence, file=sys.stderr)
             if alone:
                 processes.leave(2)
 
@@ -134,8 +134,8 @@ def _run(name, every, console):
         if row not in failures:
             if row != name:
                 console.print(f"[bold]{row}[/bold]")
-            told = attempt(row, execute.execute, plans[row], each, devices, console)
-            diverged += [text if row == name else f"{row}: {text}" for text in told or ()]
+            sentences = attempt(row, execute.execute, plans[row], each, devices, console)
+            diverged += [text if row == name else f"{row}: {text}" for text in sentences or ()]
     if failures and name in every:
         return 2
     results = {row: record.read_results(each.output / row) for row, each in every.items()}

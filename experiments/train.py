@@ -208,8 +208,8 @@ class _Run:
                 name: np.append(column[i], means[name][i] if means else ())
                 for name, column in of_steps.items()
             }
-            if found := health.first_not_finite(values):
-                index, term = found
+            if place := health.first_not_finite(values):
+                index, term = place
                 self._diverge(i, done - steps + 1 + min(index, steps - 1), term)
             elif means:
                 entry = absent | {name: column[i].item() for name, column in means.items()}

@@ -62,7 +62,7 @@ def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
     state = checkpoints.restore(folder / "state", like)
     if state is None:
         raise ValueError(f"{folder} has no state: it was not copied along, or has been removed")
-    expected, digest = finished["digests"], record.parameters_digest(state)
+    expected, digest = finished.get("digests"), record.parameters_digest(state)
     if expected and expected["parameters"] != digest:
         raise ValueError(
             f"{folder / 'state'} is of another training than {folder / 'record.json'} (expected "

@@ -5,12 +5,13 @@ import re
 import runpy
 import shutil
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import a_result, finished
+from test_report import a_result, finished, scheduled
 
 from dann_jax import checkpoints, datasets
 from experiments import configs, domains, studies
@@ -37,8 +38,7 @@ def result(method, accuracies):
         "label_loss": (1 / steps).tolist(),
         "domain_loss": [0.5 if adapted else None] * len(steps),
         "domain_accuracy": [0.8 if adapted else None] * len(steps),
-        "lam": (steps / 100).tolist(),
-        "mu": (0.02 / steps).tolist(),
+        **scheduled(SimpleNamespace(**made["resolved_config"]), 1000, (10 * steps).tolist()),
     }
     for curve, each in zip(made["curves"], accuracies, strict=True):
         curve["training"] = training
@@ -96,8 +96,9 @@ def test_curves_show_errors_losses_with_chance_and_schedules(tmp_path, kept, cap
         np.testing.assert_allclose(thick(axis)[dann], value)
         assert any(np.allclose(line.get_ydata(), chance) for line in axis.lines)
     mu, lam = schedules.lines
-    np.testing.assert_allclose(mu.get_ydata(), 1 / np.arange(1, 101))
-    np.testing.assert_allclose(lam.get_ydata(), np.arange(1, 101) / 100)
+    training = read(tmp_path / "dann.json")["curves"][0]["training"]
+    np.testing.assert_allclose(mu.get_ydata(), np.array(training["mu"]) / 0.02)  # of mu0
+    np.testing.assert_allclose(lam.get_ydata(), training["lam"])
 
 
 def test_the_semi_supervised_plot_has_the_papers_legend(tmp_path, kept):

@@ -44,10 +44,10 @@ def test_a_healthy_training_has_no_symptoms(change):
         ({"feature_norm": math.inf}, "diverged"),
         ({"domain_loss": math.inf}, "diverged"),
         ({"domain_loss": math.nan}, "diverged"),
-        ({"label_loss": 2.30}, "tell nothing of the labels: L_y 2.30 .* chance value 2.30"),
+        ({"label_loss": 2.30}, "say nothing about the labels: L_y 2.30 .* chance value 2.30"),
         ({"label_loss": 3.21}, "L_y 3.21 is above its chance value 2.30"),
-        ({"label_loss": 2.30} | SOURCE_ONLY, "the features tell nothing"),
-        ({"label_loss": 2.30} | ABSENT, "the features tell nothing"),
+        ({"label_loss": 2.30} | SOURCE_ONLY, "the features say nothing"),
+        ({"label_loss": 2.30} | ABSENT, "the features say nothing"),
         ({"domain_loss": 0.02}, "the domain classifier wins: L_d 0.020, 3% of its chance"),
     ],
 )
