@@ -23,6 +23,7 @@ __all__ = [
     "check_images",
     "check_key",
     "check_labels",
+    "check_list",
     "check_number",
     "check_pair",
     "check_weights",
@@ -130,6 +131,7 @@ def check_images(images: Any, name: str = "images", *, empty: bool = False) -> i
       ValueError: There is no example, the arrays have different numbers of them, or a value is
         not finite.
     """
+    check_list(images, name)
     examples = count_examples(images, name)
     if not examples and not empty:
         raise ValueError(f"{name} has no examples: expected at least one")
@@ -143,6 +145,24 @@ def check_images(images: Any, name: str = "images", *, empty: bool = False) -> i
             _refuse(leaf, ~np.isfinite(leaf), place, "finite numbers")
             check_fits(leaf, place)
     return examples
+
+
+def check_list(images: Any, name: str = "images") -> None:
+    """Raises where images are a list of arrays of one shape, of which each may be an example.
+
+    Args:
+      images: An array, or a pytree of arrays where a network has several inputs.
+      name: What the caller calls them.
+
+    Raises:
+      TypeError: They are such a list.
+    """
+    if isinstance(images, list) and len({np.shape(image) for image in images}) == 1:
+        raise TypeError(
+            f"{name} must be an array [n, ...], got a list of {len(images)} of shape "
+            f"{list(np.shape(images[0]))}: pass a list of examples as np.asarray(list), and "
+            "several inputs as a tuple"
+        )
 
 
 def check_key(key: Any, name: str = "key", *, many: bool = False) -> None:

@@ -119,8 +119,8 @@ class DomainBatchNorm(nn.Module):
     With ``statistics='shared'`` mean and variance are taken over source and target together.
     With ``'per_domain'`` it is domain-specific batch normalization (DSBN): they are taken over
     each domain by itself, and each has its own running averages. ``domain`` says which those of
-    ``x`` are; a joint batch (None) updates and uses both. Scale and bias are those of both
-    domains, while Chang et al. have one of each for each domain.
+    ``x`` are; a joint batch (None), in training alone, updates and uses both. Scale and bias are
+    those of both domains, while Chang et al. have one of each for each domain.
 
     Attributes:
       statistics: ``'shared'`` or ``'per_domain'``.
@@ -134,6 +134,11 @@ class DomainBatchNorm(nn.Module):
     statistics: str = "per_domain"
     momentum: float = 0.9
     dtype: Any = jnp.float32
+
+    @property
+    def uses_domain(self) -> bool:
+        """Whether the output may depend on the domain."""
+        return self.statistics == "per_domain"
 
     @nn.compact
     def __call__(self, x, *, train=False, domain=None, axis_name=None):
@@ -167,6 +172,11 @@ class DomainBatchNorm(nn.Module):
                 x = source(x)
             elif domain == TARGET:
                 x = target(x)
+            elif not (train or self.is_initializing()):
+                raise ValueError(
+                    "per-domain statistics outside training need the domain of the examples, got "
+                    "None: let each module above DomainBatchNorm declare `domain` and pass it on"
+                )
             else:
                 if x.shape[0] % 2:
                     raise ValueError(

@@ -5,6 +5,7 @@ this form alone.
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import inspect
@@ -63,8 +64,12 @@ class Part(Protocol):
         train: bool = False,
         domain: int | None = None,
         axis_name: str | None = None,
+        examples: int | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Returns the output and the batch statistics after it, which move in training only."""
+        """Returns the output and the batch statistics after it, which move in training only.
+
+        ``examples`` is how many the larger domain in ``x`` has on this device, if it is known.
+        """
 
     def layers(
         self, theta: Any, batch_stats: dict[str, Any], x: Any, *, domain: int
@@ -218,7 +223,18 @@ class _NnxPart:
         _, theta, _, state = _split(module)
         return nnx.to_pure_dict(theta), nnx.to_pure_dict(state)
 
-    def apply(self, theta, batch_stats, x, *, key=None, train=False, domain=None, axis_name=None):
+    def apply(
+        self,
+        theta,
+        batch_stats,
+        x,
+        *,
+        key=None,
+        train=False,
+        domain=None,
+        axis_name=None,
+        examples=None,
+    ):
         from flax import nnx
 
         definition, *states = _split(self._abstract)
@@ -234,12 +250,69 @@ class _NnxPart:
             for name, on in SWITCHES.items():
                 if isinstance(vars(each).get(name), bool):
                     setattr(each, name, train == on)
-        options = {"train": train, "domain": domain, "axis_name": axis_name}
-        y = module(x, **accepted(module, options))
-        return y, (nnx.to_pure_dict(_split(module)[3]) if train else batch_stats)
+        options = accepted(module, {"train": train, "domain": domain, "axis_name": axis_name})
+        if not train:
+            return module(x, **options), batch_stats
+        checks = _LayerChecks(bool(SWITCHES.keys() & options), examples)
+        with _checked_layers(module, checks):
+            y = module(x, **options)
+        return y, _like(nnx.to_pure_dict(_split(module)[3]), batch_stats)
 
     def layers(self, theta, batch_stats, x, *, domain):
         return self.apply(theta, batch_stats, x, domain=domain)[0], {}
+
+
+_NNX_CHECKS: contextvars.ContextVar[Any] = contextvars.ContextVar("checks", default=None)
+
+
+@contextlib.contextmanager
+def _checked_layers(module, checks):
+    """Has the layers of an NNX module checked where they are called.
+
+    Linen has ``nn.intercept_methods`` for it. Here each layer is for a while of a class of its
+    own, so that no other module and no other thread sees a change.
+    """
+    from flax import nnx
+
+    layers = [(each, type(each)) for _, each in nnx.iter_modules(module) if _is_checked(each)]
+    token = _NNX_CHECKS.set(checks)
+    try:
+        for layer, cls in layers:
+            object.__setattr__(layer, "__class__", _checked_class(cls))
+        yield
+    finally:
+        for layer, cls in layers:
+            object.__setattr__(layer, "__class__", cls)
+        _NNX_CHECKS.reset(token)
+
+
+def _is_checked(layer):
+    from flax import nnx
+
+    return isinstance(layer, nnx.Dropout | nnx.BatchNorm) or hasattr(layer, "dropout_rate")
+
+
+@functools.cache
+def _checked_class(cls):
+    """Returns a class of NNX layers that are checked where they are called."""
+    from flax import nnx
+
+    def checked(self, *args, **kwargs):
+        checks = _NNX_CHECKS.get()
+        if checks is not None:
+            given = _given(self, args, kwargs)
+            checks.check(self, cls.__name__, given, nnx.Dropout, nnx.BatchNorm)
+        return cls.__call__(self, *args, **kwargs)
+
+    checked.__signature__ = inspect.signature(cls.__call__)
+    return type(cls.__name__, (cls,), {"__call__": checked, "__module__": cls.__module__})
+
+
+def _like(new, old):
+    """Returns those entries of a nested dict that another one has: others were sown."""
+    if not isinstance(old, dict):
+        return new
+    return {name: _like(new[name], value) for name, value in old.items()}
 
 
 def _split(module):
@@ -289,14 +362,25 @@ class _LinenPart:
             return True
         return False
 
-    def apply(self, theta, batch_stats, x, *, key=None, train=False, domain=None, axis_name=None):
+    def apply(
+        self,
+        theta,
+        batch_stats,
+        x,
+        *,
+        key=None,
+        train=False,
+        domain=None,
+        axis_name=None,
+        examples=None,
+    ):
         options = accepted(self.module, {"train": train, "domain": domain, "axis_name": axis_name})
         rngs = None
         if key is not None:  # 'params' is the stream of all that are not given
             rngs = {"dropout": key, "params": jax.random.fold_in(key, _OTHER_STREAMS)}
         variables = {"params": theta, **batch_stats}
         mutable = train and list(batch_stats)
-        checked = functools.partial(_check_layer, bool(SWITCHES.keys() & options))
+        checked = _LayerChecks(bool(SWITCHES.keys() & options), examples)
         with nn.intercept_methods(checked) if train else contextlib.nullcontext():
             y = self._called(variables, x, rngs=rngs, mutable=mutable or False, **options)
         y, new_stats = y if mutable else (y, batch_stats)
@@ -306,6 +390,11 @@ class _LinenPart:
         name = type(self.module).__name__
         try:
             return self.module.apply(variables, x, **options)
+        except flax.errors.InvalidRngError as error:
+            raise TypeError(
+                f"{name} needs random numbers outside training ({_short(error)}): switch its "
+                "dropout off there, by deterministic=not train"
+            ) from error
         except flax.errors.ModifyScopeVariableError as error:
             raise TypeError(
                 f"{name} changes a state outside training ({_short(error)}): change it only where "
@@ -319,7 +408,7 @@ class _LinenPart:
 
     def layers(self, theta, batch_stats, x, *, domain):
         options = {"train": False, "domain": domain, "axis_name": None}
-        y, captured = self.module.apply(
+        y, captured = self._called(
             {"params": theta, **batch_stats},
             x,
             capture_intermediates=True,
@@ -342,43 +431,115 @@ def _short(error):
     return str(error).partition(" (https")[0].rstrip(".")
 
 
-def _check_layer(switched, call, args, kwargs, context):
-    """Raises where dropout is off in training, or batch norm does not normalize over a batch.
+class _LayerChecks:
+    """Raises where a layer of a part is not told that the part is trained, or learns nothing.
 
-    Fixed statistics are meant where the module is ``switched``: told that it is trained.
+    Fixed statistics of batch norm are meant where the part is ``switched``, told that it is
+    trained, and so is each module above the layer that declares a switch.
+
+    Attributes:
+      switched: Whether the modules above the layer are told.
+      examples: Examples of each domain in the call, on this device; None where not known.
     """
-    module, name = context.module, context.method_name
-    if isinstance(module, nn.Dropout | nn.BatchNorm) and name == "__call__":
-        switch = "deterministic" if isinstance(module, nn.Dropout) else "use_running_average"
-        x, *off = args
-        off = off[0] if off else kwargs.get(switch)
-        off = getattr(module, switch) if off is None else off
+
+    def __init__(self, switched, examples):
+        """Starts above the layers."""
+        self.switched, self.examples = switched, examples
+
+    def __call__(self, call, args, kwargs, context):
+        """Checks a call of a method of a Linen module and makes it."""
+        module = context.module
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        given = _given(module, args, kwargs)
         place = "/".join(module.path) or type(module).__name__
-        if isinstance(module, nn.BatchNorm):
-            _check_batch_norm(module, place, x, off=off, switched=switched)
-        elif off is True and module.rate:
+        if module.path:
+            self._check_attributes(module, place)
+        if getattr(module, "uses_domain", False) and "domain" not in given:
+            raise TypeError(
+                f"{place} has statistics of each domain and is not told the domain: pass it "
+                "domain=domain, with `domain` a keyword argument of each module above it"
+            )
+        self.check(module, place, given, nn.Dropout, nn.BatchNorm)
+        above = self.switched
+        self.switched = above and not _untold(type(module), given)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.switched = above
+
+    def check(self, module, place, given, dropout, batch_norm):
+        """Checks dropout and batch norm, of Linen or of NNX."""
+        if isinstance(module, batch_norm):
+            off = _setting(module, given, "use_running_average")
+            self._check_batch_norm(module, place, next(iter(given.values())), off)
+        rate = getattr(module, "rate" if isinstance(module, dropout) else "dropout_rate", 0)
+        off = _setting(module, given, "deterministic")
+        if off is True and isinstance(rate, int | float) and rate > 0:
             raise TypeError(
                 f"dropout {place} is off in training: pass it deterministic=not train, with "
                 "`train` a keyword argument of each module above it, or set its rate to 0"
             )
-    return call(*args, **kwargs)
+
+    def _check_attributes(self, module, place):
+        if SWITCHES.keys() & _declared(type(module))[0]:
+            return
+        for name, on in SWITCHES.items():
+            meant = name == "use_running_average" and self.switched
+            if getattr(module, name, None) is (not on) and not meant:
+                raise TypeError(
+                    f"{place} is off in training: its attribute `{name}` is {not on}; let each "
+                    f"module above it declare `train`, and make it with {name}="
+                    f"{'train' if on else 'not train'}"
+                )
+
+    def _check_batch_norm(self, module, place, x, off):
+        if off is True and not self.switched:
+            raise TypeError(
+                f"batch norm {place} has fixed statistics in training: pass it "
+                "use_running_average=not train, with `train` a keyword argument of each module "
+                "above it; where they are meant to be fixed, declare `train` and leave it unused"
+            )
+        axes = getattr(module, "axis", -1)  # NNX has the last one alone
+        channels = math.prod(x.shape[a] for a in np.ravel(axes))
+        devices = jax.lax.axis_size(module.axis_name) if module.axis_name is not None else 1
+        if off:
+            return
+        if x.size * devices == channels:
+            raise ValueError(
+                f"batch norm {place} takes its statistics over one value of each channel, so that "
+                "all features become its bias and nothing is learned: give each domain 2 examples "
+                "a batch or more"
+            )
+        if self.examples is not None and self.examples * devices == 1:
+            raise ValueError(
+                f"batch norm {place} takes its statistics over one example of each domain, so "
+                "that features tell an example from its own mean alone: give each domain 2 "
+                "examples a batch or more"
+            )
 
 
-def _check_batch_norm(module, place, x, *, off, switched):
-    if off is True and not switched:
-        raise TypeError(
-            f"batch norm {place} has fixed statistics in training: pass it "
-            "use_running_average=not train, with `train` a keyword argument of each module above "
-            "it; where they are meant to be fixed, declare `train` and leave it unused"
-        )
-    channels = math.prod(x.shape[a] for a in np.ravel(module.axis))
-    devices = jax.lax.axis_size(module.axis_name) if module.axis_name is not None else 1
-    if not off and x.size * devices == channels:
-        raise ValueError(
-            f"batch norm {place} takes its statistics over one value of each channel, so that all "
-            "features become its bias and nothing is learned: give each domain 2 examples a batch "
-            "or more"
-        )
+def _given(module, args, kwargs):
+    """Returns the arguments of a call of a module by name."""
+    try:
+        given = inspect.signature(type(module).__call__).bind_partial(module, *args, **kwargs)
+    except TypeError:  # the call says better what is wrong
+        return kwargs
+    _, *arguments = given.arguments.items()
+    return dict(arguments)
+
+
+def _setting(module, given, name):
+    """Returns a switch of a layer, given in its call or else its attribute."""
+    value = given.get(name)
+    return getattr(module, name, None) if value is None else value
+
+
+def _untold(cls, given):
+    """Returns whether a module declares switches, each off by default, and is given none."""
+    parameters = inspect.signature(cls.__call__).parameters
+    off = [n for n, on in SWITCHES.items() if n in parameters and parameters[n].default is (not on)]
+    return bool(off) and not any(name in given for name in SWITCHES)
 
 
 # --- what a module is told ---------------------------------------------------------------

@@ -376,8 +376,16 @@ class _Calls:
             train=True,
             domain=domain,
             axis_name=self._axis_name,
+            examples=_examples(x, domain, self._batch),
         )
         return y
+
+
+def _examples(x, domain, batch):
+    """Returns how many examples the larger domain has in what a part is called with."""
+    sizes = [count_examples(batch.source_image), count_examples(batch.target_image)]
+    examples = count_examples(x)
+    return max(sizes) if domain is None and examples == sum(sizes) else examples
 
 
 def _check_joint(name, x, batch):

@@ -532,8 +532,8 @@ ARRAYS = {
     ),
     "a list": (
         lambda: predict(model(), state(), X.tolist()),
-        ValueError,
-        r"images must be arrays with one first axis.*\(\), \.\.\.: pass lists as np.asarray",
+        TypeError,
+        r"images must be an array .* list of 8 of shape \[3\]: pass a list .* np.asarray\(list\)",
     ),
     "no target": (
         lambda: update(target_image=None),

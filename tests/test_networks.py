@@ -35,7 +35,9 @@ def shapes(model, side, channels=3, dtype=jnp.float32):
     state = jax.eval_shape(lambda x: init_state(model, make_optimizer(0.1), KEY, x), images)
 
     def outputs(state, x):
-        f = model.feature_extractor.apply({"params": state.theta["f"]} | state.batch_stats["f"], x)
+        G_f = model.feature_extractor
+        variables = {"params": state.theta["f"]} | state.batch_stats["f"]
+        f = G_f.apply(variables, x, **networks.accepted(G_f, {"domain": 0}))
         y = model.label_predictor.apply({"params": state.theta["y"]}, f)
         return Apply(f, y, model.domain_classifier.apply({"params": state.theta["d"]}, f))
 

@@ -30,7 +30,7 @@ from dann_jax import (
     replicate,
     svhn,
 )
-from dann_jax.networks import FullyConnected, project_max_norm
+from dann_jax.networks import DomainBatchNorm, FullyConnected, project_max_norm
 
 KEY = jax.random.key(0)
 X, T = np.random.default_rng(0).normal(size=(2, 16, 3)).astype(np.float32)
@@ -165,6 +165,108 @@ def test_layers_that_nobody_tells_say_so():
             trained(model(module))
 
 
+class Attends(nn.Module):
+    fixed: bool = False
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        attention = nn.MultiHeadDotProductAttention(1, dropout_rate=0.9)
+        return Inside(train)(attention(x[:, None], deterministic=self.fixed or not train)[:, 0])
+
+
+class Inside(nn.Module):
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4)(x)
+        return x * jax.random.bernoulli(self.make_rng("dropout"), 0.5, x.shape) if self.train else x
+
+
+class Quiet(nn.Module):
+    """Declares what it does not pass on."""
+
+    inner: nn.Module
+
+    @nn.compact
+    def __call__(self, x, train=False, domain=None):
+        return self.inner(nn.Dense(4)(x))
+
+
+class Declares(nn.Module):
+    statistics: str = "per_domain"
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return DomainBatchNorm(self.statistics)(nn.Dense(4)(x), train=train)
+
+
+class InnerNorm(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False, domain=None):
+        return nn.BatchNorm(not train)(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Attends(fixed=True), "dropout MultiHeadDotProductAttention_0 is off in training"),
+        (Quiet(Inside()), "attribute `train` is False"),
+        (Quiet(InnerNorm()), "inner/BatchNorm_0 has fixed statistics in training"),
+        (Quiet(DomainBatchNorm("shared")), "inner/shared has fixed statistics in training"),
+        (nn.Sequential([DomainBatchNorm("shared"), nn.relu]), "passes its layers no switch"),
+    ],
+)
+def test_a_layer_that_is_off_in_training_is_refused(module, message):
+    with pytest.raises(TypeError, match=message):
+        jax.eval_shape(lambda: trained_once(model(module)))
+
+
+def trained_once(net, batch=BATCH):
+    state = init_state(net, OPTIMIZER, KEY, batch.source_image)
+    return make_update_step(net, OPTIMIZER, 0.5)(state, batch, KEY)[0]
+
+
+def test_layers_that_are_told_are_trained():
+    for module in (Attends(), Declares("shared")):
+        jax.eval_shape(lambda module=module: trained_once(model(module)))
+
+
+@pytest.mark.parametrize("module", [Declares(), Quiet(DomainBatchNorm("per_domain"))])
+def test_statistics_of_each_domain_without_a_domain_are_refused(module):
+    with pytest.raises((ValueError, TypeError), match="domain"):
+        jax.eval_shape(lambda: trained_once(model(module)))
+    x = jnp.ones([4, 3])
+    variables = DomainBatchNorm().init(KEY, x)
+    with pytest.raises(ValueError, match="outside training need the domain"):
+        DomainBatchNorm().apply(variables, x)
+    DomainBatchNorm().apply(variables, x, domain=TARGET)
+
+
+class DropsAlways(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(0.5, deterministic=False)(nn.Dense(4)(x))
+
+
+def test_dropout_that_predictions_have_too_is_refused():
+    net = model(DropsAlways())
+    state = init_state(net, OPTIMIZER, KEY, X)
+    for call in (predict, features):
+        with pytest.raises(TypeError, match="DropsAlways needs random numbers outside training"):
+            call(net, state, X)
+
+
+def test_a_list_of_examples_is_no_array():
+    net = model(Train())
+    state = init_state(net, OPTIMIZER, KEY, X)
+    for call in (predict, features):
+        with pytest.raises(TypeError, match=r"images must be .* list of 2 .*np.asarray\(list\)"):
+            call(net, state, [X[0], X[1]])
+    with pytest.raises(TypeError, match=r"image must be .*np.asarray\(list\)"):
+        trained_once(net, BATCH._replace(source_image=list(X)))
+
+
 # --- state and random streams ------------------------------------------------------------
 
 
@@ -271,6 +373,21 @@ def test_batch_norm_of_any_module_over_one_example_is_refused():
         trained(model(Train()), one, objective=label_objective)
 
 
+class Convolved(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(not train)(nn.Conv(2, (3,))(x[..., None]))
+        return x.reshape(len(x), -1)
+
+
+@pytest.mark.parametrize("module", [Train(), Convolved()])
+def test_batch_norm_over_one_example_of_each_domain_is_refused(module):
+    one, two = (DomainBatch(X[:n], Y[:n], T[:n]) for n in (1, 2))
+    with pytest.raises(ValueError, match="BatchNorm_0 .* over one example of each domain"):
+        jax.eval_shape(lambda: trained_once(model(module), one))
+    jax.eval_shape(lambda: trained_once(model(module), two))
+
+
 def test_a_domain_that_was_never_trained_is_refused():
     net = office_batch_norm(None, classes=2, statistics="per_domain")
     x = images(16)
@@ -367,6 +484,69 @@ def test_an_nnx_part_keeps_batch_statistics_and_drops_in_training_alone():
     alone = np.concatenate([predict(net, state, X[i : i + 1]) for i in range(16)])
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(together, predict(net, state, X))
+
+
+class NnxOff(nnx.Module):
+    """Has a layer that is told to be off, or by a name of its own."""
+
+    def __init__(self, rngs, layer="drop", own=False):
+        self.dense = nnx.Linear(3, 4, rngs=rngs)
+        self.norm, self.drop = nnx.BatchNorm(4, rngs=rngs), nnx.Dropout(0.9, rngs=rngs)
+        self.attend = nnx.MultiHeadAttention(1, 4, decode=False, dropout_rate=0.9, rngs=rngs)
+        self.is_train, self.layer, self.own = False, layer, own
+
+    def __call__(self, x):
+        h, off = self.dense(x), not (self.own and self.is_train)
+        if self.layer == "norm":
+            return self.norm(h, use_running_average=off)
+        if self.layer == "attend":
+            return self.attend(h[:, None], deterministic=off)[:, 0]
+        return self.drop(h, deterministic=off)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "dropout Dropout is off"),
+        ({"own": True}, "dropout Dropout is off"),
+        ({"layer": "norm"}, "batch norm BatchNorm has fixed statistics"),
+        ({"layer": "attend"}, "dropout MultiHeadAttention is off"),
+    ],
+)
+def test_an_nnx_layer_that_is_off_in_training_is_refused(options, message):
+    net = model(nnx_part(functools.partial(NnxOff, **options)))
+    with pytest.raises(TypeError, match=message):
+        jax.eval_shape(lambda: trained_once(net))
+
+
+def test_nnx_batch_norm_over_one_example_is_refused():
+    net = model(nnx_part(functools.partial(Nnx, rate=0.0)))
+    one = DomainBatch(X[:1], Y[:1], T[:1])
+    with pytest.raises(ValueError, match="BatchNorm takes its statistics over one example"):
+        jax.eval_shape(lambda: trained_once(net, one))
+
+
+def test_a_checked_nnx_module_keeps_its_classes():
+    module = Nnx(nnx.Rngs(0))
+    jax.eval_shape(lambda: trained_once(model(nnx_part(module))))
+    assert (type(module.drop), type(module.norm)) == (nnx.Dropout, nnx.BatchNorm)
+
+
+class Noted(nnx.Variable):
+    pass
+
+
+class NnxSower(Nnx):
+    def __call__(self, x):
+        self.noted = Noted(x.sum())
+        return super().__call__(x)
+
+
+def test_what_an_nnx_module_makes_in_a_call_is_no_state():
+    net = model(nnx_part(NnxSower))
+    state = jax.eval_shape(lambda: init_state(net, OPTIMIZER, KEY, X))
+    after = jax.eval_shape(lambda: trained_once(net))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def test_an_nnx_part_has_an_initialization_for_each_key_and_new_noise_each_step():
