@@ -75,7 +75,8 @@ class Objective(Protocol):
     """A function of theta to minimize: ``reversed_objective``, ``label_objective``, your own.
 
     It may pass the joint batch through a part at once, or one domain after the other with
-    ``domain=SOURCE`` and ``domain=TARGET``.
+    ``domain=SOURCE`` and ``domain=TARGET``. It may declare ``key`` and ``average`` as further
+    keyword arguments, see ``training.make_update_step``.
     """
 
     def __call__(

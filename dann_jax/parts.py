@@ -62,13 +62,12 @@ class Part(Protocol):
         train: bool = False,
         domain: int | None = None,
         axis_name: str | None = None,
+        layers: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Returns the output and the batch statistics after it, which move in training only."""
+        """Returns the output and the batch statistics after it, which move in training only.
 
-    def layers(
-        self, theta: Any, batch_stats: dict[str, Any], x: Any, *, domain: int
-    ) -> tuple[Any, dict[str, Any]]:
-        """Returns the output and that of each layer by its path, outside training."""
+        The outputs of the part's layers are added to ``layers``, by their paths.
+        """
 
 
 # --- plain functions ---------------------------------------------------------------------
@@ -99,10 +98,6 @@ class _FunctionPart:
 
     def apply(self, theta, batch_stats, x, *, key=None, **_):
         return self.function.apply(self._with_streams(theta, x, key), x), batch_stats
-
-    def layers(self, theta, batch_stats, x, *, domain):
-        del domain
-        return self.apply(theta, batch_stats, x)[0], {}
 
     def _with_streams(self, theta, x, key):
         if not _is_nnx_state(theta):
@@ -211,7 +206,9 @@ class _NnxPart:
         _, theta, _, state = _split(module)
         return nnx.to_pure_dict(theta), nnx.to_pure_dict(state)
 
-    def apply(self, theta, batch_stats, x, *, key=None, train=False, domain=None, axis_name=None):
+    def apply(
+        self, theta, batch_stats, x, *, key=None, train=False, domain=None, axis_name=None, **_
+    ):
         from flax import nnx
 
         definition, *states = _split(self._abstract)
@@ -226,9 +223,6 @@ class _NnxPart:
         options = {"train": train, "domain": domain, "axis_name": axis_name}
         y = module(x, **accepted(module, options))
         return y, (nnx.to_pure_dict(_split(module)[3]) if train else batch_stats)
-
-    def layers(self, theta, batch_stats, x, *, domain):
-        return self.apply(theta, batch_stats, x, domain=domain)[0], {}
 
 
 def _split(module):
@@ -278,38 +272,47 @@ class _LinenPart:
             return True
         return False
 
-    def apply(self, theta, batch_stats, x, *, key=None, train=False, domain=None, axis_name=None):
+    def apply(
+        self,
+        theta,
+        batch_stats,
+        x,
+        *,
+        key=None,
+        train=False,
+        domain=None,
+        axis_name=None,
+        layers=None,
+    ):
         options = accepted(self.module, {"train": train, "domain": domain, "axis_name": axis_name})
-        rngs = None
         if key is not None:  # 'params' is the stream of all that are not given
-            rngs = {"dropout": key, "params": jax.random.fold_in(key, _OTHER_STREAMS)}
+            other = jax.random.fold_in(key, _OTHER_STREAMS)
+            options["rngs"] = {"dropout": key, "params": other}
+        mutable = list(batch_stats) if train else []
+        if layers is not None:
+            options["capture_intermediates"] = True
+            mutable.append("intermediates")
         variables = {"params": theta, **batch_stats}
-        if not (train and batch_stats):
-            return self.module.apply(variables, x, rngs=rngs, **options), batch_stats
+        if not mutable:
+            return self.module.apply(variables, x, **options), batch_stats
         with nn.intercept_methods(_check_batch_norm):
-            y, new_stats = self.module.apply(
-                variables, x, rngs=rngs, mutable=list(batch_stats), **options
-            )
-        return y, dict(new_stats)
+            y, changed = self.module.apply(variables, x, mutable=mutable, **options)
+        if layers is not None:
+            layers.update(_by_path(changed["intermediates"]))
+        return y, ({name: changed[name] for name in batch_stats} if train else batch_stats)
 
-    def layers(self, theta, batch_stats, x, *, domain):
-        options = {"train": False, "domain": domain, "axis_name": None}
-        y, captured = self.module.apply(
-            {"params": theta, **batch_stats},
-            x,
-            capture_intermediates=True,
-            mutable=["intermediates"],
-            **accepted(self.module, options),
-        )
-        outputs = jax.tree_util.tree_leaves_with_path(
-            captured["intermediates"], is_leaf=lambda node: isinstance(node, tuple)
-        )
-        layers = {}
-        for path, calls in outputs:
-            names = [str(key.key) for key in path if str(key.key) != "__call__"]
-            if names:
-                layers["/".join(names)] = calls[0]
-        return y, layers
+
+def _by_path(intermediates):
+    """Returns the output of the first call of each layer by its path."""
+    outputs = jax.tree_util.tree_leaves_with_path(
+        intermediates, is_leaf=lambda node: isinstance(node, tuple)
+    )
+    layers = {}
+    for path, calls in outputs:
+        names = [str(key.key) for key in path if str(key.key) != "__call__"]
+        if names:
+            layers["/".join(names)] = calls[0]
+    return layers
 
 
 def _check_batch_norm(call, args, kwargs, context):

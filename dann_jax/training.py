@@ -4,6 +4,7 @@
 let ``programs`` run it many times a call.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,9 +30,11 @@ __all__ = [
     "ABSENT",
     "Metrics",
     "TrainState",
+    "averaged",
     "init_state",
     "make_optimizer",
     "make_update_step",
+    "with_average",
 ]
 
 
@@ -109,6 +112,63 @@ def make_optimizer(
     return optax.chain(*steps)
 
 
+class AverageState(NamedTuple):
+    """State of ``with_average``."""
+
+    average: Any  # pytree like theta
+    inner: Any
+
+
+def with_average(
+    optimizer: optax.GradientTransformation, decay: float
+) -> optax.GradientTransformation:
+    """Returns an optimizer that also keeps an exponential moving average of the parameters.
+
+    ``a <- decay a + (1 - decay) theta`` after each update, from ``a = theta`` at the start. The
+    updates do not depend on it; ``averaged`` gives the state to evaluate.
+
+    Args:
+      optimizer: What makes the updates.
+      decay: Share of the average that each update keeps, in [0, 1).
+
+    Raises:
+      ValueError: The decay is another number.
+
+    Source: Polyak and Juditsky (1992); as teacher: Tarvainen and Valpola (2017).
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"expected a decay in [0, 1), got {decay}: 0.999 is usual")
+
+    def init(theta):
+        return AverageState(jax.tree.map(jnp.copy, theta), optimizer.init(theta))
+
+    def update(updates, state, params=None):
+        updates, inner = optimizer.update(updates, state.inner, params)
+        theta = optax.apply_updates(params, updates)
+        average = optax.incremental_update(theta, state.average, 1 - decay)
+        return updates, AverageState(average, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(state: TrainState) -> TrainState:
+    """Returns the state with its averaged parameters in place of the last ones.
+
+    Args:
+      state: Of a training by an optimizer from ``with_average``.
+
+    Raises:
+      ValueError: The optimizer keeps no average.
+    """
+    states = jax.tree.leaves(state.opt_state, is_leaf=lambda s: isinstance(s, AverageState))
+    average = next((s.average for s in states if isinstance(s, AverageState)), None)
+    if average is None:
+        raise ValueError(
+            "the optimizer keeps no average of the parameters: make it with with_average"
+        )
+    return state.replace(theta=average)
+
+
 def _scale_by_factors(factors):
     def update(updates, state, params=None):
         del params
@@ -139,12 +199,11 @@ def init_state(
     Returns:
       The state, step 0.
     """
-    theta, batch_stats = {}, {}
-    x = image
+    theta, batch_stats, outputs = {}, {}, {}
     for i, (name, part) in enumerate(model.parts.items()):
+        x = model.inputs(name, image, outputs)
         theta[name], batch_stats[name] = part.init(jax.random.fold_in(key, i), x)
-        if name == "f":
-            x = _features_of(part, theta["f"], batch_stats["f"], image, key)
+        outputs[name] = _zeros_like_output(part, theta[name], batch_stats[name], x, key)
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         theta=theta,
@@ -153,13 +212,13 @@ def init_state(
     )
 
 
-def _features_of(part, theta, batch_stats, image, key):
-    """Returns zeros in the shape of the features."""
+def _zeros_like_output(part, *arguments):
+    """Returns zeros in the shape of the output of a part."""
 
-    def features(theta, batch_stats, image, key):
-        return part.apply(theta, batch_stats, image, key=key, domain=SOURCE)[0]
+    def output(theta, batch_stats, x, key):
+        return part.apply(theta, batch_stats, x, key=key, domain=SOURCE)[0]
 
-    shapes = jax.eval_shape(features, theta, batch_stats, image, key)
+    shapes = jax.eval_shape(output, *arguments)
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
@@ -206,12 +265,18 @@ def make_update_step(
 
     Source: Ganin & Lempitsky (2015), Eqs. (4)-(6) and (9).
     """
+    declared = inspect.signature(objective).parameters
 
     def update(state, batch, key):
         lam_t = lam(state.step) if callable(lam) else jnp.float32(lam)
         key = jax.random.fold_in(key, state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+        beside = {  # what an objective may declare
+            "key": lambda: jax.random.fold_in(key, len(model.parts)),
+            "average": lambda: averaged(state).theta,
+        }
 
         def loss(theta):
             calls = {
@@ -226,7 +291,12 @@ def make_update_step(
                 for i, (name, part) in enumerate(model.parts.items())
             }
             value, terms = objective(
-                theta, batch, lam_t, Apply(*calls.values()), axis_name=axis_name
+                theta,
+                batch,
+                lam_t,
+                Apply(*calls.values()),
+                axis_name=axis_name,
+                **{name: value() for name, value in beside.items() if name in declared},
             )
             return value, (terms, {name: of_part.batch_stats for name, of_part in calls.items()})
 
@@ -253,7 +323,7 @@ def make_update_step(
 
 
 class _Calls:
-    """The calls of a part in one update, by an objective: ``(theta, x, domain=None)``.
+    """The calls of a part in one update, by an objective: ``(theta, x, domain=, layers=)``.
 
     Each call starts from the batch statistics that the one before it left. The first one has the
     dropout key of the part, each further one a key of its own.
@@ -264,7 +334,7 @@ class _Calls:
         self._key, self._axis_name, self._count = key, axis_name, 0
         self.batch_stats = batch_stats
 
-    def __call__(self, theta, x, *, domain=None):
+    def __call__(self, theta, x, *, domain=None, layers=None):
         check_domain(domain)
         if domain is None and self._part.uses_domain:
             _check_joint(self._name, x, self._batch)
@@ -278,6 +348,7 @@ class _Calls:
             train=True,
             domain=domain,
             axis_name=self._axis_name,
+            layers=layers,
         )
         return y
 
