@@ -4,6 +4,7 @@
 let ``programs`` run it many times a call.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -73,6 +74,7 @@ class Metrics(NamedTuple):
     domain_accuracy: chex.Array  # [] share of the batch's source and target examples
     feature_norm: chex.Array  # [] mean Euclidean norm of the features of one example
     lam: chex.Array  # [] lambda
+    penalties: dict[str, chex.Array] = {}  # [] each, what else the objective adds, unweighted
 
 
 def make_optimizer(
@@ -166,7 +168,7 @@ def averaged(state: TrainState) -> TrainState:
         raise ValueError(
             "the optimizer keeps no average of the parameters: make it with with_average"
         )
-    return state.replace(theta=average)
+    return dataclasses.replace(state, theta=average)
 
 
 def _scale_by_factors(factors):
@@ -199,7 +201,8 @@ def init_state(
     Returns:
       The state, step 0.
     """
-    theta, batch_stats, outputs = {}, {}, {}
+    theta, batch_stats = {}, {}
+    outputs: dict[str, Any] = {}
     for i, (name, part) in enumerate(model.parts.items()):
         x = model.inputs(name, image, outputs)
         theta[name], batch_stats[name] = part.init(jax.random.fold_in(key, i), x)
@@ -323,10 +326,11 @@ def make_update_step(
 
 
 class _Calls:
-    """The calls of a part in one update, by an objective: ``(theta, x, domain=, layers=)``.
+    """The calls of a part in one update, by an objective: ``(theta, x, *, ...) -> output``.
 
     Each call starts from the batch statistics that the one before it left. The first one has the
-    dropout key of the part, each further one a key of its own.
+    dropout key of the part, each further one a key of its own. One ``aside`` has the first one's
+    key, leaves the statistics as they are and does not count.
     """
 
     def __init__(self, part, name, *, batch, batch_stats, key, axis_name):
@@ -334,13 +338,12 @@ class _Calls:
         self._key, self._axis_name, self._count = key, axis_name, 0
         self.batch_stats = batch_stats
 
-    def __call__(self, theta, x, *, domain=None, layers=None):
+    def __call__(self, theta, x, *, domain=None, layers=None, aside=False):
         check_domain(domain)
         if domain is None and self._part.uses_domain:
             _check_joint(self._name, x, self._batch)
-        key = jax.random.fold_in(self._key, self._count) if self._count else self._key
-        self._count += 1
-        y, self.batch_stats = self._part.apply(
+        key = jax.random.fold_in(self._key, self._count) if self._count and not aside else self._key
+        y, batch_stats = self._part.apply(
             theta,
             self.batch_stats,
             x,
@@ -350,6 +353,8 @@ class _Calls:
             axis_name=self._axis_name,
             layers=layers,
         )
+        if not aside:
+            self._count, self.batch_stats = self._count + 1, batch_stats
         return y
 
 
@@ -418,6 +423,7 @@ def _metrics(terms, lam, axis_name):
         domain_accuracy=domain_accuracy,
         feature_norm=feature_norm,
         lam=jnp.asarray(lam, jnp.float32),
+        penalties=terms.penalties,
     )
 
 
