@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 FOLDS, COSTS = 3, tuple(10.0**k for k in range(-4, 1))  # of importance_weights
+LARGEST = 300  # logarithm of a weight whose square is still a number
 ROWS = 1024  # of a matrix of similarities that are in memory at a time
 
 Losses = Callable[[np.ndarray, np.ndarray], np.ndarray]  # logits [n, K], labels [n] -> [n]
@@ -185,7 +186,8 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
       logits: ``[n, classes]``.
       labels: ``[n]``.
     """
-    return -special.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    with np.errstate(over="ignore"):
+        return -special.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
 
 
 def importance_weights(
@@ -208,7 +210,7 @@ def importance_weights(
 
     Raises:
       ValueError: The features do not fit each other, are not finite, or there are fewer than 3
-        examples of a domain; or a ratio is too large for a number.
+        examples of a domain; or a ratio is above exp(300).
 
     Source: You et al. (ICML 2019), who train a network in place of logistic regressions.
     """
@@ -221,14 +223,13 @@ def importance_weights(
     draw = generator(key)
     folds = [draw.permutation(len(x)) % FOLDS for x in features]
     z = _left_out_logits(np.concatenate(features), np.arange(n + n_target) >= n, np.hstack(folds))
-    with np.errstate(over="ignore"):
-        weights = np.exp(z[:n]) * (n / n_target)
-    if not np.isfinite(weights).all():
+    z = z[:n]
+    if z.max() > LARGEST:
         raise ValueError(
-            f"the density ratio of a source example is exp({z[:n].max():.0f}): expected features "
-            "without outliers, of domains that overlap"
+            f"the density ratio of a source example is exp({z.max():.0f}), expected at most "
+            f"exp({LARGEST}): leave outliers out, or scale the features"
         )
-    return weights
+    return np.exp(np.maximum(z, -LARGEST)) * (n / n_target)
 
 
 def importance_weighted_validation(
@@ -243,13 +244,16 @@ def importance_weighted_validation(
 ) -> float:
     """Returns minus the target's risk as labelled source examples tell it, by their weights.
 
-    ``- (1/n) Σ_i w(f_i) ℓ(z_i, y_i)``, an unbiased estimate under covariate shift if w is the ratio
-    of densities. Its variance grows without bound the less the domains overlap.
+    ``- Σ_i w(f_i) ℓ(z_i, y_i) / Σ_i w(f_i)``, under covariate shift a consistent estimate if w is
+    the ratio of densities. The paper divides by n, which is the same in expectation. Estimated
+    ratios do not keep to it: they are about 0 for all of the source where features separate the
+    domains, and with n the worst features would have the best score. The variance grows without
+    bound the less the domains overlap.
 
     Args:
       source_features: ``[n, ...]`` of source examples that the network was not trained on.
       source_logits: ``[n, classes]``.
-      source_labels: ``[n]``; examples with -1 have no loss and are left out of the mean.
+      source_labels: ``[n]``; examples with -1 have no loss and are left out.
       target_features: ``[n', ...]``.
       key: For ``weights``.
       losses: ℓ, from logits and labels to ``[n]``; by default the risk is the share of errors.
@@ -267,7 +271,7 @@ def importance_weighted_validation(
     """
     features = source_features, target_features
     w, loss = _weighted(features, source_logits, source_labels, key, losses, weights)
-    return -float(np.mean(w * loss))
+    return -float(np.sum(w * loss) / np.sum(w))
 
 
 def deep_embedded_validation(
@@ -290,7 +294,7 @@ def deep_embedded_validation(
       source_features: ``[n, ...]``, of the layer that the domains are aligned in, of source
         examples that the network was not trained on.
       source_logits: ``[n, classes]``.
-      source_labels: ``[n]``; examples with -1 have no loss and are left out of the means.
+      source_labels: ``[n]``; examples with -1 have no loss and are left out.
       target_features: ``[n', ...]``.
       key: For ``weights``.
       losses: ℓ, from logits and labels to ``[n]``; by default the risk is the share of errors.
@@ -477,7 +481,15 @@ def _weighted(features, logits, labels, key, losses, weights):
     if w.shape != labels.shape:
         raise ValueError(f"expected one weight for each of {len(labels)} examples, got {w.shape}")
     checks.check_finite(w, "weights")
-    return w[known], losses(logits[known], labels[known])
+    if (w < 0).any() or not w[known].any():
+        raise ValueError(
+            f"expected weights that are not negative, nor all 0, got {w.min()} to {w.max()}"
+        )
+    loss = np.asarray(losses(logits[known], labels[known]), np.float64)
+    if loss.shape != (known.sum(),):
+        raise ValueError(f"expected one loss for each of {known.sum()} examples, got {loss.shape}")
+    checks.check_finite(loss, "losses")
+    return w[known], loss
 
 
 def _left_out_logits(x, is_target, fold):

@@ -164,11 +164,12 @@ def weighted(rule, w, labels=LABELS, **options):
 def test_importance_weighted_validation_worked_by_hand():
     rule = selection.importance_weighted_validation
     assert weighted(rule, [1.0, 1.0, 1.0, 1.0]) == -0.5
-    assert weighted(rule, [0.5, 2.0, 1.0, 0.1]) == pytest.approx(-(2.0 + 0.1) / 4)
+    assert weighted(rule, [0.5, 2.0, 1.0, 0.1]) == pytest.approx(-(2.0 + 0.1) / 3.6)
     assert weighted(rule, [9.0, 0.0, 9.0, 0.0]) == 0.0
-    # Without the label of the last, the mean is that of three.
+    assert weighted(rule, [5.0, 20.0, 10.0, 1.0]) == pytest.approx(-(2.0 + 0.1) / 3.6)
+    # Without the label of the last there are three examples.
     known = np.array([0, 2, 2, -1])
-    assert weighted(rule, [0.5, 2.0, 1.0, 0.1], known) == pytest.approx(-2 / 3)
+    assert weighted(rule, [0.5, 2.0, 1.0, 0.1], known) == pytest.approx(-2 / 3.5)
 
 
 def test_deep_embedded_validation_worked_by_hand():
@@ -191,6 +192,13 @@ def test_losses_are_those_that_are_passed():
     losses = selection.cross_entropy
     value = weighted(selection.importance_weighted_validation, ones, losses=losses)
     assert value == -5e4  # two of four examples miss by 1e5 nats
+    beyond = np.array([[1.7e308, -1.7e308]] * 4)
+    with pytest.raises(ValueError, match=r"losses\[1\] is inf"):
+        selection.importance_weighted_validation(
+            FEATURES, beyond, np.array([0, 1, 1, 0]), TARGET_FEATURES, key=KEY, losses=losses
+        )
+    with pytest.raises(ValueError, match="one loss for each of 4 examples"):
+        weighted(selection.deep_embedded_validation, ones, losses=lambda *_: np.ones(2))
 
 
 def test_the_control_variate_reduces_the_variance():
@@ -243,6 +251,14 @@ def test_the_target_risk_is_estimated_under_covariate_shift(rule):
     assert -value == pytest.approx(norm.sf(0.25), abs=0.04)
 
 
+def test_features_that_separate_the_domains_do_not_win_by_weights_of_0():
+    source, target = shifted(300, 300, shift=30.0)
+    assert selection.importance_weights(source, target, key=KEY).max() < 0.1
+    wrong = np.tile([0.0, 1.0], [300, 1])
+    for rule in (selection.importance_weighted_validation, selection.deep_embedded_validation):
+        assert rule(source, wrong, np.zeros(300, int), target, key=KEY) == pytest.approx(-1)
+
+
 def test_source_examples_that_do_not_fit_are_refused():
     rule = selection.importance_weighted_validation
     arguments = FEATURES, LOGITS, LABELS, TARGET_FEATURES
@@ -269,6 +285,9 @@ def test_source_examples_that_do_not_fit_are_refused():
         weighted(rule, [1.0])
     with pytest.raises(ValueError, match=r"weights\[2\] is inf"):
         weighted(rule, [1.0, 1.0, np.inf, 1.0])
+    for wrong in ([0.0] * 4, [1.0, 1.0, -1.0, 1.0]):
+        with pytest.raises(ValueError, match="not negative, nor all 0, got"):
+            weighted(rule, wrong)
 
 
 def test_a_ratio_that_is_no_number_is_refused():
