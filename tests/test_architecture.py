@@ -90,6 +90,8 @@ def test_the_arrows_between_modules_point_one_way():
         "checkpoints": set(),
         "objective": {"reversal", "batches", "checks"},
         "health": {"objective"},
+        "divergence": {"checks"},
+        "selection": {"checks", "divergence"},
         "augmentation": {"objective"},
         "parts": {"objective"},
         "preprocessing": {"augmentation", "batches"},
