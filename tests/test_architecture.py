@@ -89,6 +89,7 @@ def test_the_arrows_between_modules_point_one_way():
         "memory": set(),
         "checkpoints": set(),
         "objective": {"reversal", "batches", "checks"},
+        "objectives": {"batches", "networks", "objective", "objectives", "reversal"},
         "health": {"objective"},
         "divergence": {"checks"},
         "selection": {"checks", "divergence"},
