@@ -15,7 +15,7 @@ __all__ = ["PROGRAM", "Options", "check_shared", "parse"]
 PROGRAM = "python -m experiments.run"
 OF_A_ROW = (  # settings that make a row of a table itself, and cannot be one for all of them
     "source target source_train source_test target_train target_test "
-    "classes network image_size crop"
+    "classes network image_size resize crop"
 )
 
 

@@ -105,6 +105,9 @@ class Config:
     image_size: int = 32
     """Height and width of the images, pixels; smaller ones are padded with black."""
 
+    resize: bool = False
+    """Whether images of another size are resized to image_size (bilinear) instead."""
+
     crop: int | None = None
     """Height and width of what the network sees of an image, pixels: a random part in training, the
     middle in evaluation and below a frozen backbone; None for all of it."""
