@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax.objective import SOURCE, TARGET
+from dann_jax.objective import SOURCE, TARGET, check_domain
 
 __all__ = ["Views", "augmented", "center_crop", "draw_views", "take_view", "take_views"]
 
@@ -56,8 +56,9 @@ def draw_views(
       The views; all corners are equally likely.
 
     Raises:
-      ValueError: A view is larger than the images, or empty.
+      ValueError: A view is larger than the images, or empty, or the domain is another.
     """
+    check_domain(domain, joint=False)
     spare = jnp.asarray(_spare(shape, size), jnp.int32)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, _VIEWS), domain), step)
 
@@ -127,6 +128,8 @@ def center_crop(images: chex.Array, size: int) -> chex.Array:
 
 def _spare(shape, size):
     """Returns how many pixels of the height and of the width a crop leaves out."""
+    if len(shape) < 3:
+        raise ValueError(f"expected images [..., height, width, channel], got {list(shape)}")
     height, width = shape[-3:-1]
     if not 1 <= size <= min(height, width):
         raise ValueError(

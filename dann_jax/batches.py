@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax.checks import check_labels, count_examples
+from dann_jax.checks import check_count, check_images, check_key, check_labels, check_pair
 
 __all__ = [
     "BatchIndices",
@@ -20,6 +20,7 @@ __all__ = [
     "check_sizes",
     "gather",
     "in_blocks",
+    "multiples",
     "split_key",
 ]
 
@@ -76,6 +77,7 @@ def split_key(key: chex.PRNGKey) -> TrainingKeys:
     Args:
       key: PRNG key of the training.
     """
+    check_key(key)
     order_key, noise_key = jax.random.split(key)
     return TrainingKeys(order_key, noise_key)
 
@@ -114,8 +116,15 @@ def batch_indices(
       Indices, int32, shapes ``[steps, batch[0]]`` and ``[steps, batch[1]]``.
 
     Raises:
+      TypeError: The key is none, or numbers are not whole ones.
       ValueError: A domain or a batch is empty, or both are too large to count in 32 bits.
     """
+    check_key(key)
+    for name, pair in (("examples", examples), ("batch", batch), ("labelled", labelled)):
+        if pair is not None:
+            check_pair(pair, name)
+    if not hasattr(first_step, "dtype"):
+        check_count(first_step, "first_step", 0)
     parts = {"source": (examples[0], batch[0]), "target": (examples[1], batch[1])}
     if labelled is not None:
         rest = examples[1] - labelled[0], batch[1] - labelled[1]
@@ -223,7 +232,7 @@ def check_arrays(
       TypeError: Labels are not integers.
     """
     for name in ("source_label", "target_label"):
-        if getattr(arrays, name) is not None:
+        if getattr(arrays, name, None) is not None:
             check_labels(getattr(arrays, name), classes, name=name)
     check_sizes(arrays, examples, labelled)
 
@@ -241,13 +250,24 @@ def check_sizes(
     Raises:
       ValueError: As in ``check_arrays``.
     """
+    if not all(hasattr(arrays, name) for name in DomainArrays._fields):
+        raise TypeError(f"expected DomainArrays, got {type(arrays).__name__}")
+    for name, pair in (("examples", examples), ("labelled", labelled)):
+        if pair is not None:
+            check_pair(pair, name)
+    for name in ("source_label", "target_label"):
+        labels = getattr(arrays, name)
+        if not hasattr(labels, "dtype") and (labels is not None or name == "source_label"):
+            raise TypeError(f"{name} must be an array, got {type(labels).__name__}")
     source, target = (
-        count_examples(getattr(arrays, name), name) for name in ("source_image", "target_image")
+        check_images(getattr(arrays, name), name, empty=True)
+        for name in ("source_image", "target_image")
     )
-    if (source, target) != tuple(examples) or len(arrays.source_label) != source:
+    labels = np.shape(arrays.source_label)[0] if np.ndim(arrays.source_label) else 0
+    if (source, target) != tuple(examples) or labels != source:
         raise ValueError(
             f"expected arrays of {examples[0]} source and {examples[1]} target examples, got "
-            f"{source} images with {len(arrays.source_label)} labels, and {target}"
+            f"{source} images with {labels} labels, and {target}"
         )
     labels = 0 if arrays.target_label is None else len(arrays.target_label)
     if labels != target and (labels or labelled is not None):
@@ -268,6 +288,16 @@ def check_sizes(
             f"expected a label of each of the first {labelled[0]} target examples, got "
             f"{known[: labelled[0]].sum()}: put the labelled examples first"
         )
+
+
+def multiples(size: int, parts: int) -> str:
+    """Returns in words the nearest sizes of a batch that split into so many equal parts.
+
+    >>> multiples(64, 3)
+    '63 or 66'
+    """
+    below, above = size - size % parts, size + -size % parts
+    return f"{below} or {above}" if below else str(above)
 
 
 def gather(

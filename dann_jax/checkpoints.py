@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import numbers
 import pathlib
 import shutil
 import threading
@@ -65,7 +66,9 @@ class Checkpoints:
           tree: Pytree of arrays, which may include typed PRNG keys.
 
         Raises:
-          ValueError: The step is negative.
+          ValueError: The step is negative, there is nothing to save, an array is empty, or two
+            arrays have one name.
+          TypeError: A leaf is no array and no number.
           OSError: It cannot be written; the checkpoints before it stay.
           RuntimeError: This is not the first of several processes.
         """
@@ -76,6 +79,7 @@ class Checkpoints:
                 f"expected process 0, which alone can write with orbax, got {jax.process_index()}: "
                 "save in process 0, and restore in every process"
             )
+        _check_storable(tree)
         tree = jax.tree.map(_as_array, tree)
         arrays = {path: [_kind(leaf), _digest(leaf)] for path, leaf in _entries(tree).items()}
         items = ocp.args.Composite(
@@ -343,6 +347,33 @@ def _entries(tree):
     serialized = ocp.tree.serialize_tree(tree, keep_empty_nodes=True)
     flat = ocp.tree.to_flat_dict(serialized, keep_empty_nodes=True)
     return {"/".join(map(str, path)): leaf for path, leaf in flat.items()}
+
+
+def _check_storable(tree):
+    """Raises where orbax would stop in the middle of a tree, or write two arrays to one place."""
+    if _kind(tree) == "empty":
+        raise ValueError("expected a pytree with arrays to save, got an empty one")
+    serialized = ocp.tree.serialize_tree(tree, keep_empty_nodes=True)
+    flat, names = ocp.tree.to_flat_dict(serialized, keep_empty_nodes=True), set()
+    for path, leaf in flat.items():
+        name = "/".join(map(str, path))
+        if _kind(leaf) != "empty" and not isinstance(leaf, numbers.Number):
+            if not hasattr(leaf, "dtype"):
+                raise TypeError(
+                    f"expected arrays and numbers to save, got {type(leaf).__name__} at {name}: "
+                    "leave it out"
+                )
+            if not leaf.size:
+                raise ValueError(
+                    f"expected arrays with at least one element to save, got {_kind(leaf)} at "
+                    f"{name}: leave it out"
+                )
+        if (one := name.replace(".", "/")) in names:
+            raise ValueError(
+                f"expected a name of its own for each array, got two that are {name} with its "
+                "parts joined by / or .: rename one of them"
+            )
+        names.add(one)
 
 
 def _kind(leaf):

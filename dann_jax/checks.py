@@ -1,4 +1,4 @@
-"""Checks of labels, domains and sizes: each raises before anything is compiled.
+"""Checks of what the library is called with: each raises before anything is compiled.
 
 Values are checked wherever they are known: in NumPy arrays, and in JAX arrays outside of a trace.
 Under a trace an array has a type and no values. There a ``LabelWatch`` checks the data sets that a
@@ -7,6 +7,8 @@ program was called with.
 
 import contextlib
 import contextvars
+import math
+import operator
 from typing import Any
 
 import jax
@@ -15,13 +17,21 @@ import numpy as np
 
 __all__ = [
     "LabelWatch",
+    "check_count",
     "check_domains",
     "check_finite",
     "check_fits",
+    "check_images",
+    "check_key",
     "check_labels",
+    "check_number",
+    "check_pair",
+    "check_weights",
     "count_examples",
     "known_values",
 ]
+
+_SHOWN = 4  # shapes in an error
 
 
 def known_values(x: Any) -> np.ndarray | None:
@@ -36,10 +46,10 @@ def known_values(x: Any) -> np.ndarray | None:
 def check_labels(labels: Any, classes: int | None = None, *, name: str = "labels") -> None:
     """Raises unless labels are the numbers of classes, or -1 where they are not known.
 
-    >>> check_labels(np.array([0, 3, 10, -1]), 10)
+    >>> check_labels(np.array([0, 3, 10, -1]), 10)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: labels[2] is 10: expected 0 to 9, or -1 where the label is not known
+    ValueError: labels[2] is 10: expected 0 to 9, or -1 where the label is not known...
 
     Args:
       labels: Any shape. Under a trace, where they have no values, their type is checked.
@@ -62,7 +72,8 @@ def check_labels(labels: Any, classes: int | None = None, *, name: str = "labels
         )
     if values is not None:
         last = np.iinfo(np.int32).max if classes is None else classes - 1
-        _check_range(values, -1, last, name, f"0 to {last}, or -1 where the label is not known")
+        unknown = "-1 where the label is not known or is another class"
+        _check_range(values, -1, last, name, f"0 to {last}, or {unknown}")
 
 
 def check_domains(domains: Any, *, name: str = "domains") -> None:
@@ -101,20 +112,186 @@ def check_finite(x: Any, name: str) -> None:
         _refuse(values, ~np.isfinite(values), name, "finite numbers; did a training diverge?")
 
 
+def check_weights(weights: Any, shape: tuple[int, ...], *, name: str = "weights") -> None:
+    """Raises unless there is a weight, a finite number of at least 0, for each example.
+
+    Args:
+      weights: Under a trace, where they have no values, their type and shape are checked.
+      shape: The shape that they should have.
+      name: What the caller calls them.
+
+    Raises:
+      TypeError: They are no numbers.
+      ValueError: There are fewer or more, or one is negative, infinite or NaN.
+    """
+    if np.shape(weights) != tuple(shape):
+        raise ValueError(
+            f"expected one weight for each example {list(shape)}, got {name} "
+            f"{list(np.shape(weights))}"
+        )
+    values, dtype = known_values(weights), _dtype(weights)
+    if not (_is_real(dtype) or jnp.issubdtype(dtype, np.bool_)):
+        raise TypeError(f"{name} must be numbers, got {dtype}: pass float32, 0 for padding")
+    if values is not None:
+        wrong = ~((values >= 0) & (values < np.inf))
+        _refuse(values, wrong, name, "0 or more, and finite")
+
+
+def check_images(images: Any, name: str = "images", *, empty: bool = False) -> int:
+    """Returns the number of examples; raises unless images are real numbers that are finite.
+
+    Args:
+      images: An array, or a pytree of arrays where a network has several inputs. Values are
+        checked in NumPy arrays only.
+      name: What the caller calls them.
+      empty: Whether there may be no example.
+
+    Raises:
+      TypeError: They are no numbers.
+      ValueError: There is no example, the arrays have different numbers of them, or a value is
+        not finite.
+    """
+    examples = count_examples(images, name)
+    if not examples and not empty:
+        raise ValueError(f"{name} has no examples: expected at least one")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(images):
+        dtype, place = _dtype(leaf), f"{name}{jax.tree_util.keystr(path)}"
+        if not (_is_real(dtype) or jnp.issubdtype(dtype, np.bool_)):
+            raise TypeError(
+                f"{place} must be real numbers, got {dtype}: pass pixels as uint8 or float32"
+            )
+        if isinstance(leaf, np.ndarray) and jnp.issubdtype(dtype, jnp.floating):
+            _refuse(leaf, ~np.isfinite(leaf), place, "finite numbers")
+            check_fits(leaf, place)
+    return examples
+
+
+def check_key(key: Any, name: str = "key", *, many: bool = False) -> None:
+    """Raises unless it is a PRNG key, from ``jax.random.key``.
+
+    Args:
+      key: May be traced. The arrays of ``jax.random.PRNGKey`` are keys too.
+      name: What the caller calls it.
+      many: Whether it should be several, ``[K]``.
+
+    Raises:
+      TypeError: It is none, or another number of them.
+    """
+    got = f"{key!r:.40}"
+    if isinstance(key, jax.Array | np.ndarray):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if (typed or key.dtype == np.uint32) and key.ndim == many + (not typed):
+            return
+        got = f"{key.dtype}{list(key.shape)}"
+    expected, remedy = "one PRNG key", "jax.random.key(0), say"
+    if many:
+        expected, remedy = "PRNG keys [K]", "K of jax.random.split"
+    raise TypeError(f"{name} must be {expected}, got {got}: pass {remedy}")
+
+
+def check_count(value: Any, name: str, least: int = 1) -> int:
+    """Returns a whole number of at least ``least``; raises for anything else.
+
+    Args:
+      value: An integer of Python, NumPy or JAX.
+      name: What the caller calls it.
+      least: The smallest that it may be.
+
+    Raises:
+      TypeError: It is no integer.
+      ValueError: It is smaller.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r:.40}") from None
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}")
+    return count
+
+
+def check_pair(value: Any, name: str) -> None:
+    """Raises unless it is a pair of whole numbers, one for each domain.
+
+    Args:
+      value: What should be (source, target).
+      name: What the caller calls it.
+
+    Raises:
+      TypeError: It is no pair, or not of integers.
+    """
+    if not (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in value)
+    ):
+        raise TypeError(
+            f"{name} must be two whole numbers, (source, target), got {value!r:.40}: "
+            f"pass {name}=(64, 64), say"
+        )
+
+
+def check_number(
+    value: Any, name: str, *, below: float = math.inf, positive: bool = False, remedy: str = ""
+) -> None:
+    """Raises unless it is a real number that is not negative, and finite.
+
+    Args:
+      value: A number or an array of shape ``[]``. Under a trace, where it has no value, its type
+        and shape are checked.
+      name: What the caller calls it.
+      below: What it must be smaller than.
+      positive: Whether 0 is refused too.
+      remedy: What to pass instead.
+
+    Raises:
+      TypeError: It is no number.
+      ValueError: It is out of range.
+    """
+    expected = f"{name} must be a number, {'positive' if positive else '0 or more'} and "
+    expected += "finite" if below == math.inf else f"below {below:g}"
+    if remedy:
+        remedy = f": {remedy}"
+    if not _is_real(_dtype(value)) or np.shape(value) != ():
+        raise TypeError(f"{expected}, got {value!r:.60}{remedy}")
+    number = known_values(value)
+    if number is not None and not ((number > 0 if positive else number >= 0) and number < below):
+        raise ValueError(f"{expected}, got {number}{remedy}")
+
+
 def check_fits(x: Any, name: str) -> None:
-    """Raises where JAX would silently keep other integers than NumPy has, cut to 32 bits.
+    """Raises where JAX would silently keep other numbers than NumPy has, cut to 32 bits.
 
     Args:
       x: An array.
       name: What the caller calls it.
 
     Raises:
+      TypeError: An array of NumPy holds no numbers.
       ValueError: A number does not fit.
     """
-    if isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.integer):
-        kept = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
-        if kept.bits < 8 * x.dtype.itemsize:
-            _check_range(x, kept.min, kept.max, name, f"{kept.min} to {kept.max} ({kept.dtype})")
+    if not isinstance(x, np.ndarray):
+        return
+    if x.dtype.kind not in "biufcV":  # V: bfloat16 and other types of ml_dtypes
+        raise TypeError(f"{name} must be numbers, got an array of {x.dtype}")
+    kept = jax.dtypes.canonicalize_dtype(x.dtype)
+    if kept.itemsize == x.dtype.itemsize:
+        return
+    if np.issubdtype(x.dtype, np.integer):
+        info = np.iinfo(kept)
+        _check_range(x, info.min, info.max, name, f"{info.min} to {info.max} ({kept})")
+    elif np.issubdtype(x.dtype, np.floating):
+        most = np.finfo(kept).max
+        _refuse(x, np.isfinite(x) & (np.abs(x) > most), name, f"at most {most:.3g} ({kept})")
+
+
+def _dtype(x):
+    """Returns the dtype of an array or of a number."""
+    return x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+
+
+def _is_real(dtype):
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
 def _no_integer(values, name):
@@ -205,8 +382,10 @@ def count_examples(tree: Any, name: str = "images") -> int:
     """
     sizes = {np.shape(leaf)[0] if np.ndim(leaf) else -1 for leaf in jax.tree.leaves(tree)}
     if len(sizes) != 1 or -1 in sizes:
-        got = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(tree)) or "no arrays"
+        shapes = [str(np.shape(leaf)) for leaf in jax.tree.leaves(tree)]
+        got = ", ".join(shapes[:_SHOWN]) + (", ..." if len(shapes) > _SHOWN else "") or "no arrays"
+        lists = ": pass lists as np.asarray(list)" if isinstance(tree, list) else ""
         raise ValueError(
-            f"{name} must be arrays with one first axis, that of the examples, got {got}"
+            f"{name} must be arrays with one first axis, that of the examples, got {got}{lists}"
         )
     return sizes.pop()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import kernels
-from dann_jax.checks import check_labels, count_examples, known_values
+from dann_jax.checks import check_count, check_labels, count_examples, known_values
 from dann_jax.networks import DannModel
 from dann_jax.objective import TARGET, check_domain
 
@@ -65,7 +65,13 @@ def accuracy_counts(
             f"and {list(shapes[1])}"
         )
     check_labels(labels, shapes[0][1])
-    mask = jnp.ones(shapes[1], bool) if mask is None else mask
+    if mask is None:
+        mask = jnp.ones(shapes[1], bool)
+    elif np.shape(mask) != shapes[1] or not jnp.issubdtype(jnp.result_type(mask), np.bool_):
+        raise ValueError(
+            f"expected a mask of bool {list(shapes[1])}, one for each label, got "
+            f"{jnp.result_type(mask)} {list(np.shape(mask))}"
+        )
     classes = predicted_classes(label_logits)
     correct = (classes == jnp.asarray(labels)) & (classes >= 0) & mask
     counted = correct, mask, (classes < 0) & mask
@@ -83,7 +89,15 @@ def predicted_classes(label_logits: chex.Array) -> chex.Array:
 
     Returns:
       ``[...]`` int32.
+
+    Raises:
+      TypeError: The logits are no array of real numbers with an axis of classes.
     """
+    dtype, shape = getattr(label_logits, "dtype", np.dtype(float)), np.shape(label_logits)
+    if not shape or not shape[-1] or np.dtype(dtype).kind in "cOSUmM":
+        raise TypeError(
+            f"expected logits [..., classes] of real numbers, got {dtype} {list(shape)}"
+        )
     label_logits = jnp.asarray(label_logits)
     finite = jnp.isfinite(label_logits).all(-1)
     return jnp.where(finite, jnp.argmax(label_logits, -1), -1).astype(jnp.int32)
@@ -204,17 +218,29 @@ def evaluate(label_logits: chex.Array, labels: chex.Array) -> float:
       ValueError: The shapes do not fit each other, or a label is no class and not -1.
       TypeError: The labels are not integers.
     """
-    counts = accuracy_counts(label_logits, labels, np.asarray(labels) >= 0)
+    integers = np.issubdtype(np.asarray(labels).dtype, np.integer)  # others are refused
+    known = np.asarray(labels) >= 0 if integers else None
+    counts = accuracy_counts(label_logits, labels, known)
     return counts.accuracy if np.isfinite(label_logits).all() else float("nan")
 
 
 def _check_domain(model, state, images, preprocess, domain):
-    """Raises where the batch statistics of a domain are those that its training started from.
+    """Raises where a domain is none, or its batch statistics those that its training started from.
 
     They are where no batch of that domain was trained on, as by ``label_objective``, but batches
     of the other one. An array all 0 or all 1 is an average or a variance that never moved.
     """
     check_domain(domain, joint=False)
+    if not all(hasattr(state, name) for name in ("theta", "batch_stats")):
+        raise TypeError(
+            f"state must be a TrainState, got {type(state).__name__}: an update and a training "
+            "program return it first, then the metrics"
+        )
+    if not callable(preprocess):
+        raise TypeError(
+            f"preprocess must be a function of a batch of images, got {preprocess!r:.40}: leave it "
+            "out for images as G_f takes them"
+        )
     if not np.any(getattr(state, "step", 1)):  # nothing was trained: there is nothing to mix up
         return
     leaves = map(known_values, jax.tree.leaves(state.batch_stats))
@@ -314,8 +340,7 @@ def _outputs(model, theta, batch_stats, x, domain, layers=None):
 
 
 def _in_batches(forward, state, images, batch_size):
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_count(batch_size, "batch_size")
     examples = count_examples(images)
     if not examples:
         raise ValueError("no images: expected at least one")
@@ -330,5 +355,11 @@ def _in_batches(forward, state, images, batch_size):
         batch = jax.tree.map(lambda array, start=start: rows(array, start), images)
         output = forward(state.theta, state.batch_stats, batch)
         size = min(batch_size, examples - start)
+        for leaf in jax.tree.leaves(output):
+            if np.ndim(leaf) < 1 or len(leaf) < size:
+                raise ValueError(
+                    f"expected outputs of all {size} examples of a batch, got "
+                    f"{list(np.shape(leaf))}: let preprocess and the network keep the first axis"
+                )
         outputs.append(jax.tree.map(lambda a, size=size: np.asarray(a)[:size], output))
     return jax.tree.map(lambda *parts: np.concatenate(parts).astype(np.float32), *outputs)

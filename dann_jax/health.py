@@ -2,10 +2,68 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from dann_jax.objective import chance_domain_loss
 
-__all__ = ["symptoms"]
+__all__ = ["first_not_finite", "part_not_finite", "symptoms"]
+
+_TERMS = {  # metrics in the order of blame; an accuracy is NaN where a logit is not finite
+    "label_loss": "label_loss",
+    "domain_loss": "domain_loss",
+    "feature_norm": "feature_norm",
+    "lam": "lambda",
+    "label_accuracy": "label_logits",
+    "domain_accuracy": "domain_logits",
+}
+_PARTS = {  # of a training.TrainState
+    "theta": "parameters",
+    "batch_stats": "batch_statistics",
+    "opt_state": "momentum",
+}
+
+
+def first_not_finite(metrics: Mapping[str, np.ndarray]) -> tuple[int, str] | None:
+    """Returns where metrics stop being finite: the index of the step and the term.
+
+    >>> first_not_finite({"label_loss": np.array([0.7, 0.9, np.inf]), "lam": np.zeros(3)})
+    (2, 'label_loss')
+
+    Args:
+      metrics: Values of each step, ``[steps]``, by the names of ``training.Metrics``; without
+        those that the objective does not have.
+
+    Returns:
+      The first step, and of several terms there the first in the order label_loss, domain_loss,
+      feature_norm, lambda, label_logits, domain_logits; None where all are finite.
+    """
+    first = [
+        (int(np.argmin(np.isfinite(metrics[name]))), order, term)
+        for order, (name, term) in enumerate(_TERMS.items())
+        if name in metrics and not np.isfinite(metrics[name]).all()
+    ]
+    return min(first)[::2] if first else None
+
+
+def part_not_finite(state: Any) -> str | None:
+    """Returns what of a ``training.TrainState`` is not finite, None where all of it is.
+
+    Args:
+      state: The state, its arrays in NumPy.
+
+    Returns:
+      ``parameters``, ``batch_statistics`` or ``momentum``.
+    """
+    for name, term in _PARTS.items():
+        for leaf in jax.tree.leaves(getattr(state, name)):
+            numbers = jnp.issubdtype(leaf.dtype, jnp.inexact)
+            if numbers and not np.isfinite(leaf).all():
+                return term
+    return None
 
 
 def symptoms(

@@ -1,13 +1,25 @@
-"""Memory of the process on a CPU: what is freed stays for the next step."""
+"""Memory of the machine: what is free, and what is freed and stays for the next step."""
 
+import contextlib
 import ctypes
+import math
+import pathlib
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["free_bytes", "keep_freed_memory"]
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _LARGEST = 2**31 - 1
+
+
+def free_bytes() -> float:
+    """Returns how much memory of the host is free; infinite where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    return math.inf
 
 
 def keep_freed_memory() -> bool:

@@ -24,6 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dann_jax.checks import check_count, check_number
 from dann_jax.kernels import convolve, max_pool
 from dann_jax.objective import SOURCE, TARGET, check_domain
 from dann_jax.parts import Part, PureFunction, accepted, adapt
@@ -75,6 +76,7 @@ class DannModel:
     Raises:
       TypeError: A part is neither a Linen module, nor a ``PureFunction``, nor from ``nnx_part``;
         or a module whose ``__call__`` does not say how it is told training from prediction.
+      ValueError: ``max_norm`` is not positive.
     """
 
     feature_extractor: nn.Module | PureFunction | Part
@@ -86,6 +88,8 @@ class DannModel:
 
     def __post_init__(self):
         """Adapts the parts."""
+        if self.max_norm is not None:
+            check_number(self.max_norm, "max_norm", positive=True, remedy="pass None for no bound")
         names = {"f": "feature_extractor", "y": "label_predictor", "d": "domain_classifier"}
         parts = {part: adapt(getattr(self, name), name) for part, name in names.items()}
         object.__setattr__(self, "parts", parts)  # the dataclass is frozen
@@ -251,16 +255,26 @@ class ConvolutionalFeatures(nn.Module):
         """Whether the output may depend on the domain."""
         return self.statistics == "per_domain"
 
+    @property
+    def smallest_image(self) -> int:
+        """Least height and width of the images, pixels; smaller ones leave no feature."""
+        size = 1
+        for layer in reversed(self.layers if self.padding == "VALID" else ()):
+            before_pool = size if layer.pool is None else layer.pool + 2 * (size - 1)
+            size = before_pool + layer.kernel - 1
+        return size
+
     @nn.compact
     def __call__(self, x, *, train=False, domain=None, axis_name=None):
         """Returns features ``[n, D]`` of images ``[n, height, width, channel]``."""
+        least = self.smallest_image
+        if x.ndim != 4 or min(x.shape[1:3]) < least:
+            raise ValueError(
+                f"expected images [n, height, width, channel] of at least {least}x{least} pixels, "
+                f"got {list(x.shape)}: use larger images, or layers with smaller windows"
+            )
         x = _dropout(x.astype(self.dtype), self.input_dropout_rate, train, "drop_input")
         for i, layer in enumerate(self.layers, start=1):
-            if self.padding == "VALID" and min(x.shape[1:3]) < layer.kernel:
-                raise ValueError(
-                    f"conv{i} needs inputs of at least {layer.kernel}x{layer.kernel} pixels, got "
-                    f"{x.shape[1]}x{x.shape[2]}: use larger images"
-                )
             # relu and the bias are monotonic, so the maximum may be taken before them: there the
             # gradient of all but the largest entry is 0, whatever relu and the bias do.
             x = PooledConvolution(
@@ -322,6 +336,11 @@ class FullyConnected(nn.Module):
     dtype: Any = jnp.float32
     batch_norm: bool = False
 
+    def __post_init__(self):
+        """Checks the number of logits."""
+        check_count(self.outputs, "outputs, the number of classes,")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x, *, train=False, axis_name=None):
         """Returns logits ``[n, outputs]`` of features ``[n, D]``."""
@@ -334,6 +353,7 @@ class FullyConnected(nn.Module):
 
 
 def _dropout(x, rate, train, name):
+    check_number(rate, "dropout_rate", below=1)
     if rate == 0.0:
         return x
     return nn.Dropout(rate=rate, deterministic=not train, name=name)(x)

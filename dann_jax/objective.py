@@ -99,7 +99,8 @@ def label_loss(
     """Returns L_y, the multinomial logistic loss, averaged over the examples.
 
     ``L_y = - sum_i w_i log softmax(z_i)[y_i] / sum_i w_i`` over the examples whose label is
-    known, computed in float32 (stable for any finite logits). 0 where all weights are 0.
+    known, computed in float32 (stable for any finite logits; the value of an example, not its
+    gradient, is exact to 1e-7 times its largest logit). 0 where all weights are 0.
 
     >>> round(float(label_loss(jnp.zeros([2, 10]), jnp.array([3, 7]))), 4)  # ln 10
     2.3026
@@ -116,16 +117,21 @@ def label_loss(
       L_y in nats, shape ``[]``, float32.
 
     Raises:
-      ValueError: The shapes do not fit each other, or a label is no class.
-      TypeError: The labels are not integers.
+      ValueError: The shapes do not fit each other, there is a single class, or a label is none.
+      TypeError: The labels are not integers, or the logits not floating-point.
 
     Source: Ganin & Lempitsky (2015), Sec. 3.1.
     """
-    label_logits = jnp.asarray(label_logits)
+    label_logits = _logits(label_logits, "label")
     if label_logits.ndim != 2 or np.shape(labels) != label_logits.shape[:1]:
         raise ValueError(
             f"expected label logits [n, classes] and labels [n], got {list(label_logits.shape)} "
             f"and {list(np.shape(labels))}: pass one integer label for each row of logits"
+        )
+    if label_logits.shape[1] < 2:
+        raise ValueError(
+            "expected label logits [n, classes] of at least 2 classes to tell apart, got "
+            f"{list(label_logits.shape)}: let G_y end in a unit for each class"
         )
     checks.check_labels(labels, label_logits.shape[1])
     labels = jnp.asarray(labels).astype(jnp.int32)
@@ -140,8 +146,7 @@ def _known(labels, weights):
     known = (labels >= 0).astype(jnp.float32)
     if weights is None:
         return known
-    _check_weights(weights, labels)
-    return weights * known
+    return _weights(weights, labels) * known
 
 
 def domain_loss(
@@ -175,12 +180,13 @@ def domain_loss(
     Raises:
       ValueError: The shapes do not fit each other, a domain is neither 0 nor 1, or the
         normalization is unknown.
+      TypeError: The logits are not floating-point.
 
     Source: Ganin & Lempitsky (2015), Sec. 3.1; Ganin et al. (JMLR 2016), Eq. (10).
     """
     _check_normalization(normalization)
     checks.check_domains(domains)
-    domain_logits, domains = jnp.asarray(domain_logits), jnp.asarray(domains)
+    domain_logits, domains = _logits(domain_logits, "domain"), jnp.asarray(domains)
     if domain_logits.ndim == 2 and domain_logits.shape[1] == 1:
         domain_logits = domain_logits[:, 0]  # [n, 1] against [n] would broadcast to [n, n]
     if domain_logits.ndim != 1 or domains.shape != domain_logits.shape:
@@ -192,7 +198,7 @@ def domain_loss(
     losses = optax.sigmoid_binary_cross_entropy(domain_logits.astype(jnp.float32), domains)
     if normalization == "mean":
         return weighted_mean(losses, weights, axis_name)
-    weights = jnp.ones_like(losses) if weights is None else weights
+    weights = jnp.ones_like(losses) if weights is None else _weights(weights, losses)
     source = weighted_mean(losses, weights * (1.0 - domains), axis_name)
     return source + weighted_mean(losses, weights * domains, axis_name)
 
@@ -243,6 +249,7 @@ def saddle_objective(
 
     Source: Ganin & Lempitsky (2015), Eq. (1).
     """
+    checks.check_number(domain_weight, "domain_weight")
     terms = _terms(theta, batch, apply, lambda f: f, normalization, axis_name)
     L_y, L_d = terms.label_loss, terms.domain_loss
     return L_y - lam * domain_weight * L_d, terms
@@ -277,6 +284,7 @@ def reversed_objective(
 
     Source: Ganin & Lempitsky (2015), Eq. (9).
     """
+    checks.check_number(domain_weight, "domain_weight")
     terms = _terms(
         theta, batch, apply, lambda f: reverse_gradient(f, lam), normalization, axis_name
     )
@@ -311,12 +319,11 @@ def label_objective(
     """
     del lam
     G_f, G_y, _ = apply
-    batch = batch._replace(target_label=None)
-    _check_labels(batch)
+    _check_batch(batch, ("source",))
     y, w = jnp.asarray(batch.source_label).astype(jnp.int32), batch.source_weight
     f = _call(G_f, theta["f"], batch.source_image, SOURCE)
     z_y = _call(G_y, theta["y"], f, SOURCE)
-    _check_labels(batch, z_y)
+    _check_batch(batch, ("source",), z_y)
     L_y = label_loss(z_y, y, w, axis_name=axis_name)
     return L_y, Terms(L_y, None, f, z_y, y, None, None, w)
 
@@ -324,13 +331,13 @@ def label_objective(
 def _terms(theta, batch, apply, reversal, normalization, axis_name):
     """Returns the terms of Eqs. (1) and (9); ``reversal`` stands between G_f and G_d."""
     G_f, G_y, G_d = apply
-    _check_labels(batch)
+    _check_batch(batch, ("source", "target"))
     x, d, y, w = _joint(batch)
     f = G_f(theta["f"], x)
     # The labelled examples come first: the source, or all where the target has labels too.
     labelled = SOURCE if batch.target_label is None else None
     z_y = _call(G_y, theta["y"], jax.tree.map(lambda a: a[: len(y)], f), labelled)
-    _check_labels(batch, z_y)
+    _check_batch(batch, ("source", "target"), z_y)
     L_y = label_loss(z_y, y, None if w is None else w[: len(y)], axis_name=axis_name)
     z_d = G_d(theta["d"], reversal(f))
     L_d = domain_loss(z_d, d, w, normalization=normalization, axis_name=axis_name)
@@ -383,13 +390,13 @@ def joint_forward(
       axis_name: As in ``label_loss``.
     """
     G_f, G_y, _ = apply
-    _check_labels(batch)
+    _check_batch(batch, ("source", "target"))
     x, d, y, w = _joint(batch)
     f = G_f(theta["f"], x)
     inside: dict[str, Any] = {}
     z = G_y(theta["y"], f, **({"layers": inside} if layers and _has(G_y, "layers") else {}))
     labelled = z[: len(y)]
-    _check_labels(batch, labelled)
+    _check_batch(batch, ("source", "target"), labelled)
     L_y = label_loss(labelled, y, None if w is None else w[: len(y)], axis_name=axis_name)
     top = [output for name, output in inside.items() if "/" not in name and output is not z]
     n_source = checks.count_examples(batch.source_image)
@@ -442,7 +449,9 @@ def check_domain(domain: int | None, *, joint: bool = True) -> None:
       ValueError: It is another value.
     """
     if (joint and domain is None) or (
-        isinstance(domain, int | np.integer) and domain in (SOURCE, TARGET)
+        isinstance(domain, int | np.integer)
+        and not isinstance(domain, bool)
+        and domain in (SOURCE, TARGET)
     ):
         return
     either = ", or None (the joint batch)" if joint else ""
@@ -451,14 +460,35 @@ def check_domain(domain: int | None, *, joint: bool = True) -> None:
     )
 
 
-def _check_labels(batch, label_logits=None):
-    """Raises unless each example of a batch has the number of a class, or -1, by its name."""
+def _check_batch(batch, used, label_logits=None):
+    """Raises unless images, labels and weights of a batch are what their names say.
+
+    Args:
+      batch: The batch.
+      used: The domains whose images are used.
+      label_logits: Those of G_y, whose number is that of the classes; None if not yet known.
+    """
+    if not all(hasattr(batch, name) for name in DomainBatch._fields):
+        raise TypeError(
+            f"expected a DomainBatch, got {type(batch).__name__}: pass DomainBatch(source_image, "
+            "source_label, target_image)"
+        )
+    if batch.source_label is None:
+        raise ValueError("expected labels of the source, got None: give source_label")
     classes = np.shape(label_logits)[1] if np.ndim(label_logits) == 2 else None
     for name in ("source", "target"):
-        labels = getattr(batch, f"{name}_label")
+        labels, weights = (getattr(batch, f"{name}_{each}") for each in ("label", "weight"))
+        image = getattr(batch, f"{name}_image")
+        if name in used:
+            examples = checks.check_images(image, f"{name}_image")
+        elif labels is None:
+            continue
+        else:
+            examples = checks.count_examples(image, f"{name}_image")
+        if weights is not None:
+            checks.check_weights(weights, (examples,), name=f"{name}_weight")
         if labels is None:
             continue
-        examples = checks.count_examples(getattr(batch, f"{name}_image"), f"{name}_image")
         if np.shape(labels) != (examples,):
             raise ValueError(
                 f"expected {name}_label [{examples}], one label for each of {examples} {name} "
@@ -467,8 +497,27 @@ def _check_labels(batch, label_logits=None):
         checks.check_labels(labels, classes, name=f"{name}_label")
 
 
+def _check_alike(batch):
+    """Raises unless examples of both domains can be put together in one batch."""
+    images = batch.source_image, batch.target_image
+    source, target = (
+        [
+            jax.tree.structure(image),
+            *((a.shape[1:], jnp.issubdtype(a.dtype, jnp.floating)) for a in jax.tree.leaves(image)),
+        ]
+        for image in images
+    )
+    if source != target:
+        shown = [jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", image) for image in images]
+        raise ValueError(
+            "expected images of the same structure, shape and kind of numbers in both domains, "
+            f"got {shown[0]} and {shown[1]}: preprocess both alike"
+        )
+
+
 def _joint(batch):
     """Returns images and domains of all N examples, labels of the labelled part, weights."""
+    _check_alike(batch)
     x = jax.tree.map(lambda s, t: jnp.concatenate([s, t]), batch.source_image, batch.target_image)
     n_source, n_target = (
         checks.count_examples(image) for image in (batch.source_image, batch.target_image)
@@ -482,7 +531,7 @@ def _joint(batch):
     if batch.source_weight is None and batch.target_weight is None:
         return x, d, y, None
     w = [
-        jnp.ones([n], jnp.float32) if weight is None else weight
+        jnp.ones([n], jnp.float32) if weight is None else jnp.asarray(weight)
         for n, weight in ((n_source, batch.source_weight), (n_target, batch.target_weight))
     ]
     return x, d, y, jnp.concatenate(w)
@@ -507,8 +556,7 @@ def weighted_mean(
     """
     if weights is None:
         return jnp.mean(values)
-    _check_weights(weights, values)
-    weights = weights.astype(values.dtype)
+    weights = _weights(weights, values).astype(values.dtype)
     total = jnp.sum(weights)
     if axis_name is not None:
         total = jax.lax.pmean(total, axis_name)
@@ -516,11 +564,24 @@ def weighted_mean(
     return jnp.sum(weights * values) / jnp.where(total > 0, total, 1.0)
 
 
-def _check_weights(weights, values):
-    if weights.shape != values.shape:
-        raise ValueError(
-            f"expected one weight for each example {list(values.shape)}, got {list(weights.shape)}"
+def _weights(weights, values):
+    """Returns weights as an array; raises unless there is one for each value."""
+    checks.check_weights(weights, values.shape)
+    return jnp.asarray(weights)
+
+
+def _logits(logits, kind):
+    """Returns logits as an array; raises unless they are floating-point."""
+    dtype = getattr(logits, "dtype", None)
+    if dtype is None and not isinstance(logits, list | tuple):
+        raise TypeError(f"expected {kind} logits, an array, got {type(logits).__name__}")
+    logits = jnp.asarray(logits)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(
+            f"{kind} logits must be floating-point, got {logits.dtype}, along which there is no "
+            "gradient: return the last layer's outputs as they are"
         )
+    return logits
 
 
 def _check_normalization(normalization):

@@ -4,6 +4,7 @@
 this form alone.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -87,13 +88,6 @@ class _FunctionPart:
 
     def init(self, key, x):
         theta, _ = _without_streams(self.function.init(key, x))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(theta):
-            if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-                raise TypeError(
-                    f"theta{jax.tree_util.keystr(path)} of a PureFunction is "
-                    f"{jnp.result_type(leaf)}: expected parameters, which are floating-point, so "
-                    "keep what is not trained out of theta"
-                )
         return theta, {}
 
     def apply(self, theta, batch_stats, x, *, key=None, **_):
@@ -172,11 +166,24 @@ def nnx_part(module: Any) -> Part:
     """
     from flax import nnx
 
-    if not isinstance(module, nnx.Module) and not callable(module):
+    if isinstance(module, nn.Module) or not (isinstance(module, nnx.Module) or callable(module)):
         raise TypeError(
             f"expected an nnx.Module or a function rngs -> nnx.Module, got {type(module).__name__}"
+            + (": a Linen module is a part as it is" if isinstance(module, nn.Module) else "")
         )
-    return _NnxPart(module)
+    return _NnxPart(_checked_nnx(module) if isinstance(module, nnx.Module) else module)
+
+
+def _checked_nnx(module):
+    """Returns an NNX module; raises where it is none, or not known how it is told of training."""
+    from flax import nnx
+
+    if not isinstance(module, nnx.Module):
+        raise TypeError(
+            f"expected a function rngs -> nnx.Module, got one that returns {type(module).__name__}"
+        )
+    accepted(module, {"train": False})
+    return module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +197,7 @@ class _NnxPart:
 
         if isinstance(self.module, nnx.Module):
             return self.module
-        return nnx.eval_shape(lambda: self.module(nnx.Rngs(0)))
+        return nnx.eval_shape(lambda: _checked_nnx(self.module(nnx.Rngs(0))))
 
     @property
     def uses_domain(self):
@@ -202,7 +209,7 @@ class _NnxPart:
         del x  # NNX modules know the shape of their inputs
         module = self.module
         if not isinstance(module, nnx.Module):
-            module = module(nnx.Rngs(key))
+            module = _checked_nnx(module(nnx.Rngs(key)))
         _, theta, _, state = _split(module)
         return nnx.to_pure_dict(theta), nnx.to_pure_dict(state)
 
@@ -220,6 +227,10 @@ class _NnxPart:
         module.set_attributes(
             deterministic=not train, use_running_average=not train, raise_if_not_found=False
         )
+        for _, each in nnx.iter_modules(module):
+            for name, on in SWITCHES.items():
+                if isinstance(vars(each).get(name), bool):
+                    setattr(each, name, train == on)
         options = {"train": train, "domain": domain, "axis_name": axis_name}
         y = module(x, **accepted(module, options))
         return y, (nnx.to_pure_dict(_split(module)[3]) if train else batch_stats)
@@ -293,13 +304,28 @@ class _LinenPart:
             options["capture_intermediates"] = True
             mutable.append("intermediates")
         variables = {"params": theta, **batch_stats}
-        if not mutable:
-            return self.module.apply(variables, x, **options), batch_stats
-        with nn.intercept_methods(_check_batch_norm):
-            y, changed = self.module.apply(variables, x, mutable=mutable, **options)
+        checked = functools.partial(_check_layer, bool(SWITCHES.keys() & options))
+        with nn.intercept_methods(checked) if train else contextlib.nullcontext():
+            y = self._called(variables, x, mutable=mutable or False, **options)
+        y, changed = y if mutable else (y, {})
         if layers is not None:
             layers.update(_by_path(changed["intermediates"]))
         return y, ({name: changed[name] for name in batch_stats} if train else batch_stats)
+
+    def _called(self, variables, x, **options):
+        name = type(self.module).__name__
+        try:
+            return self.module.apply(variables, x, **options)
+        except flax.errors.ModifyScopeVariableError as error:
+            raise TypeError(
+                f"{name} changes a state outside training ({_short(error)}): change it only where "
+                "a switch such as `train` says so"
+            ) from error
+        except flax.errors.ScopeParamShapeError as error:
+            raise ValueError(
+                f"{name} has parameters of other shapes than its input needs ({_short(error)}): "
+                "pass the state of this model, and inputs of the shape that it was made with"
+            ) from error
 
 
 def _by_path(intermediates):
@@ -315,22 +341,48 @@ def _by_path(intermediates):
     return layers
 
 
-def _check_batch_norm(call, args, kwargs, context):
-    """Raises where batch norm takes its statistics over a single value of each channel."""
-    module = context.module
-    if isinstance(module, nn.BatchNorm) and context.method_name == "__call__":
-        x, *switch = args
-        fixed = switch[0] if switch else kwargs.get("use_running_average")
-        fixed = module.use_running_average if fixed is None else fixed
-        channels = math.prod(x.shape[a] for a in np.ravel(module.axis))
-        devices = jax.lax.axis_size(module.axis_name) if module.axis_name is not None else 1
-        if not fixed and x.size * devices == channels:
-            raise ValueError(
-                f"batch norm {'/'.join(module.path)} takes its statistics over one value of each "
-                "channel, so that all features become its bias and nothing is learned: give each "
-                "domain 2 examples a batch or more"
+def _short(error):
+    """Returns what an error of Flax says, without its address."""
+    return str(error).partition(" (https")[0].rstrip(".")
+
+
+def _check_layer(switched, call, args, kwargs, context):
+    """Raises where dropout is off in training, or batch norm does not normalize over a batch.
+
+    Fixed statistics are meant where the module is ``switched``: told that it is trained.
+    """
+    module, name = context.module, context.method_name
+    if isinstance(module, nn.Dropout | nn.BatchNorm) and name == "__call__":
+        switch = "deterministic" if isinstance(module, nn.Dropout) else "use_running_average"
+        x, *off = args
+        off = off[0] if off else kwargs.get(switch)
+        off = getattr(module, switch) if off is None else off
+        place = "/".join(module.path) or type(module).__name__
+        if isinstance(module, nn.BatchNorm):
+            _check_batch_norm(module, place, x, off=off, switched=switched)
+        elif off is True and module.rate:
+            raise TypeError(
+                f"dropout {place} is off in training: pass it deterministic=not train, with "
+                "`train` a keyword argument of each module above it, or set its rate to 0"
             )
     return call(*args, **kwargs)
+
+
+def _check_batch_norm(module, place, x, *, off, switched):
+    if off is True and not switched:
+        raise TypeError(
+            f"batch norm {place} has fixed statistics in training: pass it "
+            "use_running_average=not train, with `train` a keyword argument of each module above "
+            "it; where they are meant to be fixed, declare `train` and leave it unused"
+        )
+    channels = math.prod(x.shape[a] for a in np.ravel(module.axis))
+    devices = jax.lax.axis_size(module.axis_name) if module.axis_name is not None else 1
+    if not off and x.size * devices == channels:
+        raise ValueError(
+            f"batch norm {place} takes its statistics over one value of each channel, so that all "
+            "features become its bias and nothing is learned: give each domain 2 examples a batch "
+            "or more"
+        )
 
 
 # --- what a module is told ---------------------------------------------------------------
@@ -348,6 +400,11 @@ def adapt(function: nn.Module | PureFunction | Part, name: str) -> Part:
         that it is trained.
     """
     if isinstance(function, PureFunction):
+        if not all(map(callable, function)):
+            raise TypeError(
+                f"expected functions (key, x) -> theta and (theta, x) -> output in the "
+                f"PureFunction of {name}, got {function.init!r:.40} and {function.apply!r:.40}"
+            )
         return _FunctionPart(function)
     if isinstance(function, _NnxPart):
         return function
@@ -379,7 +436,10 @@ def accepted(module: Any, options: dict[str, Any]) -> dict[str, Any]:
     if "train" not in options:
         return values
     switches = {name: options["train"] == on for name, on in SWITCHES.items() if name in names}
-    if not switches and isinstance(module, nn.Module):
+    if not switches and takes_any and not isinstance(module, nn.Module):  # of NNX
+        if not cls.__module__.startswith("flax."):
+            raise _unknown(module, "its __call__ takes **kwargs and names no switch")
+    elif not switches and isinstance(module, nn.Module):
         attribute = next((n for n in SWITCHES if isinstance(getattr(module, n, None), bool)), None)
         if attribute is not None:
             raise _unknown(module, f"its attribute `{attribute}` is the same for both")

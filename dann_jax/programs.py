@@ -24,6 +24,7 @@ share the batches of each. The same axis can carry settings that vary:
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -35,7 +36,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dann_jax import batches, kernels
-from dann_jax.checks import LabelWatch, check_fits
+from dann_jax.checks import LabelWatch, check_count, check_fits, check_key, check_pair
 from dann_jax.networks import DannModel
 from dann_jax.training import Metrics, TrainState, init_state
 
@@ -45,6 +46,7 @@ __all__ = [
     "Program",
     "StudySteps",
     "TrainSteps",
+    "check_replicated",
     "group_keys",
     "init_states",
     "make_stream_steps",
@@ -79,6 +81,11 @@ def _rows(sizes, key, first_step, steps):
 def _step(update, preprocess, state, batch, key):
     """Returns the state after the update with a batch as stored, and the metrics."""
     batch = preprocess(batch)
+    if not isinstance(batch, batches.DomainBatch):
+        raise TypeError(
+            f"preprocess must return a DomainBatch, got {type(batch).__name__}: "
+            "return batch._replace(source_image=..., target_image=...)"
+        )
     LabelWatch.trace(source_label=batch.source_label, target_label=batch.target_label)
     return update(state, batch, batches.split_key(key).noise)
 
@@ -108,9 +115,16 @@ def _scans(devices):
     return devices[0].platform != "cpu"
 
 
-def _check_steps(steps):
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+def _update_of(make_update, axis_name):
+    """Returns the update for an axis of devices."""
+    try:
+        inspect.signature(make_update).bind(axis_name=axis_name)
+    except TypeError as error:
+        raise TypeError(
+            f"make_update must be a function of axis_name alone ({error}): pass "
+            "functools.partial(make_update_step, model, optimizer, lam)"
+        ) from None
+    return make_update(axis_name=axis_name)
 
 
 # --- one training ------------------------------------------------------------------------
@@ -216,14 +230,17 @@ def make_train_steps(
     """
     devices = _grouped(devices)
     count = len(devices)
+    check_pair(examples, "examples")
+    check_pair(batch, "batch")
     for name, size in zip(("source", "target"), batch, strict=True):
         if size % count:
+            both = f", {batches.multiples(2 * size, 2 * count)} of both domains together"
             raise ValueError(
-                f"batch of {size} {name} examples cannot be split over {count} devices: "
-                f"make the batch size a multiple of {count}"
+                f"batch of {size} {name} examples cannot be split over {count} devices: choose "
+                f"{batches.multiples(size, count)}{both if batch[0] == batch[1] else ''}"
             )
     fused = _scans(devices) if fused is None else fused
-    update = make_update(axis_name=AXIS if count > 1 else None)
+    update = _update_of(make_update, AXIS if count > 1 else None)
     step = functools.partial(_step_of_rows, update, preprocess, labelled)
     compiled = _compile_over(devices, _scanned(step) if fused else step, (None, None, 0, 0, None))
     draw = functools.partial(_rows, _Sizes(examples, batch, labelled))
@@ -242,7 +259,8 @@ def make_train_steps(
 
     def inputs(state, arrays, key, steps):
         batches.check_sizes(arrays, examples, labelled)
-        _check_steps(steps)
+        check_count(steps, "steps")
+        check_key(key)
         if fused:
             return [(*draw_shares(key, state.step, steps), key)]
         source, target = map(by_device, rows_on_host(key, int(state.step), steps))
@@ -259,6 +277,11 @@ def _grouped(devices):
     """Returns the devices, those of a process together; all local ones for None."""
     if devices is None:
         return jax.local_devices()
+    if not isinstance(devices, list | tuple) or not 0 < len(set(devices)) == len(devices):
+        raise ValueError(
+            f"devices must be a list of distinct devices, got {devices!r:.80}: "
+            "pass jax.local_devices()[:2], say"
+        )
     return sorted(devices, key=lambda device: device.process_index)
 
 
@@ -309,6 +332,37 @@ def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
     return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()), may_alias=False)
 
 
+def check_replicated(tree: Any) -> None:
+    """Checks that what several devices of this process hold whole is equal on them, bit for bit.
+
+    A program that is mapped over devices does not check it, and who reads such an array gets the
+    first device's. Call it once, at the end of a training.
+
+    Args:
+      tree: Pytree of arrays; NumPy arrays, and shares of an array that one device holds, pass.
+
+    Raises:
+      ValueError: An array differs.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        first: dict[str, Any] = {}  # of each part of the array, the copy that comes first
+        for shard in getattr(leaf, "addressable_shards", ()):
+            one = first.setdefault(str(shard.index), shard)
+            if one is not shard and not _same_bits(one.data, shard.data):
+                raise ValueError(
+                    f"expected equal numbers on all devices, got others on {one.device} than on "
+                    f"{shard.device} for tree{jax.tree_util.keystr(path)}: average what an update "
+                    "makes of a device's share of the batch with jax.lax.pmean over its axis_name"
+                )
+
+
+def _same_bits(one, other):
+    if jax.dtypes.issubdtype(one.dtype, jax.dtypes.prng_key):
+        one, other = map(jax.random.key_data, (one, other))
+    one, other = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (one, other))
+    return np.array_equal(one, other)
+
+
 def _mesh(devices):
     """Returns the devices of this process as a mesh."""
     local = [d for d in _grouped(devices) if d.process_index == jax.process_index()]
@@ -336,6 +390,7 @@ def init_states(
     Returns:
       A state whose arrays have a first axis of K; entry i is ``init_state`` of ``keys[i]``.
     """
+    check_key(keys, "keys", many=True)
     return jax.vmap(lambda key: init_state(model, optimizer, key, image))(keys)
 
 
@@ -361,6 +416,7 @@ class StudySteps:
 
         States, keys and settings may lie on any devices.
         """
+        check_key(keys, "keys", many=True)
         return self.program_of(len(keys))(states, arrays, keys, steps, settings)
 
     def lower(
@@ -372,6 +428,7 @@ class StudySteps:
         settings: Any = None,
     ) -> jax.stages.Lowered:
         """Returns the lowering of the program of such a call, see ``TrainSteps.lower``."""
+        check_key(keys, "keys", many=True)
         return self.program_of(len(keys)).lower(states, arrays, keys, steps, settings)
 
 
@@ -400,7 +457,17 @@ def group_keys(
       together: The largest number of keys in a group; None for as many as there are.
       devices_per_key: How many devices share the batches of a key, a divisor of ``devices``;
         None for as few as keep all devices busy.
+
+    Raises:
+      ValueError: A number is not positive, or ``devices_per_key`` is no divisor.
     """
+    for name, number in (("devices", devices), ("together", together)):
+        if number is not None:
+            check_count(number, name)
+    if devices_per_key is not None and devices % check_count(devices_per_key, "devices_per_key"):
+        raise ValueError(
+            f"devices_per_key must be a divisor of the {devices} devices, got {devices_per_key}"
+        )
 
     def fits(size):
         if devices_per_key is None:
@@ -513,7 +580,7 @@ def _study_program(step, sizes, mesh, fused):
 
     def prepared(states, arrays, keys, steps, settings):
         _check_study(states, keys, settings)
-        _check_steps(steps)
+        check_count(steps, "steps")
         batches.check_sizes(arrays, sizes.examples, sizes.labelled)
         states, keys, settings = _moved((states, keys, settings), placed(each))
         return states, arrays, keys, steps, settings
@@ -521,7 +588,13 @@ def _study_program(step, sizes, mesh, fused):
     def inputs(states, arrays, keys, steps, settings):
         if fused:
             return [(*draw(keys, states.step, steps), keys, settings)]
-        of_steps = zip(*rows_on_host(keys, int(states.step[0]), steps), strict=True)
+        first, *others = set(np.asarray(states.step).tolist())
+        if others:
+            raise ValueError(
+                f"states must be at one step, got {first} and {others[0]}: train those together "
+                "that have made as many updates"
+            )
+        of_steps = zip(*rows_on_host(keys, first, steps), strict=True)
         return [(*of_step, keys, settings) for of_step in of_steps]
 
     return _SpreadProgram(compiled, inputs, None if fused else 1, prepared)
@@ -619,7 +692,7 @@ def make_stream_steps(
     """
     devices = _grouped(devices)
     count = len(devices)
-    update = make_update(axis_name=AXIS if count > 1 else None)
+    update = _update_of(make_update, AXIS if count > 1 else None)
     compiled = _compile_over(devices, functools.partial(_step, update, preprocess), (None, 0, None))
     shares = _shares(devices)
     local, watch = shares.num_devices, LabelWatch()
@@ -630,13 +703,19 @@ def make_stream_steps(
                 if len(x) % local:
                     raise ValueError(
                         f"batch of {len(x)} examples cannot be split over {local} devices: "
-                        f"make the batch size a multiple of {local}"
+                        f"choose {batches.multiples(len(x), local)}"
                     )
             batch = jax.tree.map(lambda x: x.reshape(local, -1, *x.shape[1:]), batch)
         return jax.device_put(batch, shares)
 
     def train(state, stream, key, steps):
-        _check_steps(steps)
+        check_count(steps, "steps")
+        check_key(key)
+        if not hasattr(stream, "get_state"):
+            raise TypeError(
+                f"stream must be that of streaming.batch_stream, got {type(stream).__name__}: "
+                "for batches of your own call make_update_step's update"
+            )
         first = stream.get_state()["next_index"]
         batch = next(stream)
         placed = place(batch)

@@ -21,7 +21,12 @@ def progress(step: Scalar, steps: Scalar) -> jax.Array:
 
     Returns:
       p, float32, dimensionless, shape of ``step``.
+
+    Raises:
+      ValueError: ``steps`` is known and not positive.
     """
+    if isinstance(steps, int | float) and not steps > 0:
+        raise ValueError(f"steps must be positive, the updates at which p is 1, got {steps}")
     return jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)
 
 

@@ -34,8 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import augmentation
-from dann_jax.batches import DomainBatch, batch_indices, split_key
-from dann_jax.checks import check_labels
+from dann_jax.batches import DomainBatch, batch_indices, multiples, split_key
+from dann_jax.checks import check_count, check_labels, check_pair
 
 __all__ = ["Records", "batch_stream", "channel_mean"]
 
@@ -102,6 +102,7 @@ def batch_stream(
     Raises:
       ValueError: A domain or a batch is empty, the batch does not split over the processes, the
         crop is larger than the images, or there is ``mirror`` without ``crop``.
+      TypeError: The first record of a domain has no image, or a number is not whole.
       RuntimeError: From the iterator: a record cannot be read, one of ``labelled`` has no label,
         or a label is no integer.
     """
@@ -110,6 +111,9 @@ def batch_stream(
         raise ValueError(f"expected a process from 0 to {count - 1}, got {index}: change shard")
     if mirror and crop is None:
         raise ValueError("mirror without crop: give crop, the size of the images for all of them")
+    check_pair(batch, "batch")
+    for name, number in (("first_step", first_step), ("workers", workers), ("ahead", ahead)):
+        check_count(number, name, 0)
     readers = []
     for name, records, size in zip(("source", "target"), (source, target), batch, strict=True):
         if not len(records):
@@ -117,9 +121,9 @@ def batch_stream(
         if size % count:
             raise ValueError(
                 f"batch of {size} {name} examples cannot be split over {count} processes: "
-                f"make the batch size a multiple of {count}"
+                f"choose {multiples(size, count)}"
             )
-        readers.append(_Reader(name, records, records[0]["image"].shape, crop))
+        readers.append(_Reader(name, records, _image_shape(records[0], name), crop))
     try:
         cpu = jax.local_devices(backend="cpu")[0]  # the accelerator is busy with the updates
     except RuntimeError:  # JAX_PLATFORMS left the CPU out
@@ -144,6 +148,20 @@ def batch_stream(
     stream = iter(steps.to_iter_dataset(options))
     stream.set_state({"next_index": first_step})
     return stream
+
+
+def _image_shape(record, name):
+    """Returns the shape of a record's image; raises where it is no record."""
+    image = record.get("image") if isinstance(record, Mapping) else None
+    if np.ndim(image) != 3 or "label" not in record:
+        got = type(record).__name__
+        if isinstance(record, Mapping):
+            got = ", ".join(f"{key} {list(np.shape(value))}" for key, value in record.items())
+        raise TypeError(
+            "expected records {'image': [height, width, channel], 'label': ...}, got "
+            f"{got} in record 0 of the {name}: give grey images an axis of one channel"
+        )
+    return np.shape(image)
 
 
 @functools.partial(

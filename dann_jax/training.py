@@ -17,11 +17,12 @@ import numpy as np
 import optax
 
 from dann_jax import batches, networks
-from dann_jax.checks import count_examples
+from dann_jax.checks import check_images, check_key, check_number, count_examples
 from dann_jax.objective import (
     SOURCE,
     Apply,
     Objective,
+    Terms,
     check_domain,
     reversed_objective,
     weighted_mean,
@@ -99,8 +100,21 @@ def make_optimizer(
     Returns:
       An optax transformation over ``{'f', 'y', 'd'}``.
 
+    Raises:
+      TypeError: A rate is no number, or ``factors`` no function.
+      ValueError: A rate is negative or not finite, or the momentum not below 1.
+
     Source: Ganin & Lempitsky (2015), Sec. 4.1.
     """
+    if not callable(mu):
+        check_number(mu, "mu", remedy="pass a number, or a function of the step")
+    check_number(momentum, "momentum", below=1)
+    check_number(weight_decay, "weight_decay")
+    if factors is not None and not callable(factors):
+        raise TypeError(
+            f"factors must be a function of a parameter's path, got {factors!r:.40}: pass "
+            'lambda path: 10.0 if path[-1] == "bias" else 1.0, say'
+        )
 
     def is_weight(theta):
         return jax.tree_util.tree_map_with_path(networks.is_weight, theta)
@@ -200,13 +214,27 @@ def init_state(
 
     Returns:
       The state, step 0.
+
+    Raises:
+      TypeError: An argument is of another kind, or parameters are not floating-point.
+      ValueError: G_f does not return features of each example.
     """
+    _check_kinds(model, optimizer)
+    check_key(key)
+    check_images(image, "image", empty=True)
     theta, batch_stats = {}, {}
     outputs: dict[str, Any] = {}
     for i, (name, part) in enumerate(model.parts.items()):
         x = model.inputs(name, image, outputs)
         theta[name], batch_stats[name] = part.init(jax.random.fold_in(key, i), x)
+        _check_parameters(theta[name], name)
         outputs[name] = _zeros_like_output(part, theta[name], batch_stats[name], x, key)
+        if name == "f" and count_examples(outputs["f"], "features") != count_examples(image):
+            shapes = ", ".join(str(list(a.shape)) for a in jax.tree.leaves(outputs["f"]))
+            raise ValueError(
+                f"G_f must return features [n, ...] of all n={count_examples(image)} examples, got "
+                f"{shapes}"
+            )
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         theta=theta,
@@ -223,6 +251,28 @@ def _zeros_like_output(part, *arguments):
 
     shapes = jax.eval_shape(output, *arguments)
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+
+def _check_kinds(model, optimizer):
+    """Raises unless they are a model and an optimizer."""
+    if not isinstance(model, networks.DannModel):
+        raise TypeError(f"model must be a DannModel, got {type(model).__name__}")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"optimizer must be an optax transformation, got {type(optimizer).__name__}: pass "
+            "make_optimizer(0.01) or optax.adam(1e-3), say"
+        )
+
+
+def _check_parameters(theta, name):
+    """Raises unless all parameters of a part are floating-point."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(theta):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"theta{jax.tree_util.keystr(path)} of G_{name} is {jnp.result_type(leaf)}: "
+                "expected parameters, which are floating-point, so keep what is not trained out "
+                "of theta"
+            )
 
 
 def make_update_step(
@@ -262,19 +312,32 @@ def make_update_step(
       The update.
 
     Raises:
-      ValueError: From the update, when it is traced: the objective names an unknown domain, or
+      TypeError: An argument is of another kind; or, from the update, the objective returns no
+        value and ``Terms``.
+      ValueError: lambda is a negative constant or not finite; or, from the update when it is
+        traced, the objective names an unknown domain, or
         none for fewer examples than the joint batch has and a part that declares ``domain``; or
-        the domains have different sizes in a joint batch for such a part.
+        the domains have different sizes in a joint batch for such a part, or ``axis_name`` is not
+        that of a mapped axis.
 
     Source: Ganin & Lempitsky (2015), Eqs. (4)-(6) and (9).
     """
+    _check_kinds(model, optimizer)
+    if not callable(lam):
+        check_number(lam, "lam", remedy="pass a number, or a function of the step")
+    if not callable(objective):
+        raise TypeError(
+            f"objective must be a function such as reversed_objective, got {objective!r:.40}"
+        )
     declared = inspect.signature(objective).parameters
 
     def update(state, batch, key):
+        _check_state(state)
+        check_key(key)
         lam_t = lam(state.step) if callable(lam) else jnp.float32(lam)
         key = jax.random.fold_in(key, state.step)
         if axis_name is not None:
-            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+            key = jax.random.fold_in(key, _axis_index(axis_name))
 
         beside = {  # what an objective may declare
             "key": lambda: jax.random.fold_in(key, len(model.parts)),
@@ -293,13 +356,10 @@ def make_update_step(
                 )
                 for i, (name, part) in enumerate(model.parts.items())
             }
-            value, terms = objective(
-                theta,
-                batch,
-                lam_t,
-                Apply(*calls.values()),
-                axis_name=axis_name,
-                **{name: value() for name, value in beside.items() if name in declared},
+            options = {name: value() for name, value in beside.items() if name in declared}
+            apply = Apply(*calls.values())
+            value, terms = _value_and_terms(
+                objective(theta, batch, lam_t, apply, axis_name=axis_name, **options)
             )
             return value, (terms, {name: of_part.batch_stats for name, of_part in calls.items()})
 
@@ -323,6 +383,42 @@ def make_update_step(
         return TrainState(state.step + 1, theta, batch_stats, opt_state), metrics
 
     return update
+
+
+def _check_state(state):
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"state must be a TrainState, got {type(state).__name__}: pass that of init_state, or "
+            "the first of the two that an update returns"
+        )
+
+
+def _axis_index(axis_name):
+    try:
+        return jax.lax.axis_index(axis_name)
+    except NameError:
+        raise ValueError(
+            f"axis_name {axis_name!r} is not that of a mapped axis: run the update under "
+            f"jax.pmap(update, axis_name={axis_name!r}, ...), or leave axis_name out on one device"
+        ) from None
+
+
+def _value_and_terms(returned):
+    """Returns what an objective has returned; raises unless it is a value and its terms."""
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    if not is_pair or not all(hasattr(returned[1], name) for name in Terms._fields):
+        kinds = [type(each).__name__ for each in (returned if is_pair else [returned])]
+        raise TypeError(
+            f"the objective must return its value and Terms, got {' and '.join(kinds)}: return "
+            "value, Terms(...) with None for what it does not have"
+        )
+    value = returned[0]
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(
+            "the value of the objective must be a floating-point scalar, got "
+            f"{jnp.result_type(value)}{list(jnp.shape(value))}: take the mean over the examples"
+        )
+    return returned
 
 
 class _Calls:

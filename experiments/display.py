@@ -106,8 +106,9 @@ def table(title: str, experiments: dict[str, dict[str, dict[str, Any]]]) -> Tabl
 def _figures(result, means):
     method = result["method"]
     gap = gap_of(METHODS[method], means | {method: result["mean"]})
+    lost = any(result.get("diverged") or ())
     return (
-        accuracy(result["mean"]),
+        "diverged" if lost else accuracy(result["mean"]),
         accuracy(result["std"]),
         accuracy(result.get("svm_mean")),
         str(len(result["keys"])),

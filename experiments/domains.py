@@ -52,10 +52,7 @@ def load_pair(
     """
     if config.frozen and streaming:
         raise ValueError("the outputs of a frozen backbone are in memory: no --streaming")
-    where = {"image_size": config.image_size, "data_dir": data_dir, "manual_dir": manual_dir}
-    source = datasets.find(config.source, **where)
-    target = datasets.find(config.target, class_names=source.CLASS_NAMES, **where)
-    _check_classes(config, source, target)
+    source, target = _find(config, data_dir=data_dir, manual_dir=manual_dir)
     features = pathlib.Path(data_dir or datasets.default_data_dir()) / "features"
     options = {"features": features, "streaming": streaming, "progress": progress}
     parts, provenance = {}, {}
@@ -87,7 +84,21 @@ def load_pair(
     )
 
 
-def _check_classes(config, source, target):
+def _find(config, **where):
+    """Returns the builders of both domains, which have the same classes."""
+    where |= {"image_size": config.image_size}
+    source = datasets.find(config.source, **where)
+    _check_source(config, source)
+    target = datasets.find(config.target, class_names=source.CLASS_NAMES, **where)
+    if tuple(target.CLASS_NAMES) != tuple(source.CLASS_NAMES):
+        raise ValueError(
+            f"expected both domains to have the same classes, got {_some(source.CLASS_NAMES)} of "
+            f"{config.source} and {_some(target.CLASS_NAMES)} of {config.target}: pair others"
+        )
+    return source, target
+
+
+def _check_source(config, source):
     if not source.CLASS_NAMES:
         raise ValueError(
             f"{config.source}: expected a sub-folder for each class, since the source must have "
@@ -101,11 +112,6 @@ def _check_classes(config, source, target):
         )
     if config.classes not in (None, count):
         raise ValueError(f"{config.source} has {count} classes, but --classes is {config.classes}")
-    if tuple(target.CLASS_NAMES) != tuple(source.CLASS_NAMES):
-        raise ValueError(
-            f"expected both domains to have the same classes, got {_some(source.CLASS_NAMES)} of "
-            f"{config.source} and {_some(target.CLASS_NAMES)} of {config.target}"
-        )
     if unlabelled := source.UNLABELLED.get(config.source_train):
         raise ValueError(
             f"{config.source}: expected labels of all images to train on, got {unlabelled} images "
@@ -136,9 +142,8 @@ def _shown(origin):
 
 def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> None:
     """Prepares the data of ``load_pair`` on disk, where it is not yet, and raises as that does."""
-    where = {"image_size": config.image_size, "data_dir": data_dir, "manual_dir": manual_dir}
-    for name in (config.source, config.target):
-        datasets.prepare(datasets.find(name, **where), progress=progress)
+    for builder in _find(config, data_dir=data_dir, manual_dir=manual_dir):
+        datasets.prepare(builder, progress=progress)
 
 
 def _few(config, parts, class_names):
@@ -173,7 +178,8 @@ def _load(builder, split, config, *, name, features, streaming, progress):
         builder = datasets.prepare(builder)
         image = fitted(stored.image, config.image_size, name, resize=config.resize)
         images = stored._replace(image=image)
-        origin = {"examples": len(stored.label), "sha256": datasets.digest(stored)}
+        sha256 = builder.digest(split)  # that of a whole split is verified, and need not be made
+        origin = {"examples": len(stored.label), "sha256": sha256 or datasets.digest(stored)}
     if config.frozen:
         digest = origin["sha256"]
         images = pretraining.features(config, images, digest, features, progress=progress)

@@ -9,7 +9,20 @@ from typing import NamedTuple
 import jax
 from rich.console import Console
 
-from experiments import display, domains, heads, pretraining, processes, record, runtime, train
+from experiments import (
+    display,
+    domains,
+    heads,
+    interruption,
+    leftovers,
+    pretraining,
+    processes,
+    record,
+    runtime,
+    studies,
+    train,
+    trained,
+)
 from experiments.figures import curves
 from experiments.methods import METHODS
 from experiments.options import Options
@@ -22,6 +35,7 @@ class _Setting(NamedTuple):
     pair: domains.Pair
     devices: list[jax.Device]
     console: Console
+    diverged: list[str]  # sentences on trainings that diverged
 
 
 def check_data(options: Options, prepares: bool, console: Console) -> None:
@@ -36,6 +50,7 @@ def start(options: Options, console: Console) -> list[jax.Device]:
     """Returns the devices, of all processes where there are several, and keeps programs."""
     if options.distributed:
         processes.start(options.coordinator, options.processes, options.process_id)
+        interruption.install()  # jax.distributed has a handler of its own
         console.quiet = not processes.is_first()
     devices, each = jax.devices(), options.devices_per_key
     if options.devices is not None and not 1 <= options.devices <= len(devices):
@@ -60,10 +75,18 @@ def _keep_programs(folder, console):
         )
 
 
-def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Console) -> None:
-    """Does all that is missing of an experiment, and draws its curves anew."""
+def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Console) -> list[str]:
+    """Does all that is missing of an experiment, and draws its curves anew.
+
+    Returns a sentence on each training that diverged, now or when a result that is kept was made.
+    """
+    diverged = []
     for path in plan.kept:
-        console.print(f"{path} is there already", markup=False, soft_wrap=True)
+        result = record.read_result(path)
+        told = f"{path} is there already" + ", and diverged" * any(result["diverged"])
+        console.print(told, markup=False, soft_wrap=True)
+        name = METHODS[result["method"]].aligns or result["method"]
+        diverged += _diverged(name, result["keys"], result["diverged"])
     names = ",".join(job.method.name for job in plan.jobs)
     processes.check_agreement(zlib.crc32(names.encode()), "results")
     folder, files = (plan.jobs[0].result if plan.jobs else plan.kept[0]).parent, []
@@ -72,11 +95,31 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
             with processes.all_or_none():
                 if processes.is_first():  # before hours of training, not after them
                     stack.enter_context(record.alone(folder))
-            files = _execute(plan.jobs, _Setting(_load(options, console), devices, console))
+                    leftovers.remove(folder)
+            setting = _Setting(_load(options, console), devices, console, diverged)
+            files = _execute(plan.jobs, setting)
     if processes.is_first():
         files += _draw(folder)
     if files:
         console.print("written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
+    return list(dict.fromkeys(diverged))
+
+
+def _diverged(name, keys, diverged):
+    """Returns a sentence on each key of a method that diverged."""
+    sentences = []
+    for key, where in zip(keys, diverged, strict=False):
+        if where:
+            saved = where["checkpoint"]
+            kept = "there was no checkpoint before"
+            if saved is not None:
+                kept = f"the last good checkpoint is that of step {saved:,}"
+            sentences.append(
+                f"{name}, key {key}, diverged at step {where['step']:,}: {where['term']} is not "
+                f"finite ({kept}): lower --mu0, or raise --input-scale, and train again with "
+                "--overwrite"
+            )
+    return sentences
 
 
 def _where(options, console):
@@ -102,24 +145,26 @@ def _load(options, console):
 def _execute(jobs, setting):
     """Does the jobs and returns the files that they have written."""
     jobs = _measurable(jobs, setting)
-    studies = {}
+    prepared = {}
     for job in jobs:
         if job.trains and not job.method.aligns:
-            study = train.prepare(job.config, job.method, setting.pair, setting.devices)
+            study = studies.prepare(job.config, job.method, setting.pair, setting.devices)
             for group in job.groups(setting.devices):
                 study.program(group)  # raises where it cannot be, before anything is moved
-            studies[job.method.name] = study
+            prepared[job.method.name] = study
     files = []
     for job in jobs:
+        interruption.check()
         if job.method.aligns:
             _align(job, setting)
         elif job.trains:  # a study holds the arrays on the devices: no longer than it needs them
-            _train(job, studies.pop(job.method.name), setting)
+            _train(job, prepared.pop(job.method.name), setting)
         if job.head:
             _measure_head(job, setting)
         files.append(job.result)
         if job.trains and not job.method.aligns and setting.pair.target_files is not None:
-            files += [job.folder / f"key_{key}" / "predictions.csv" for key in job.keys]
+            paths = [job.folder / f"key_{key}" / "predictions.csv" for key in job.keys]
+            files += [path for path in paths if path.exists()]  # none of one that diverged
     return files
 
 
@@ -144,7 +189,7 @@ def _train(job, study, setting):
         if processes.is_first() and job.options.overwrite and job.folder.exists():
             if not replaced.exists():  # kept until there is a new result
                 job.folder.rename(replaced)
-            elif not train.fits(study, job.keys, job.folder):
+            elif not trained.fits(study, job.keys, job.folder):
                 shutil.rmtree(job.folder)
     steps, console = job.method.steps(job.config), setting.console
     with runtime.counted() as compiled, display.progress(console) as progress:
@@ -155,20 +200,24 @@ def _train(job, study, setting):
             together=job.most_together(setting.devices),
             devices_per_key=job.options.devices_per_key,
             checkpoint_every=job.options.checkpoint_every,
+            checkpoint_minutes=job.options.checkpoint_minutes,
             report=display.Watch(progress, console, job.method.name, steps),
         )
+    where = [each.get("diverged") for each in records]
+    setting.diverged.extend(_diverged(job.method.name, job.keys, where))
     if not processes.is_first():
         return
     console.print(
         f"{job.method.name}: {compiled.programs} programs compiled in {compiled.seconds:.1f} s, "
         f"{compiled.from_cache} of them from the cache"
     )
-    groups = list(dict.fromkeys(map(train.group_of, records)))
+    groups = list(dict.fromkeys(map(trained.group_of, records)))
     seconds = sum(each["train_seconds"] for each in records)
+    made = sum(lost["step"] if lost else steps for lost in where)
     entries = {
         **record.training_entries(records),
         "selection": job.method.selection,
-        "steps_per_second": round(steps * len(job.keys) / seconds, 2),
+        "steps_per_second": round(made / seconds, 2),
         "compile_seconds": round(compiled.seconds, 3),
         "programs_compiled": compiled.programs,
         "programs_from_cache": compiled.from_cache,
@@ -202,13 +251,16 @@ def _write(job, entries, command):
 def _measure_head(job, setting):
     """Adds to a result the accuracies of linear SVMs on its trainings."""
     with processes.all_or_none():
-        result = record.read(job.result) if processes.is_first() else None
-        if result is None or result["mean"] is None:  # a target without labels
+        result = record.read_result(job.result) if processes.is_first() else None
+        # A target without labels, or nothing but trainings that diverged.
+        if result is None or set(result["target_accuracy"]) == {None}:
             return
-        study = train.prepare(job.config, job.method, setting.pair, setting.devices)
+        study = studies.prepare(job.config, job.method, setting.pair, setting.devices)
         every = []
         for key, head in _of_each_key(job, "svm", heads.svm, study, setting.pair):
             every.append(head)
+            if head is None:
+                continue
             setting.console.print(
                 f"{job.method.name} key {key}: linear SVM on {head['layer']}, C {head['C']:g}: "
                 f"target {display.accuracy(head['target_accuracy'])}"
@@ -222,30 +274,46 @@ def _align(job, setting):
         if not processes.is_first():
             return
         name = job.method.name
-        study = train.prepare(job.config, METHODS[job.method.aligns], setting.pair, setting.devices)
+        study = studies.prepare(
+            job.config, METHODS[job.method.aligns], setting.pair, setting.devices
+        )
         every = []
         for key, form in _of_each_key(job, name, heads.align, study, setting.pair, job.method):
             every.append(form)
+            if form is None:
+                continue
             accuracies = [display.accuracy(form[f"{of}_accuracy"]) for of in ("target", "oracle")]
             setting.console.print(
                 f"{name} key {key}: target {accuracies[0]}, {form['components']} components; "
                 f"oracle {accuracies[1]}, {form['oracle_components']} components"
             )
-        origin = record.read(job.folder / f"key_{job.keys[0]}" / "record.json")["origin"]
+        records = [record.read_record(job.folder, key) for key in job.keys]
         entries = heads.aligned_entries(job.method, every)
-        _write(job, entries | origin, command(job))  # an origin that is the same for all keys
+        entries["diverged"] = [each["diverged"] for each in records]
+        origin = records[0]["origin"]  # the same for all keys
+        _write(job, entries | origin, command(job))
 
 
 def _of_each_key(job, name, measure, *arguments):
-    """Yields the keys and what is measured on their trainings, or was, by a file beside these."""
+    """Yields the keys and what is measured on their trainings, or was, by a file beside these.
+
+    That is None where a training diverged.
+    """
     for key in job.keys:
-        path = job.folder / f"key_{key}" / f"{name}.json"
+        interruption.check()
+        path = _folder(job, key) / f"{name}.json"
         anew = job.method.aligns and job.options.overwrite
-        content = None if anew else record.read(path)
-        if content is None:
+        aligned = bool(job.method.aligns)
+        content = None if anew else record.read_measured(path, aligned=aligned)
+        done = record.read_record(job.folder, key)
+        if content is None and not (done and done["diverged"]):
             content = measure(*arguments, key, job.folder)
-            record.write_json(path, content)
+            record.write_checked(path, content)
         yield key, content
+
+
+def _folder(job, key):
+    return job.folder / f"key_{key}"
 
 
 def _draw(folder):

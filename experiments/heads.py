@@ -13,7 +13,7 @@ import numpy as np
 from dann_jax import evaluation
 from dann_jax.alignment import linear_svm
 from dann_jax.alignment.linear_svm import Examples
-from experiments import domains, record, runtime, train
+from experiments import domains, record, runtime, studies, trained
 from experiments.methods import Method
 
 MOST = 5_000  # examples of each domain, drawn by the key: seconds for 100 features
@@ -23,13 +23,19 @@ SHARED = {  # entries of every result
     "C_grid": list(linear_svm.GRID),
     "C_selection": "accuracy on a held-out fifth of the labelled training examples",
 }
+UNKNOWN = {  # an alignment where all keys diverged
+    **dict.fromkeys(("target_accuracy", "source_accuracy", "oracle_accuracy", "seconds")),
+    **dict.fromkeys(("components", "oracle_components", "C", "validation_accuracy", "converged")),
+    "by_components": {"components": [], "target_accuracy": None},
+    "fitted": {},
+}
 ORACLE = "oracle: the number of components with the best accuracy on the target's test labels"
 
 
-def svm(study: train.Study, pair: domains.Pair, key: int, folder: pathlib.Path) -> dict[str, Any]:
+def svm(study: studies.Study, pair: domains.Pair, key: int, folder: pathlib.Path) -> dict[str, Any]:
     """Returns accuracies of a linear SVM on the last hidden layer; the key draws its examples."""
     started = time.perf_counter()
-    state = train.restored(study, key, folder)
+    state = trained.restored(study, key, folder)
     labelled, _ = domains.training_sets(pair, study.method)
     # The preprocessing of "source" is that of the labelled images, whichever they are.
     examples = _features(study, state, "source", _drawn(labelled, key))
@@ -48,22 +54,23 @@ def svm(study: train.Study, pair: domains.Pair, key: int, folder: pathlib.Path) 
     }
 
 
-def svm_entries(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the entries of a result file for the ``svm`` of each key."""
-    columns = _columns(every)
+def svm_entries(every: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """Returns the entries of a result file for the ``svm`` of each key, None if it diverged."""
+    first = next(filter(None, every))
+    columns = _columns(every, first)
     names = ("C", "validation_accuracy", "source_accuracy", "converged")
     return {
         **record.summary("svm_", "svm_accuracy", columns["target_accuracy"]),
-        "svm": _shared(every[0]) | {name: columns[name] for name in names},
+        "svm": _shared(first) | {name: columns[name] for name in names},
     }
 
 
 def align(
-    study: train.Study, pair: domains.Pair, method: Method, key: int, folder: pathlib.Path
+    study: studies.Study, pair: domains.Pair, method: Method, key: int, folder: pathlib.Path
 ) -> dict[str, Any]:
     """Returns accuracies of a closed form on the features of a training of ``study``."""
     started = time.perf_counter()
-    state = train.restored(study, key, folder)
+    state = trained.restored(study, key, folder)
     source = _features(study, state, "source", _drawn(pair.source_train, key))
     target = _features(study, state, "target", _drawn(pair.target_train, key))
     tests = {f"{name}_test": _features(study, state, name) for name in study.tests}
@@ -71,11 +78,12 @@ def align(
     return accuracies | _about(study, source, started)
 
 
-def aligned_entries(method: Method, every: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the entries of a result file for the ``align`` of each key."""
-    columns = _columns(every)
-    by_components = _columns(columns["by_components"])
-    fitted = _columns(columns["fitted"])
+def aligned_entries(method: Method, every: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """Returns the entries of a result file for the ``align`` of each key, None if it diverged."""
+    first = next(filter(None, every), UNKNOWN)
+    columns = _columns(every, first)
+    by_components = _columns(columns["by_components"], first["by_components"])
+    fitted = _columns(columns["fitted"], first["fitted"])
     names = ("validation_accuracy", "converged")
     return {
         **record.summary("", "target_accuracy", columns["target_accuracy"]),
@@ -85,10 +93,10 @@ def aligned_entries(method: Method, every: Sequence[dict[str, Any]]) -> dict[str
         **record.summary("oracle_", "oracle_accuracy", columns["oracle_accuracy"]),
         "oracle_components": columns["oracle_components"],
         "oracle_selection": ORACLE,
-        "by_components": by_components | {"components": by_components["components"][0]},
-        "svm": _shared(every[0])
+        "by_components": by_components | {"components": first["by_components"]["components"]},
+        "svm": _shared(first)
         | {"C": columns["C"], **fitted, **{name: columns[name] for name in names}},
-        "wall_seconds": round(sum(columns["seconds"]), 1),
+        "wall_seconds": round(sum(seconds or 0.0 for seconds in columns["seconds"]), 1),
     }
 
 
@@ -101,7 +109,13 @@ def _drawn(images, key):
 def _features(study, state, name, images=None):
     """Returns features of images of a domain, by default of those to test on."""
     layer = evaluation.last_hidden_layer(study.model)
-    return Examples(*study.outputs(evaluation.features, state, name, images, layer=layer))
+    x, y = study.outputs(evaluation.features, state, name, images, layer=layer)
+    if not np.isfinite(x).all():
+        raise ValueError(
+            f"{study.method.name}: features of the {name} are not finite, nothing can be learned "
+            "from them: lower mu0 or the scale of the inputs, and train again with --overwrite"
+        )
+    return Examples(x, y)
 
 
 def _about(study, examples, started):
@@ -117,8 +131,10 @@ def _about(study, examples, started):
 
 def _shared(first):
     """Returns what the SVMs of all keys have in common."""
-    return SHARED | {name: first[name] for name in ("layer", "features", "examples", "versions")}
+    names = {"layer", "features", "examples", "versions"} & first.keys()
+    return SHARED | {name: first[name] for name in sorted(names)}
 
 
-def _columns(rows):
-    return {name: [row[name] for row in rows] for name in rows[0]}
+def _columns(rows, first):
+    """Returns rows as columns by the names of the first of them; a row may be None."""
+    return {name: [row and row[name] for row in rows] for name in first}

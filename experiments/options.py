@@ -2,17 +2,24 @@
 
 import dataclasses
 import pathlib
+import shlex
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import tyro
 
+from dann_jax import memory
+from experiments import arguments as command_line
 from experiments import configs, runtime
 from experiments.methods import DEFAULT_METHODS, METHODS
-from experiments.settings import Config
+from experiments.settings import Config, check_size, example_bytes, input_bytes
 
-__all__ = ["PROGRAM", "Options", "check_shared", "parse"]
+__all__ = ["OTHER_CALLS", "PROGRAM", "Options", "check_shared", "command_words", "parse"]
 
 PROGRAM = "python -m experiments.run"
+OTHER_CALLS = "  # in several calls, for other keys each: see groups"  # after a command
+LAST_KEY = 2**32 - 1  # of the PRNG
+MOST_KEYS = 10_000  # each has a folder
 OF_A_ROW = (  # settings that make a row of a table itself, and cannot be one for all of them
     "source target source_train source_test target_train target_test "
     "classes network image_size resize crop"
@@ -85,6 +92,9 @@ class Options:
     checkpoint_every: int = 5_000
     """Updates between two checkpoints, each made after an evaluation."""
 
+    checkpoint_minutes: float = 2.0
+    """The most minutes between two checkpoints."""
+
     @property
     def numbers(self) -> tuple[int, ...]:
         """The numbers of the PRNG keys."""
@@ -94,13 +104,62 @@ class Options:
 def parse(name: str, arguments: list[str], *, shown: str, about: str | None = None) -> Options:
     """Returns the options for an experiment, which the command may have ``shown`` as a table."""
     config, text = configs.find_config(name)
-    return tyro.cli(
+    options = command_line.parse(
         Annotated[Options, tyro.conf.arg(name="")],
-        args=arguments,
+        arguments,
         default=Options(config=config, methods=configs.find_methods(name)),
-        prog=f"{PROGRAM} {shown}",
+        program=f"{PROGRAM} {shown}",
         description=about or text,
     )
+    _check(options)
+    return options
+
+
+def _check(options):
+    """Raises where a value is too large, or a folder is none."""
+    if options.first_key + options.keys > LAST_KEY + 1 or options.keys > MOST_KEYS:
+        raise ValueError(
+            f"expected at most {MOST_KEYS:,} keys in a call, from 0 to {LAST_KEY}, got --keys "
+            f"{options.keys} and --first-key {options.first_key}: lower them"
+        )
+    command_line.check_folder(options.output, "--output")
+    command_line.check_folder(options.data_dir, "--data-dir", written=False)  # if all is prepared
+    if options.manual_dir is not None and not options.manual_dir.expanduser().is_dir():
+        raise ValueError(
+            f"--manual-dir {options.manual_dir}: expected a folder of data files, got none: name "
+            "the folder that holds them"
+        )
+    check_size(options.config)
+    _check_memory(options.config)
+
+
+def _check_memory(config):
+    """Raises where a batch does not fit: on a CPU the process would be killed without a word."""
+    free, needed = memory.free_bytes(), config.batch_size * input_bytes(config)
+    if needed > free / 100:  # else what its layers make of it fits as well
+        needed = config.batch_size * example_bytes(config)
+    if needed > free:
+        raise ValueError(
+            f"a batch of {config.batch_size} examples takes {needed / 1e9:,.0f} GB or more, and "
+            f"{free / 1e9:,.0f} GB are free: lower --batch-size, or the size of the images"
+        )
+
+
+def command_words(name: str, method: str, keys: Sequence[int], config: Config) -> str:
+    """Returns the command line that trains a method with these keys and settings."""
+    usual, _ = configs.find_config(name)
+    words = [*PROGRAM.split(), name, "--methods", method, "--keys", str(len(keys))]
+    if keys[0]:
+        words += ["--first-key", str(keys[0])]
+    for field, value in dataclasses.asdict(config).items():
+        if value != getattr(usual, field):
+            flag = field.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                shown = value.name if isinstance(value, pathlib.Path) else str(value)
+                words += [f"--{flag}", shown]
+    return shlex.join(words)
 
 
 def check_shared(rows: dict[str, Options]) -> None:

@@ -8,10 +8,10 @@ import pathlib
 from typing import Any, NamedTuple
 
 from dann_jax.programs import Group, group_keys
-from experiments import configs, pretraining, record
+from experiments import pretraining, record
 from experiments.methods import METHODS, Method, check_settings, of_names
-from experiments.options import PROGRAM, Options
-from experiments.settings import Config, completed
+from experiments.options import OTHER_CALLS, Options, command_words
+from experiments.settings import Config, completed, differences
 
 __all__ = ["Job", "Plan", "command", "config_of", "grouping", "make_plan", "resolved"]
 
@@ -106,6 +106,8 @@ def _check(options):
             "--keys and --checkpoint-every must be at least 1, --first-key at least 0; got "
             f"{options.keys}, {options.checkpoint_every} and {options.first_key}"
         )
+    if not options.checkpoint_minutes > 0:
+        raise ValueError(f"--checkpoint-minutes must be positive, got {options.checkpoint_minutes}")
     if options.first_key + options.keys > 2**32:
         raise ValueError(f"PRNG keys are below 2^32: lower --first-key {options.first_key}")
     if options.together != "auto" and options.together < 1:
@@ -136,7 +138,8 @@ def _wanted(options, output):
     forms = [method for method in METHODS.values() if method.aligns]
     for method in forms:
         folder = output / method.aligns
-        if method.name in wanted and not all(_state(folder, n).exists() for n in options.numbers):
+        result = record.read(output / f"{method.aligns}.json") or {}
+        if method.name in wanted and _stateless(result, folder, options.numbers):
             wanted.add(method.aligns)
     for method in forms:
         stale = options.overwrite and (output / f"{method.name}.json").exists()
@@ -145,39 +148,49 @@ def _wanted(options, output):
     return of_names(wanted)
 
 
-def _state(folder, key):
-    return folder / f"key_{key}" / "state"
+def _stateless(result, folder, keys):
+    """Returns which keys have no state although they have not diverged."""
+    lost = dict(zip(result.get("keys", ()), result.get("diverged", ()), strict=False))
+    return [n for n in keys if not lost.get(n) and not (folder / f"key_{n}" / "state").exists()]
 
 
 def _kept_keys(path, config, method, keys):
     """Returns the keys of the result that is there, all of them or some; None without one."""
-    result = record.read(path)
+    result = record.read_result(path)
     if result is None:
         return None
-    if completed(result.get("resolved_config", {})) == resolved(config, method):
-        kept = tuple(result["keys"])
-        if kept == keys or set(kept) < set(keys):
-            return kept
-    raise ValueError(
-        f"{path} holds a result with other keys or settings: choose another --output, or "
-        "replace it with --overwrite"
-    )
+    kept = tuple(result["keys"])
+    changed = differences(completed(result["resolved_config"]), resolved(config, method))
+    if kept != keys and not set(kept) < set(keys):
+        changed.append(f"keys {_range(kept)} there, {_range(keys)} asked for")
+    if changed:
+        raise ValueError(
+            f"{path} holds another result ({'; '.join(changed)}): choose another --output, or "
+            "replace it with --overwrite"
+        )
+    return kept
+
+
+def _range(keys):
+    return f"{keys[0]}-{keys[-1]}" if len(keys) > 1 else f"{keys[0]}"
 
 
 def _lacks_head(path, keys):
     """Whether a result could have, but has not, the accuracy of a linear SVM."""
-    result = record.read(path)
-    if result["mean"] is None or "svm_accuracy" in result:
+    result = record.read_result(path)
+    if set(result["target_accuracy"]) == {None} or "svm_accuracy" in result:
         return False
-    return all(_state(path.with_suffix(""), key).exists() for key in keys)
+    return not _stateless(result, path.with_suffix(""), keys)
 
 
 def _check_states(jobs):
     """Raises where trainings that a closed form aligns are finished but have no states."""
     finished = {job.method.name for job in jobs if not job.trains}
     for job in jobs:
-        missing = [key for key in job.keys if not _state(job.folder, key).exists()]
-        if job.trains and job.method.aligns in finished and missing:
+        if not (job.trains and job.method.aligns in finished):
+            continue
+        result = record.read(job.folder.with_name(f"{job.method.aligns}.json"))
+        if missing := _stateless(result, job.folder, job.keys):
             folders = ", ".join(str(job.folder / f"key_{key}") for key in missing)
             raise ValueError(
                 f"{job.method.name} needs the states of {job.method.aligns}, but {folders} has "
@@ -192,27 +205,18 @@ def resolved(config: Config, method: Method) -> dict[str, Any]:
     return settings | {"weights": pretraining.weights_origin(config)}
 
 
-def config_of(
-    settings: dict[str, Any], weights: pathlib.Path | None, *, version: str | None
-) -> Config:
-    """Returns the experiment that settings from ``resolved``, by a version of dann_jax, are of.
+def config_of(settings: dict[str, Any], weights: pathlib.Path | None) -> Config:
+    """Returns the experiment that settings of a file, as ``resolved`` gives them, are of.
 
     ``weights`` is where the backbone's weights lie now; None for the installed package.
     """
-    names = {field.name for field in dataclasses.fields(Config)}
-    settings = completed(settings)
-    unknown, missing = settings.keys() - names - {"method"}, names - settings.keys()
-    if unknown or missing:
-        whose = "this version" if unknown else "the file"
-        raise ValueError(
-            f"settings that {whose} does not have ({', '.join(sorted(unknown or missing))}): "
-            f"install the version that made the file, dann_jax {version}"
-        )
-    config = Config(**{name: settings[name] for name in names} | {"weights": weights})
+    there = completed(settings)
+    names = [field.name for field in dataclasses.fields(Config)]
+    config = Config(**{name: there[name] for name in names} | {"weights": weights})
     origin = pretraining.weights_origin(config)
-    if origin != settings["weights"]:
+    if origin != there["weights"]:
         raise ValueError(
-            f"the weights are not those of the file: expected {settings['weights']}, got {origin}: "
+            f"the weights are not those of the file: expected {there['weights']}, got {origin}: "
             "name its file of weights with --weights"
         )
     return config
@@ -220,19 +224,8 @@ def config_of(
 
 def command(job: Job, trained: list[Group] | None = None, devices: list | None = None) -> str:
     """Returns the command line that makes a result again, in the groups that were trained."""
-    usual, _ = configs.find_config(job.name)
-    words = [PROGRAM, job.name, "--methods", job.method.name, "--keys", str(len(job.keys))]
-    if job.keys[0]:
-        words += ["--first-key", str(job.keys[0])]
-    for name, value in dataclasses.asdict(job.config).items():
-        if value != getattr(usual, name):
-            flag = name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{flag}" if value else f"--no-{flag}")
-            else:
-                shown = value.name if isinstance(value, pathlib.Path) else str(value)
-                words += [f"--{flag}", shown]
-    return " ".join(words) + ("" if trained is None else grouping(job, trained, devices))
+    words = command_words(job.name, job.method.name, job.keys, job.config)
+    return words + ("" if trained is None else grouping(job, trained, devices))
 
 
 def grouping(job: Job, trained: list[Group], devices: list) -> str:
@@ -244,4 +237,4 @@ def grouping(job: Job, trained: list[Group], devices: list) -> str:
         if dataclasses.replace(job, options=again).groups(devices) == trained:
             words = f" --together {together}" if together != "auto" else ""
             return words + (f" --devices-per-key {each}" if each is not None else "")
-    return "  # in several calls, for other keys each: see groups"
+    return OTHER_CALLS

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import math
 import pathlib
+import warnings
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from rich.progress import track
 
 from dann_jax import __version__, backbones, datasets, kernels
+from dann_jax.datasets import image_sets
 from dann_jax.datasets.whole_files import whole
 from experiments import record
 from experiments.settings import Config
@@ -77,18 +79,30 @@ def features(
     if outputs is None:
         outputs = _computed(config, images.image, crop, progress)
         # Without a folder that may be written to they are computed at each start.
-        with contextlib.suppress(OSError), whole(path) as temporary:
-            np.save(temporary, outputs)
+        with contextlib.suppress(OSError):
+            image_sets.save_array(path, outputs)
+            with whole(_digest_path(path)) as temporary:
+                temporary.write_text(datasets.digest([outputs]))
     return images._replace(image=outputs)
 
 
+def _digest_path(path):
+    return path.with_suffix(".sha256")
+
+
 def _read(path, shape):
-    """Returns the features in a file, None where it is absent, damaged or of other images."""
+    """Returns the features in a file; None where there are none, or others than were written."""
     try:
-        stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        digest = _digest_path(path).read_text(errors="replace")
+    except OSError:  # of an earlier version, or interrupted
         return None
-    return stored if (stored.shape, stored.dtype) == (shape, np.float32) else None
+    stored = image_sets.load_array(path)
+    is_like = stored is not None and (stored.shape, stored.dtype) == (shape, np.float32)
+    if is_like and datasets.digest([stored]) == digest:
+        return stored
+    if path.exists():
+        warnings.warn(f"{path} is damaged: the features are computed anew", stacklevel=3)
+    return None
 
 
 def _computed(config, images, crop, progress):

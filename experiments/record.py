@@ -10,46 +10,39 @@ import hashlib
 import json
 import math
 import pathlib
-import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dann_jax import digests
 from dann_jax.datasets.whole_files import whole
+from experiments import consistency
 from experiments.methods import METHODS
+from experiments.schema import FORMAT, Alignment, Evaluations, Head, Training, shown, typed
 
 __all__ = [
     "FORMAT",
     "alone",
+    "as_text",
     "curves",
     "digest",
     "diverged",
-    "faults",
     "has_picks",
-    "mean_and_std",
     "oracle",
     "read",
+    "read_measured",
+    "read_record",
+    "read_result",
     "read_results",
     "summary",
+    "training_digests",
     "training_entries",
+    "write_checked",
     "write_json",
 ]
 
-FORMAT = 2  # of result files and records; a change of what they hold raises it
 LINE = 100  # characters; a longer object has a line for each entry
-
-_OF_ALL = (
-    "format config method target keys target_accuracy mean std selection data versions device "
-    "device_count process_count plain_xla threads resolved_config command"
-)
-_OF_TRAININGS = "source_accuracy steps wall_seconds curves groups"
-_OF_ALIGNMENTS = "components by_components oracle_accuracy oracle_mean oracle_std oracle_components"
-_SUMMARIES = {  # prefix of the mean and the deviation -> accuracy of each key
-    "": "target_accuracy",
-    "svm_": "svm_accuracy",
-    "oracle_": "oracle_accuracy",
-}
-_PER_KEY = {"source_accuracy", "curves", "components", "oracle_components", *_SUMMARIES.values()}
-_DIGITS = 1e-5  # relative: more than what six digits leave out
+_CHECKSUM = "checksum"  # SHA-256 of all other entries
+MOST = 3  # faults of a file that are told; the others are counted
 
 
 def _text(value, indent=""):
@@ -82,9 +75,14 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+def as_text(content: Any) -> str:
+    """Returns the text of a JSON file; NaN becomes null."""
+    return _text(_finite(content)) + "\n"
+
+
 def write_json(path: pathlib.Path, content: Any, *, replace: bool = True) -> None:
     """Writes a JSON file whole or not at all; folders are created, NaN becomes null."""
-    text = _text(_finite(content)) + "\n"
+    text = as_text(content)
     with whole(path, replace=replace) as temporary:
         temporary.write_text(text)
 
@@ -107,30 +105,129 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
 def read(path: pathlib.Path) -> dict | None:
     """Returns the content of a JSON file, None where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_float=_finite_number,
+            parse_constant=_finite_number,
+            object_pairs_hook=_distinct_names,
+        )
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except IsADirectoryError as error:
+        raise ValueError(f"{path}: expected a JSON file, got a folder: move it away") from error
+    except RecursionError as error:
+        raise ValueError(
+            f"{path} is not valid JSON (expected some levels of lists and objects, got more than "
+            "can be read): move it away"
+        ) from error
+    except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): move it away") from error
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path}: expected a JSON object, got {type(content).__name__}: move it away"
+            f"{path}: expected a JSON object with entries, got {shown(content)}: move it away"
         )
     return content
 
 
+def _finite_number(text):
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"expected finite numbers, got {text[:40]}")
+    return number
+
+
+def _distinct_names(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"expected each name of an object once, got {twice[:40]!r} again")
+    return content
+
+
+def read_result(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the content of a result file, None where there is none.
+
+    Raises:
+      ValueError: An entry is missing, of another kind, or does not fit the others.
+    """
+    result = read(path)
+    if result is not None:
+        advice = "restore the file, or make it again (experiments.run --overwrite)"
+        _check(path, consistency.result_faults(result), advice)
+    return result
+
+
+def read_record(folder: pathlib.Path, key: int) -> dict[str, Any] | None:
+    """Returns the record of a key's training in a method's folder, None where there is none.
+
+    Raises:
+      ValueError: An entry is missing, of another kind, or does not fit the others.
+    """
+    path = folder / f"key_{key}" / "record.json"
+    advice = "restore the file, choose another --output, or --overwrite the training"
+    record = _read_checked(path, advice)
+    if record is not None:
+        _check(path, consistency.record_faults(record, key), advice)
+    return record
+
+
+def read_measured(path: pathlib.Path, *, aligned: bool) -> dict[str, Any] | None:
+    """Returns what was measured on the features of a key's training, None where there is no file.
+
+    Raises:
+      ValueError: An entry is missing or of another kind.
+    """
+    advice = "delete the file, and the same command measures again"
+    measured = _read_checked(path, advice)
+    if measured is not None:
+        _, faults = typed(Alignment if aligned else Head, measured)
+        _check(path, faults, advice)
+    return measured
+
+
+def write_checked(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file of a run's own folder with a checksum, which ``read_*`` compare."""
+    content = _finite({name: value for name, value in content.items() if name != _CHECKSUM})
+    write_json(path, content | {_CHECKSUM: digest(content)})
+
+
+def _read_checked(path, advice):
+    """Returns the content of a JSON file without its checksum, None where there is none."""
+    content = read(path)
+    if content is not None and content.pop(_CHECKSUM, None) != digest(content):
+        raise ValueError(
+            f"{path} is damaged (its entries do not have the checksum that they were written "
+            f"with): {advice}"
+        )
+    return content
+
+
+def _check(path, faults, advice):
+    if faults:
+        more = f"; and {len(faults) - MOST} more" if len(faults) > MOST else ""
+        told = "; ".join(map(str, faults[:MOST]))
+        raise ValueError(f"{path}: {told}{more}: {advice}")
+
+
 def read_results(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns the results in the folder of an experiment by method, in the order of the table."""
-    results = {name: read(folder / f"{name}.json") for name in METHODS}
+    results = {name: read_result(folder / f"{name}.json") for name in METHODS}
     return {name: result for name, result in results.items() if result is not None}
 
 
 def training_entries(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns the entries of a result file that come from the records of its keys."""
     groups = {(tuple(each["together"]), each["devices_per_key"]): None for each in records}
+    accuracy = {
+        name: [None if each["diverged"] else each[name] for each in records]
+        for name in ("target_accuracy", "source_accuracy")
+    }
     return {
-        **summary("", "target_accuracy", [each["target_accuracy"] for each in records]),
-        "source_accuracy": [each["source_accuracy"] for each in records],
+        **summary("", "target_accuracy", accuracy["target_accuracy"]),
+        "source_accuracy": accuracy["source_accuracy"],
+        "diverged": [each["diverged"] for each in records],
+        "digests": [each["digests"] for each in records],
         **records[0]["origin"],  # the same for all of them
         "groups": [{"keys": list(keys), "devices_per_key": each} for keys, each in groups],
         "wall_seconds": round(sum(each["wall_seconds"] for each in records), 1),
@@ -141,36 +238,50 @@ def training_entries(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def curves(record: dict[str, Any]) -> dict[str, dict[str, list]]:
     """Returns the curves of a training as columns, as result files keep them."""
-    return {"training": _columns(record["curves"]), "evaluations": _columns(record["evaluations"])}
-
-
-def _columns(entries: list[dict]) -> dict[str, list]:
-    """Returns rows as columns of numbers, rounded to the six digits that result files keep."""
     return {
-        name: [e[name] if e[name] is None else float(f"{e[name]:.6g}") for e in entries]
-        for name in (entries[0] if entries else ())
+        "training": _columns(record["curves"], Training),
+        "evaluations": _columns(record["evaluations"], Evaluations),
     }
+
+
+def _columns(rows, model):
+    """Returns rows as columns of numbers, rounded to the six digits that result files keep."""
+    always = [name for name, field in model.model_fields.items() if field.is_required()]
+    return {name: [_rounded(row[name]) for row in rows] for name in (rows[0] if rows else always)}
+
+
+def _rounded(value):
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def training_digests(state: Any, done: dict[str, Any]) -> dict[str, str]:
+    """Returns SHA-256 digests of a finished training: of its state, and of its record.
+
+    Those of parameters are of the batch statistics too. Those of losses are of L_y and L_d at each
+    entry of the curves, in all their digits, and those of accuracies of all evaluations.
+    """
+    return {
+        "parameters": digests.digest({"theta": state.theta, "batch_stats": state.batch_stats}),
+        "losses": _of_rows(done["curves"], "step", "label_loss", "domain_loss"),
+        "accuracies": _of_rows(done["evaluations"], "step", "source_accuracy", "target_accuracy"),
+    }
+
+
+def _of_rows(rows, *names):
+    known = [[None if math.isnan(row[name]) else row[name] for name in names] for row in rows]
+    return digest(known)
 
 
 def summary(prefix: str, name: str, accuracy: list[float | None]) -> dict[str, Any]:
     """Returns the accuracies of all keys, null where not known, with their mean and deviation."""
     accuracy = [math.nan if a is None else a for a in accuracy]
-    mean, std = mean_and_std(accuracy)
+    mean, std = consistency.mean_and_std(accuracy)
     return {name: accuracy, f"{prefix}mean": mean, f"{prefix}std": std}
 
 
-def mean_and_std(values: list[float]) -> tuple[float, float | None]:
-    """Returns mean and sample standard deviation (None of one value); NaN where a value is."""
-    if any(map(math.isnan, values)):
-        return math.nan, math.nan
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def diverged(result: dict[str, Any]) -> list[bool]:
-    """Returns whether each key's training ended in a loss that is not finite."""
-    if "curves" not in result:
-        return [False] * len(result["keys"])
-    return [curves["training"]["label_loss"][-1] is None for curves in result["curves"]]
+def diverged(result: dict[str, Any]) -> int:
+    """Returns how many keys of a result diverged."""
+    return sum(each is not None for each in result["diverged"])
 
 
 def has_picks(result: dict[str, Any]) -> bool:
@@ -181,89 +292,3 @@ def has_picks(result: dict[str, Any]) -> bool:
 def oracle(result: dict[str, Any]) -> dict[str, Any]:
     """Returns the result of a closed form with the oracle's mean and deviation as its own."""
     return result | {name: result[f"oracle_{name}"] for name in ("mean", "std")}
-
-
-def faults(result: dict[str, Any]) -> list[str]:
-    """Returns what keeps a result from being whole and consistent; an empty list where nothing."""
-    method = METHODS.get(result.get("method"))
-    others = _OF_ALIGNMENTS if method and method.aligns else _OF_TRAININGS
-    missing = [name for name in f"{_OF_ALL} {others}".split() if name not in result]
-    if missing:
-        return [f"no {', '.join(missing)}"]
-    if result["format"] != FORMAT:
-        return [f"the format is {result['format']}, this version reads {FORMAT}: make it again"]
-    try:
-        return _wrong_shapes(result) or _wrong_entries(result) + _wrong_curves(result)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        return [f"entries are not of the kind that a result has ({type(error).__name__}: {error})"]
-
-
-def _wrong_shapes(result):
-    keys = result["keys"]
-    wrong = [
-        f"{name} has {len(result[name])} entries for {len(keys)} keys"
-        for name in sorted(_PER_KEY & result.keys())
-        if len(result[name]) != len(keys)
-    ]
-    if wrong or not keys:
-        return wrong or ["no key"]
-    if len(set(keys)) < len(keys):
-        wrong.append(f"keys are not distinct: {keys}")
-    return wrong + [
-        f"{name} is not an object with entries"
-        for name in ("data", "versions", "resolved_config")
-        if not isinstance(result[name], dict) or not result[name]
-    ]
-
-
-def _wrong_entries(result):
-    wrong = []
-    if not all(isinstance(entry, dict) for entry in result["data"].values()):
-        wrong.append("data has entries that are not objects")
-    if "dann_jax" not in result["versions"]:
-        wrong.append("versions lack that of dann_jax")
-    settings = [result["resolved_config"].get(name) for name in ("method", "target")]
-    if settings != [result["method"], result["target"]]:
-        wrong.append(f"resolved_config is of {' and '.join(map(str, settings))}")
-    for prefix, name in _SUMMARIES.items():
-        if name not in result:
-            continue
-        values, entries = result[name], [f"{prefix}mean", f"{prefix}std"]
-        stored = [result.get(entry) for entry in entries]
-        expected = (None, None) if None in values else mean_and_std(values)
-        if not all(
-            lacks if value is None else 0 <= value <= 1
-            for value, lacks in zip(values, _lack_accuracy(result), strict=True)
-        ):
-            wrong.append(f"{name} is not between 0 and 1: {values}")
-        elif not all(map(_close, expected, stored)):
-            wrong.append(f"{' and '.join(entries)} are not those of {name}: {stored}")
-    return wrong
-
-
-def _lack_accuracy(result):
-    """Returns which keys have no accuracy for a reason: they diverged, or there are no labels."""
-    if "curves" not in result:
-        return [False] * len(result["keys"])
-    unlabelled = (set(c["evaluations"]["target_accuracy"]) == {None} for c in result["curves"])
-    return [any(reasons) for reasons in zip(unlabelled, diverged(result), strict=True)]
-
-
-def _wrong_curves(result):
-    wrong = []
-    for key, accuracy, curves in zip(
-        result["keys"], result["target_accuracy"], result.get("curves", ()), strict=False
-    ):
-        training, evaluations = curves["training"], curves["evaluations"]
-        for table in (training, evaluations):
-            if len({len(column) for column in table.values()}) != 1:
-                wrong.append(f"the curves of key {key} have columns of several lengths")
-            elif table["step"][-1:] != [result["steps"]]:
-                wrong.append(f"the curves of key {key} do not end at step {result['steps']:,}")
-        if not _close(accuracy, evaluations["target_accuracy"][-1], _DIGITS):
-            wrong.append(f"target_accuracy of key {key} is not that of its last evaluation")
-    return wrong
-
-
-def _close(a, b, tolerance=1e-9):
-    return a == b if a is None or b is None else math.isclose(a, b, rel_tol=tolerance)

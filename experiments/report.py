@@ -1,23 +1,27 @@
 """Turns result files into the tables of the documents: python -m experiments.report [--check].
 
 A table stands between two markers, in README.md or a document in docs. Every figure of ours comes
-from a file in experiments/results, which has to be whole; a cell without a file is a dash. --check
-changes nothing and fails when a document and the files disagree.
+from a file in experiments/results, which has to be whole; a cell without a file is a dash. The JSON
+Schema of these files, docs/result.schema.json, is written too. --check changes nothing and fails
+when a document and the files disagree.
 """
 
-import argparse
 import pathlib
 import sys
 
 from dann_jax.datasets.whole_files import whole
-from experiments import record, result_tables
+from experiments import record, result_tables, schema
+from experiments.arguments import Parser
 from experiments.benchmark import tables as benchmark_tables
+from experiments.hostile import tables as hostile_tables
 
 __all__ = ["BEGIN", "BENCHMARKS", "END", "FOLDER", "ROOT", "main"]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "experiments" / "results"
+HOSTILE = FOLDER / result_tables.HOSTILE
 BENCHMARKS = FOLDER / result_tables.BENCHMARKS
+SCHEMA = ROOT / "docs" / "result.schema.json"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
@@ -32,6 +36,13 @@ def _benchmarks():
             benchmark["cases"] = [
                 case for case in benchmark["cases"] if case["measures"] in benchmark_tables.SCALING
             ]
+        try:
+            benchmark_tables.tables({name: benchmark})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{BENCHMARKS / name} is no benchmark ({type(error).__name__}: {error}): make it "
+                "anew"
+            ) from error
     tables = benchmark_tables.tables(records)
     return {name: result_tables.markdown(*lines) for name, lines in tables.items()}
 
@@ -64,15 +75,19 @@ def _filled(text: str, tables: dict[str, str], path: pathlib.Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program and returns 0, 1 where ``--check`` finds a difference, or 2 for an error."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser = Parser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     parser.add_argument("documents", nargs="*", type=pathlib.Path, help="all with markers if none")
     options = parser.parse_args(arguments)
     status = 0
     try:
         tables = result_tables.tables(result_tables.read(FOLDER)) | _benchmarks()
+        tables |= hostile_tables.tables(HOSTILE)
         documents = {path: path.read_text() for path in options.documents or _documents()}
         filled = {path: _filled(text, tables, path) for path, text in documents.items()}
+        if not options.documents:
+            documents[SCHEMA] = SCHEMA.read_text() if SCHEMA.exists() else ""
+            filled[SCHEMA] = record.as_text(schema.json_schema())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ from experiments.settings import completed
 
 __all__ = ["accuracy", "markdown", "read", "tables"]
 
-BENCHMARKS = "benchmark"  # a folder beside those of the configs
+BENCHMARKS, HOSTILE = "benchmark", "hostile"  # folders beside those of the configs
 PAIRS = {  # of the paper, and those of ours beside them
     "table1": (*configs.find_rows("table1"), "syn_numbers_published_svhn", "mnist_svhn"),
     "office31": (*configs.find_rows("office31"), *configs.find_rows("office31_others")),
@@ -38,21 +38,28 @@ def read(folder: pathlib.Path) -> Results:
     every, wrong = {}, []
     for path in sorted(folder.glob("*/*.json")):
         config = path.parent.name
-        if config == BENCHMARKS:
+        if config in (BENCHMARKS, HOSTILE):
             continue
-        result = record.read(path)
-        faults = record.faults(result)
-        if config not in configs.config_names():
-            faults = [f"there is no config {config}"]
-        elif not faults and not (
-            result["config"] == config and f"{path.stem}-".startswith(f"{result['method']}-")
-        ):
-            faults = [f"it is of {result['config']}, {result['method']}"]
-        wrong += [f"{config}/{path.name}: {fault}" for fault in faults]
-        every.setdefault(config, {})[path.stem] = result
+        try:
+            every.setdefault(config, {})[path.stem] = _read(path)
+        except ValueError as error:
+            wrong.append(str(error))
     if wrong:
-        raise ValueError("not all result files are whole: " + "; ".join(wrong))
+        raise ValueError("; ".join(wrong))
     return every
+
+
+def _read(path):
+    """Returns the content of a result file, which has to be where its name says."""
+    result, config = record.read_result(path), path.parent.name
+    if config not in configs.config_names():
+        raise ValueError(f"{path}: there is no config {config}: move the file to its folder")
+    if result["config"] != config or not f"{path.stem}-".startswith(f"{result['method']}-"):
+        raise ValueError(
+            f"{path}: it is of {result['config']}, {result['method']}: move it to "
+            f"{result['config']}/{result['method']}.json"
+        )
+    return result
 
 
 def tables(results: Results) -> dict[str, str]:
@@ -111,7 +118,7 @@ def _pairs(own, results):
             if ADVERSARIAL.name in results.get(name, {})
         ]
         others = [name for name in names if name != base or base in own]
-        others.sort(key=lambda name: results[name][ADVERSARIAL.name]["mean"])
+        others.sort(key=lambda name: results[name][ADVERSARIAL.name]["mean"] or 0)
         columns = [[base] if base in names and base not in own else [], others[-1:]]
         shown = [name for column in columns for name in column]
         if shown or base in (*configs.find_rows("table1"), *configs.find_rows("office31")):
@@ -148,10 +155,20 @@ def _line(ours):
     """Returns the lower bound -> the adversarial method of a config, and what limits them."""
     result, lower = ours[ADVERSARIAL.name], ours.get(LOWER.name)
     before = DASH if lower is None else accuracy(lower["mean"])
-    after = "diverged" if any(record.diverged(result)) else accuracy(result["mean"], result["std"])
+    if lower is not None and record.diverged(lower):
+        before = "diverged"
     steps, usual = result["steps"], _usual_steps(result)
     shorter = f"; {steps:,} of {usual:,} updates" if steps != usual else ""
-    return f"{before} → {after} ({len(result['keys'])}){shorter}"
+    return f"{before} → {_mean(result)}{shorter}"
+
+
+def _mean(result, of=lambda mean: mean):
+    """Returns mean ± sd (keys), or how many of the keys diverged."""
+    keys, diverged = len(result["keys"]), record.diverged(result)
+    if diverged:
+        return f"diverged ({diverged} of {keys})"
+    mean = None if result["mean"] is None else of(result["mean"])
+    return f"{accuracy(mean, result['std'])} ({keys})"
 
 
 def _minutes(result, device=False):
@@ -252,17 +269,14 @@ def _cells(name, method, result):
 
 def _accuracy(result, of=lambda mean: mean):
     """Returns mean ± sd (keys), and what is not usual about it."""
-    shown = f"{accuracy(of(result['mean']), result['std'])} ({len(result['keys'])})"
     parts = [
         f"{split}: {entry['part']}"
         for split, entry in result["data"].items()
         if split.startswith(f"{result['target']}/") and "part" in entry
     ]
-    if any(record.diverged(result)):
-        parts.append("diverged")
     if result["selection"] != METHODS[result["method"]].selection:
         parts.append(result["selection"])
-    return "; ".join([shown, *parts, *_changed(result)])
+    return "; ".join([_mean(result, of), *parts, *_changed(result)])
 
 
 def _changed(result):

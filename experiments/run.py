@@ -8,21 +8,34 @@ also be a table, such as table1 or office31: all its experiments are run, with t
 --list shows all of them.
 """
 
+import errno
 import sys
 
 import jax
 from rich.console import Console
 
 from dann_jax import memory
-from experiments import configs, display, execute, options, plan, record
+from experiments import (
+    configs,
+    display,
+    execute,
+    interruption,
+    options,
+    plan,
+    processes,
+    record,
+)
 
 __all__ = ["main"]
 
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG  # a disk that takes no more
+DIVERGED = 3  # exit status
 DEFAULT = "digits_digits_m"  # whose settings --help shows where no config is named
 
 
+@processes.together
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program and returns 0, 2 where arguments or data are not right, or 130."""
+    """Runs the program and returns its exit status: see docs/running.md."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(highlight=False)
     if "--list" in arguments:
@@ -38,19 +51,27 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     try:
-        return _run(name, _parse(name, arguments), console)
-    except KeyboardInterrupt:
-        advice = "the same command goes on from the last checkpoint"
+        with interruption.handled():
+            return _run(name, _parse(name, arguments), console)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted: {str(stop) or interruption.ELSEWHERE}", file=sys.stderr)
         if "--overwrite" in arguments:
-            advice = (
+            print(
                 "with --overwrite the same command retrains finished methods too: leave them out "
-                "by --methods, and run rows of a table by themselves"
+                "by --methods, and run rows of a table by themselves",
+                file=sys.stderr,
             )
-        print(f"interrupted: {advice}", file=sys.stderr)
-        return 130
+        return getattr(stop, "status", 130)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _sentence(error):
+    """Returns what an error says, and what to do where the system does not."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{error}: free some space, and the same command goes on from what is saved"
+    return str(error)
 
 
 def _list(console):
@@ -76,7 +97,7 @@ def _parse(name, arguments):
         )
     elif name is None:
         about = f"{__doc__}\nThe defaults below are those of {DEFAULT}."
-    names = rows or (name or DEFAULT,)
+    names = rows or (DEFAULT if name is None else name,)
     shown = {"shown": name or "CONFIG", "about": about}
     every = {row: options.parse(row, arguments, **shown) for row in names}
     if rows:
@@ -86,14 +107,19 @@ def _parse(name, arguments):
 
 def _run(name, every, console):
     """Plans all experiments, runs those that can be run, and returns the exit status."""
-    failures = {}
+    failures, diverged = {}, []
 
     def attempt(row, function, *arguments):
         try:
             return function(*arguments)
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-            failures[row] = str(error)  # an error itself would hold the arrays of its row
-            print("error:", error if row == name else f"{row}: {error}", file=sys.stderr)
+            interruption.check()  # where a callback has made another error of a signal's
+            alone = not processes.all_fail()
+            failures[row] = _sentence(error)  # an error itself would hold the arrays of its row
+            told = failures[row] if row == name else f"{row}: {failures[row]}"
+            print("error:", told, file=sys.stderr)
+            if alone:
+                processes.leave(2)
 
     plans = {row: attempt(row, plan.make_plan, row, each) for row, each in every.items()}
     first = next(iter(every.values()))
@@ -108,14 +134,19 @@ def _run(name, every, console):
         if row not in failures:
             if row != name:
                 console.print(f"[bold]{row}[/bold]")
-            attempt(row, execute.execute, plans[row], each, devices, console)
+            told = attempt(row, execute.execute, plans[row], each, devices, console)
+            diverged += [text if row == name else f"{row}: {text}" for text in told or ()]
     if failures and name in every:
         return 2
     results = {row: record.read_results(each.output / row) for row, each in every.items()}
     console.print(display.table(name, results))
     for row, error in failures.items():
         print(f"error: {row} is not complete: {error}", file=sys.stderr)
-    return 2 if failures else 0
+    for text in diverged if not console.quiet else ():
+        print(f"error: {text}", file=sys.stderr)
+    if failures:
+        return 2
+    return DIVERGED if diverged else 0
 
 
 if __name__ == "__main__":

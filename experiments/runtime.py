@@ -23,10 +23,13 @@ from dann_jax import __version__
 __all__ = [
     "Compiled",
     "cache_folder",
+    "cores",
     "counted",
     "device_kind",
     "keep_programs",
+    "machine",
     "peak_memory",
+    "processor",
     "threads",
     "versions",
 ]
@@ -62,6 +65,15 @@ def device_kind(devices: list[jax.Device]) -> str:
     return devices[0].device_kind
 
 
+def processor():
+    """Returns the name of the CPU."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
     """Returns the most memory, bytes, that this process has held since it started.
 
@@ -75,13 +87,22 @@ def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
     return {"peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
-def threads() -> int:
-    """Returns the number of threads that a program for CPUs has its work split over."""
+def cores() -> int:
+    """Returns the number of CPU cores that programs use."""
     for name in ("PJRT_NPROC", "NPROC"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     # macOS has no way to ask for the processors that a process may use.
     return len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0))
+
+
+def threads() -> int:
+    """Returns the number of threads that a program for CPUs has its work split over.
+
+    XLA starts one for each core, and at least one for each simulated device; all devices share
+    them.
+    """
+    return max(cores(), sum(device.platform == "cpu" for device in jax.local_devices()))
 
 
 def cache_folder() -> pathlib.Path:
@@ -101,7 +122,7 @@ def keep_programs(folder: pathlib.Path | None) -> None:
     jax.config.update("jax_compilation_cache_dir", None)
     if folder is None or not jax.config.jax_enable_compilation_cache:
         return
-    folder = folder.expanduser().absolute() / _machine()
+    folder = folder.expanduser().absolute() / machine()
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -110,8 +131,11 @@ def keep_programs(folder: pathlib.Path | None) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _machine():
-    """Returns a name for what programs for CPUs depend on and JAX's names of files leave out."""
+def machine() -> str:
+    """Returns a name for what programs for CPUs depend on: processor, instructions and threads.
+
+    JAX's names of compiled programs leave it out.
+    """
     about = {platform.processor()}
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()

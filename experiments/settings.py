@@ -8,13 +8,18 @@ import typing
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dann_jax import networks
 from dann_jax.backbones import BACKBONES, AlexNet
 from dann_jax.objective import NORMALIZATIONS
 
-__all__ = ["INITIALIZERS", "NETWORKS", "Config", "completed", "make_model"]
+__all__ = [
+    *("INITIALIZERS", "NETWORKS", "Config"),
+    *("check_size", "completed", "differences", "example_bytes", "input_bytes", "make_model"),
+]
 
 
 def _office_alexnet(*, dtype, **options):
@@ -49,8 +54,9 @@ INITIALIZERS = {
 
 _COUNTS = (
     *("steps", "baseline_steps", "batch_size", "evaluate_every", "lambda_horizon"),
-    *("classes", "image_size", "crop", "few_labels"),
+    *("classes", "image_size", "crop", "few_labels", "few_labels_in_batch"),
 )
+_LAST = 2**31 - 1  # of counts, steps among them
 _POSITIVE = ("mu0", "input_scale", "backbone_factor", "bias_factor")
 _NOT_NEGATIVE = ("alpha", "beta", "gamma", "weight_decay", "domain_weight")
 
@@ -188,7 +194,7 @@ class Config:
             if not getattr(self, name):
                 raise ValueError(f"--{name} must be the name of a data set, or a folder of images")
         for names, valid, expected in (
-            (_COUNTS, lambda value: value >= 1, "be at least 1"),
+            (_COUNTS, lambda value: 1 <= value <= _LAST, f"be at least 1 and at most {_LAST}"),
             (_POSITIVE, lambda value: 0 < value < math.inf, "be positive"),
             (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative"),
             (("momentum",), lambda value: 0 <= value < 1, "be in [0, 1)"),
@@ -197,17 +203,29 @@ class Config:
                 value = getattr(self, name)
                 if value is not None and not valid(value):
                     raise ValueError(f"{name} must {expected}, got {value}")
+        for name in (*_POSITIVE, *_NOT_NEGATIVE):
+            value = getattr(self, name)
+            rounded = float(_float32(value))
+            # gamma and input_scale make NaN in these cases: a training that stops at once.
+            if (rounded == 0 < value and name != "input_scale") or (
+                rounded == math.inf and name != "gamma"
+            ):
+                raise ValueError(
+                    f"{name} must be a number that float32 can hold, 1e-38 to 3e38, got {value}, "
+                    f"which is {rounded} there"
+                )
         if self.crop is not None and self.crop > self.image_size:
             raise ValueError(f"crop must be at most image_size {self.image_size}, got {self.crop}")
         if self.batch_size % 2:
             raise ValueError(
-                f"batch_size must be even (half source, half target), got {self.batch_size}"
+                f"batch_size must be even (half source, half target), got {self.batch_size}: "
+                f"choose {self.batch_size - 1 or 2} or {self.batch_size + 1}"
             )
         half, mixed = self.batch_size // 2, self.few_labels is not None
-        if self.few_labels_in_batch < 1 or (mixed and self.few_labels_in_batch >= half):
+        if mixed and self.few_labels_in_batch >= half:
             raise ValueError(
-                "few_labels_in_batch must be at least 1 and less than the target half of a "
-                f"batch, {half}, got {self.few_labels_in_batch}"
+                f"few_labels_in_batch must be less than the target half of a batch, {half}, got "
+                f"{self.few_labels_in_batch}"
             )
         self._check_names()
 
@@ -242,10 +260,63 @@ class Config:
         return 1 if self.frozen else self.crop or self.image_size
 
 
+def _float32(value):
+    with np.errstate(over="ignore", under="ignore"):
+        return np.float32(value)
+
+
+def _input(config):
+    """Returns the shape of one example as G_f gets it."""
+    size = config.input_size
+    channels = BACKBONES[config.backbone].features if config.frozen else 3
+    return jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+
+
+def input_bytes(config: Config) -> int:
+    """Returns the memory of one example as G_f gets it, bytes."""
+    return 4 * math.prod(_input(config).shape)
+
+
+def example_bytes(config: Config) -> int:
+    """Returns the memory that a training needs for each example of a batch, at least, bytes.
+
+    It is that of the input and of the outputs of G_f's layers, which the gradient needs.
+    """
+    part, image = make_model(config, config.classes or 2).parts["f"], _input(config)
+
+    def layers(key, image):
+        theta, batch_stats = part.init(key, image)
+        return part.layers(theta, batch_stats, image, domain=0)[1]
+
+    shapes = jax.tree.leaves((image, jax.eval_shape(layers, jax.random.key(0), image)))
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in shapes)
+
+
+def check_size(config: Config) -> None:
+    """Raises a ValueError where the network leaves no feature of images of this size."""
+    if config.backbone is None:
+        smallest = getattr(make_model(config, 2).feature_extractor, "smallest_image", 1)
+        if config.input_size < smallest:
+            raise ValueError(
+                f"{'image_size' if config.crop is None else 'crop'} must be at least {smallest} "
+                f"for the network {config.network}, got {config.input_size}"
+            )
+
+
 def completed(stored: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of a file; one that is younger than the file has its default."""
     fields = dataclasses.fields(Config)
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING} | stored
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], *, whose: str = "asked for") -> list[str]:
+    """Returns what differs between settings, or other entries of a file, old and new, in words.
+
+    >>> differences({"mu0": 0.01, "steps": 9}, {"mu0": 0.02, "steps": 9})
+    ['mu0: 0.01 there, 0.02 asked for']
+    """
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    return [f"{name}: {old.get(name)} there, {new.get(name)} {whose}" for name in names]
 
 
 def make_model(config: Config, classes: int) -> networks.DannModel:

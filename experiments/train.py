@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import dataclasses
-import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -14,26 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import (
-    augmentation,
-    backbones,
     checkpoints,
+    digests,
     evaluation,
     health,
-    kernels,
-    networks,
     programs,
-    schedules,
     training,
 )
-from dann_jax.datasets.streamed import Streamed, over_blocks
 from dann_jax.datasets.whole_files import whole
 from dann_jax.programs import Group, group_keys
-from experiments import domains, pretraining, processes, record, runtime
-from experiments.methods import Method, check_settings
-from experiments.plan import resolved
-from experiments.settings import Config, completed, make_model
+from experiments import interruption, processes, record, trained
+from experiments.pacing import Pace
+from experiments.studies import Study
 
-__all__ = ["Report", "Study", "fits", "group_of", "prepare", "restored", "train"]
+__all__ = ["LOG_EVERY", "Report", "train"]
 
 LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
 
@@ -52,181 +46,6 @@ class Report:
     warnings: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Study:
-    """One method on one pair of domains: all that trainings with different keys share."""
-
-    config: Config
-    method: Method
-    pair: domains.Pair
-    devices: list[jax.Device]
-    model: networks.DannModel
-    start: Callable[[Group], tuple[Any, jax.Array]]  # -> states and keys to train with
-    program: Callable[[Group], Callable]  # -> (states, data, keys, steps) -> (states, metrics)
-    opened: Callable[..., Any]  # (group, keys, first step) -> context manager of the data
-    mu: Callable[[Any], jax.Array]  # learning rate as a function of the step
-    tests: dict[str, tuple]  # images, preprocessing and domain of each accuracy
-    origin: dict[str, Any]  # what else decides the numbers: data, versions, devices
-
-    @property
-    def home(self) -> jax.Device:
-        """The device of this process that evaluates."""
-        return next(d for d in self.devices if d.process_index == jax.process_index())
-
-    def outputs(self, function: Callable, state: Any, name: str, images=None, **options):
-        """Returns what a function of ``evaluation`` gives for images (to test on), and labels."""
-        test, preprocess, domain = self.tests[name]
-        options |= {"preprocess": preprocess, "domain": domain}
-        of_block = functools.partial(function, self.model, state, **options)
-        return over_blocks(test if images is None else images, of_block)
-
-
-def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[jax.Device]) -> Study:
-    """Returns all that trainings of a method on a pair of domains share."""
-    check_settings(config, [method])
-    model, steps = make_model(config, len(pair.class_names)), method.steps(config)
-
-    def mu(step):
-        p = schedules.progress(step, steps)
-        return schedules.mu_p(p, config.mu0, config.alpha, config.beta)
-
-    def lam(step):
-        p = schedules.progress(step, config.lambda_horizon or steps)
-        return schedules.lambda_p(p, config.gamma)
-
-    optimizer = _optimizer(config, mu)
-    make_update = functools.partial(
-        training.make_update_step, model, optimizer, lam, objective=method.objective(config)
-    )
-    preprocess = domains.preprocessing(config, pair, method)
-    batch, labelled = domains.batch_sizes(config, pair, method)
-    sizes = {"batch": batch, "labelled": labelled, "preprocess": preprocess.batch}
-    if isinstance(pair.source_train, Streamed):
-        sets = domains.training_sets(pair, method)
-        opened, program = _streamed(config, sets, make_update, devices, sizes)
-    else:
-        arrays = domains.training_arrays(pair, method)
-        opened, program = _in_memory(config, arrays, make_update, devices, sizes)
-    shape = 2, config.input_size, config.input_size, len(preprocess.source_mean)
-    return Study(
-        config=config,
-        method=method,
-        pair=pair,
-        devices=devices,
-        model=model,
-        start=_start(model, optimizer, shape, pretraining.variables(config)),
-        program=program,
-        opened=opened,
-        mu=mu,
-        tests={
-            "source": (pair.source_test, preprocess.source, 0),
-            "target": (pair.target_test, preprocess.target, int(method.adapts)),
-        },
-        origin={
-            "data": pair.provenance,
-            "versions": runtime.versions(),
-            "device": runtime.device_kind(devices),
-            "device_count": len(devices),
-            "process_count": jax.process_count(),
-            "plain_xla": kernels.plain_xla(),
-            "threads": runtime.threads() if devices[0].platform == "cpu" else None,
-        },
-    )
-
-
-def _optimizer(config, mu):
-    def factor(path):
-        of_part = config.backbone_factor if path[:2] == ("f", "backbone") else 1.0
-        return of_part * (config.bias_factor if path[-1] == "bias" else 1.0)
-
-    return training.make_optimizer(
-        mu,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        factors=None if config.backbone_factor == config.bias_factor == 1.0 else factor,
-    )
-
-
-def _start(model, optimizer, shape, backbone):
-    def one(number, backbone):
-        init_key, train_key = jax.random.split(jax.random.key(number))
-        state = training.init_state(model, optimizer, init_key, jnp.zeros(shape))
-        return backbones.with_weights(state, backbone) if backbone else state, train_key
-
-    single, many = jax.jit(one), jax.jit(jax.vmap(one, in_axes=(0, None)))
-
-    def start(group):
-        numbers = np.array(group.keys, np.uint32)
-        return many(numbers, backbone) if len(numbers) > 1 else single(numbers[0], backbone)
-
-    return start
-
-
-def _in_memory(config, arrays, make_update, devices, sizes):
-    """Returns ``Study.opened`` and ``Study.program`` of arrays that lie on the devices."""
-    if config.crop or config.mirror:
-        make_update = augmentation.augmented(
-            make_update, size=config.input_size, mirror=config.mirror
-        )
-    options = {"examples": (len(arrays.source_image), len(arrays.target_image)), **sizes}
-
-    @functools.cache
-    def placed(count):
-        """Returns the arrays on devices, one that is named twice only once."""
-        each = {id(a): programs.replicate(a, devices[:count]) for a in arrays if a is not None}
-        return type(arrays)(*(each.get(id(a)) for a in arrays))
-
-    @functools.cache  # compiled once
-    def program(size, devices_per_key):
-        shared = devices[: size * devices_per_key]
-        if size == 1:
-            return programs.make_train_steps(make_update, devices=shared, **options)
-        steps = programs.make_study_steps(
-            lambda settings, axis_name: make_update(axis_name=axis_name),
-            devices=shared,
-            devices_per_training=devices_per_key,
-            **options,
-        )
-        steps.program_of(size)  # raises before anything starts
-        return steps
-
-    def opened(group, keys, first_step):
-        count = min(len(group.keys) * group.devices_per_key, len(devices))
-        return contextlib.nullcontext(placed(count))
-
-    return opened, lambda group: program(len(group.keys), group.devices_per_key)
-
-
-def _streamed(config, sets, make_update, devices, sizes):
-    """Returns ``Study.opened`` and ``Study.program`` of images that stay on disk."""
-    from dann_jax import streaming  # Grain is not needed otherwise
-
-    preprocess = sizes.pop("preprocess")
-    program = programs.make_stream_steps(make_update, preprocess=preprocess, devices=devices)
-
-    def opened(group, key, first_step):
-        crop = config.input_size if config.crop or config.mirror else None
-        options = {"crop": crop, "mirror": config.mirror, "first_step": first_step}
-        return contextlib.closing(streaming.batch_stream(*sets, key, **sizes, **options))
-
-    def only(group):
-        if group != Group(group.keys[:1], len(devices)):
-            raise ValueError(
-                f"expected one key at a time on all {len(devices)} devices, as batches are read "
-                f"for it alone, got {len(group.keys)} on {group.devices_per_key} each: leave out "
-                "--together and --devices-per-key, or --streaming"
-            )
-        return program
-
-    return opened, only
-
-
-def group_of(record: dict[str, Any]) -> Group:
-    """Returns the group that a key was, or is being, trained in."""
-    return Group(tuple(record["together"]), record["devices_per_key"])
-
-
 def train(
     study: Study,
     keys: Sequence[int],
@@ -235,6 +54,7 @@ def train(
     together: int | None = 1,
     devices_per_key: int | None = None,
     checkpoint_every: int = 5_000,
+    checkpoint_minutes: float = 2.0,
     stop: int | None = None,
     report: Callable[[Report], None] = lambda report: None,
 ) -> list[dict[str, Any]]:
@@ -244,14 +64,18 @@ def train(
     last checkpoint, together with the keys it was begun with, and gives the same numbers as if it
     had not been. A key that is finished is not trained again. Keys are grouped by
     ``group_keys``. ``stop`` is a step to stop at, with the schedules of the full length.
+
+    There is a checkpoint after each ``checkpoint_every`` steps, at an evaluation, at the latest
+    after ``checkpoint_minutes``, and where a signal has come: then an ``Interruption`` is raised. A
+    training that diverges ends there: its record says where, and has no accuracy.
     """
-    records, begun = {key: _record(folder, key) for key in keys}, {}
+    records, begun = {key: record.read_record(folder, key) for key in keys}, {}
     for key, each in records.items():
         processes.check_agreement(each is not None and 1 + each["finished"], "records")
         if each is None:
             continue
-        _check_same(study, each, folder / f"key_{key}", study.origin.keys() - {"data"})
-        group = group_of(each)
+        trained.check_same(study, each, folder / f"key_{key}", study.origin.keys() - {"data"})
+        group = trained.group_of(each)
         if not each["finished"]:
             if not set(group.keys) <= set(keys):
                 raise ValueError(
@@ -263,9 +87,10 @@ def train(
     new = [key for key in keys if records[key] is None and key not in begun]
     options = {"together": together, "devices_per_key": devices_per_key}
     todo = group_keys(new, len(study.devices), **options)
+    limits = {"every": checkpoint_every, "minutes": checkpoint_minutes}
     for group in (*dict.fromkeys(begun.values()), *todo):
-        run = _Run(study, group, folder, report)
-        after = run.train([records[key] for key in group.keys], checkpoint_every, stop)
+        run = _Run(study, group, folder, report, **limits)
+        after = run.train([records[key] for key in group.keys], stop)
         records |= dict(zip(group.keys, after, strict=True))
     return [records[key] for key in keys]
 
@@ -273,106 +98,244 @@ def train(
 class _Run:
     """The training of a group of keys as one program."""
 
-    def __init__(self, study, group, folder, report):
+    def __init__(self, study, group, folder, report, *, every, minutes):
         self.study, self.group, self.report = study, group, report
         self.folders = [folder / f"key_{key}" for key in group.keys]
         self.checkpoints = checkpoints.Checkpoints(self.folders[0] / "checkpoint")  # of the group
+        self.every, self.minutes = every, minutes  # steps and time between two checkpoints
+        self.pace = Pace(LOG_EVERY, study.loops)
         self.pending = None  # metrics are read one call late: reading never holds the device up
+        self.parts = []  # metrics of a call that is made in parts
+        self.kept = {}  # step of each checkpoint -> the parts, so far, of the call that it is in
+        self.next_look = 0  # step at which several processes agree again
 
-    def train(self, records, checkpoint_every, stop):
+    def train(self, records, stop):
         """Trains from the last checkpoint to a step and returns the records."""
-        config, steps = self.study.config, self.study.method.steps(self.study.config)
+        study, steps = self.study, self.study.steps
         stop = steps if stop is None else min(stop, steps)
-        program = self.study.program(self.group)
+        program = study.program(self.group)
         states, keys, done = self._restore(records)
-        self.lap = time.perf_counter()
-        with self.study.opened(self.group, keys, done) as data:
-            while done < stop:
-                ends = ((done // n + 1) * n for n in (config.evaluate_every, LOG_EVERY))
-                count = min(*ends, stop) - done
+        self.lap = self.saved = time.perf_counter()
+        with study.opened(self.group, keys, done) as data, interruption.held():
+            if self._lacks_evaluation(done):
+                self._evaluate(states, done)
+            while done < stop and self._goes_on():
+                ends = ((done // n + 1) * n for n in (study.config.evaluate_every, LOG_EVERY))
+                left = min(*ends, stop) - done
+                count = min(left, self.pace.most)
                 states, metrics = program(states, data, keys, count)
                 done += count
                 self._read()
-                self.pending = done, _means(metrics)
-                if done % config.evaluate_every and done < steps:
-                    continue
-                means = self._read()
-                self._lap("train_seconds")
-                self._evaluate(states, means, done)
-                self._lap()
-                due = done < steps and done % checkpoint_every < config.evaluate_every
-                if due and processes.is_first():
-                    self._write()
-                    self.checkpoints.save(done, jax.device_get(states))
-                    self._lap()
-        self._read()  # where no evaluation follows
-        if done < steps:
-            return self.records
-        self._finish(states)
+                self._expect(done, metrics, completes=count == left)
+                if self.pace.cuts:  # or a signal would have to wait for two long calls
+                    self._read()
+                self._look(states, done)
+            self._read()  # where no look has
+            self._lap("train_seconds")
+            _check_equal(states)
+            states = jax.device_get(states)
+            self._check(states, done)
+            if done < steps and self._goes_on():
+                return self.records
+            if processes.is_first():
+                self._finish(states)
         return [each | {"finished": True} for each in self.records]
 
     def _restore(self, records):
         """Returns states, keys and the number of steps done; the records are as of that step."""
         states, keys = self.study.start(self.group)
+        self.shapes = jax.eval_shape(lambda states: states, states)
         saved = self.checkpoints.restore(states) if all(records) else None
-        if saved is None:
-            records = [_new_record(self.study, self.group) for _ in self.group.keys]
-        else:
+        if saved is not None and self._restore_records(records, int(np.ravel(saved.step)[0])):
             states = saved
+        else:
+            self.records = [trained.new_record(self.study, self.group) for _ in self.group.keys]
         done = int(np.ravel(states.step)[0])
         processes.check_agreement(done, "checkpoint")
-        for each in records:
-            each["finished"] = False
-            for name in ("curves", "evaluations", "warnings"):
-                each[name] = [entry for entry in each[name] if entry["step"] <= done]
-        self.records = records
         if len(self.group.keys) == 1:
             devices = self.study.devices[: self.group.devices_per_key]
             states = programs.replicate(states, devices)
         return states, keys, done
 
-    def _read(self):
-        """Enters the means over the last call into the curves and returns them, of each key."""
-        if self.pending is None:
-            return None
-        (step, metrics), self.pending = self.pending, None
-        mu = float(self.study.mu(step - 1))
-        columns = {  # what the method does not have, a domain branch say, is NaN for each key
-            name: np.broadcast_to(values, len(self.group.keys))
-            for name, values in metrics._asdict().items()
-        }
-        means = [
-            {name: float(values[i]) for name, values in columns.items()}
-            for i in range(len(self.group.keys))
+    def _restore_records(self, records, done):
+        """Takes the records as of a step; returns whether they have all that belongs to it."""
+        for each in records:
+            each |= {"finished": False, "digests": None}
+            late = each.get("diverged") and each["diverged"]["step"] > done
+            each["diverged"] = None if late else each.get("diverged")
+            for name in ("curves", "evaluations", "warnings"):
+                each[name] = [_row(entry) for entry in each[name] if entry["step"] <= done]
+        self.records = records
+        first = 1 + max(each["curves"][-1]["step"] if each["curves"] else 0 for each in records)
+        unfinished = [
+            [_row(row) for row in each.get("unfinished", ()) if first <= row["step"] <= done]
+            for each in records
         ]
-        for i, each in enumerate(self.records):
-            each["curves"].append({"step": step, **means[i], "mu": mu})
-            self._show(i, means[i])
-        return means
+        if {len(rows) for rows in unfinished} != {done + 1 - first}:
+            return False
+        if first <= done:
+            self.parts = [_metrics(unfinished)]
+        self.kept = {done: list(self.parts)}
+        return True
 
-    def _show(self, i, metrics, **evaluation):
+    def _goes_on(self):
+        return not all(each["diverged"] for each in self.records)
+
+    def _expect(self, done, metrics, *, completes):
+        """Keeps the metrics of the last steps to be read, with their means at the end of a call."""
+        self.parts.append(metrics)
+        means = None
+        if completes:
+            parts, self.parts = self.parts, []
+            means = _means(_joined(parts, jnp.concatenate))
+        self.pending = done, metrics, means
+
+    def _read(self):
+        """Finds what is not finite, and enters the means over a call into the curves."""
+        if self.pending is None:
+            return
+        (done, metrics, means), self.pending = self.pending, None
+        of_steps, means = map(self._by_key, jax.device_get((metrics, means)))
+        steps = of_steps["lam"].shape[1]
+        self.pace.end(steps)
+        mu = float(self.study.mu(done - 1))
+        absent = dict.fromkeys(training.Metrics._fields, training.ABSENT)  # a domain branch, say
+        for i, each in enumerate(self.records):
+            if each["diverged"]:
+                continue
+            # A sum that is not finite is one of the last step.
+            values = {
+                name: np.append(column[i], means[name][i] if means else ())
+                for name, column in of_steps.items()
+            }
+            if found := health.first_not_finite(values):
+                index, term = found
+                self._diverge(i, done - steps + 1 + min(index, steps - 1), term)
+            elif means:
+                entry = absent | {name: column[i].item() for name, column in means.items()}
+                each["curves"].append({"step": done, **entry, "mu": mu})
+                self._show(i)
+
+    def _by_key(self, metrics):
+        """Returns metrics by name, those that are present, with a first axis of keys."""
+        present = {} if metrics is None else metrics._asdict()
+        return {
+            name: np.reshape(values, (len(self.group.keys), -1))
+            for name, values in present.items()
+            if values is not training.ABSENT
+        }
+
+    def _show(self, i, **evaluation):
         """Reports on a key at the last entry of its curves."""
-        step, mu = (self.records[i]["curves"][-1][name] for name in ("step", "mu"))
-        about = {"group": self.group, "key": self.group.keys[i], "step": step, "mu": mu}
-        self.report(Report(**about, metrics=metrics, **evaluation))
+        metrics = dict(self.records[i]["curves"][-1])
+        about = {name: metrics.pop(name) for name in ("step", "mu")}
+        about |= {"group": self.group, "key": self.group.keys[i], "metrics": metrics}
+        self.report(Report(**about, **evaluation))
 
-    def _evaluate(self, states, means, step):
+    def _look(self, states, done):
+        """Evaluates, saves, and ends after a signal, where it is time to."""
+        every = self.study.config.evaluate_every
+        number, due = self._agreed(done)
+        if not (self._evaluates(done) or number or due):
+            return
+        self._read()
+        self._lap("train_seconds")
+        if self._evaluates(done) and not number:
+            with contextlib.suppress(interruption.Interruption):
+                self._evaluate(states, done)
+            self._lap()
+            self.next_look = done
+            number, due = self._agreed(done)
+            due = due or done % self.every < every
+        if number or (due and done < self.study.steps):
+            self._save(states, done)
+        if number:
+            processes.most([0])  # all wait until the first has saved
+        if number and self._goes_on():
+            keys = ", ".join(map(str, self.group.keys))
+            raise interruption.Interruption(
+                number,
+                f"{self.study.method.name}, key {keys}, is saved at step {done:,} of "
+                f"{self.study.steps:,}, and the same command goes on from there",
+            )
+
+    def _agreed(self, done):
+        """Returns the number of a signal and whether it is time to save, alike in all processes."""
+        if jax.process_count() > 1 and done < self.next_look:
+            return 0, False
+        elapsed = time.perf_counter() - self.saved
+        own = interruption.received(), 1e3 * elapsed, 1e6 * self.pace.seconds
+        number, milliseconds, microseconds = processes.most([int(each) for each in own])
+        step = microseconds / 1e6
+        self.pace.adjust(step)
+        self.next_look = done + (math.ceil(1 / step) if step else 1)  # in a second or so
+        # A call is on its way, and one more may be before the next look.
+        return number, milliseconds / 1e3 + 2 * self.pace.most * step >= 60 * self.minutes
+
+    def _evaluates(self, done):
+        return done % self.study.config.evaluate_every == 0 or done == self.study.steps
+
+    def _lacks_evaluation(self, done):
+        """Returns whether a signal came before the evaluation at a step had ended."""
+        return (
+            bool(done)
+            and self._evaluates(done)
+            and any(
+                not each["diverged"] and all(e["step"] != done for e in each["evaluations"])
+                for each in self.records
+            )
+        )
+
+    def _evaluate(self, states, step):
+        """Enters the accuracies of all keys, or of none where a signal comes."""
         study, views = self.study, jax.device_get(states.replace(opt_state=()))
+        outputs = {}
+        with interruption.raised():
+            for i, each in enumerate(self.records):
+                if not each["diverged"]:
+                    state = jax.device_put(self._of_one(views, i), study.home)
+                    outputs[i] = {  # the target last
+                        name: study.outputs(evaluation.predict, state, name) for name in study.tests
+                    }
+        for i, of_sets in outputs.items():
+            if not all(np.isfinite(logits).all() for logits, _ in of_sets.values()):
+                self._diverge(i, step, "logits")
+            else:
+                self._enter(i, step, of_sets)
+
+    def _enter(self, i, step, outputs):
+        """Enters the accuracies of a key, given logits and labels of each set to test on."""
+        study, each = self.study, self.records[i]
+        accuracy = {f"{name}_accuracy": evaluation.evaluate(*of) for name, of in outputs.items()}
+        classes, normalization = len(study.pair.class_names), study.config.normalization
+        warnings = health.symptoms(each["curves"][-1], classes=classes, normalization=normalization)
+        each["warnings"] += [{"step": step, "warning": text} for text in warnings]
+        each["evaluations"].append({"step": step, **accuracy})
+        each |= accuracy
+        last = step == study.steps
+        if last and study.pair.target_files is not None and processes.is_first():
+            logits, _ = outputs["target"]
+            _write_predictions(self.folders[i] / "predictions.csv", study, logits)
+        self._show(i, warnings=tuple(warnings), **accuracy)
+
+    def _diverge(self, i, step, term):
+        """Enters where the training of a key has diverged; the others of its group go on."""
+        saved = max(self.kept, default=None)
+        self.records[i] |= {
+            "diverged": {"step": step, "term": term, "checkpoint": saved},
+            "source_accuracy": None,
+            "target_accuracy": None,
+        }
+        if saved is not None and len(self.group.keys) > 1 and processes.is_first():
+            state = self._of_one(self.checkpoints.restore(self.shapes, saved), i)
+            checkpoints.Checkpoints(self.folders[i] / "last_checkpoint").save(saved, state)
+
+    def _check(self, states, done):
+        """Finds keys whose state, in NumPy, is not finite."""
         for i, each in enumerate(self.records):
-            state = jax.device_put(self._of_one(views, i), study.home)
-            accuracy = {}
-            for name in study.tests:  # the target last
-                logits, labels = study.outputs(evaluation.predict, state, name)
-                accuracy[f"{name}_accuracy"] = evaluation.evaluate(logits, labels)
-            classes, normalization = len(study.pair.class_names), study.config.normalization
-            warnings = health.symptoms(means[i], classes=classes, normalization=normalization)
-            each["warnings"] += [{"step": step, "warning": text} for text in warnings]
-            each["evaluations"].append({"step": step, **accuracy})
-            each |= accuracy
-            last = step == study.method.steps(study.config)
-            if last and study.pair.target_files is not None and processes.is_first():
-                _write_predictions(self.folders[i] / "predictions.csv", study, logits)
-            self._show(i, means[i], warnings=tuple(warnings), **accuracy)
+            term = None if each["diverged"] else health.part_not_finite(self._of_one(states, i))
+            if term:
+                self._diverge(i, done, term)
 
     def _of_one(self, states, i):
         """Returns the state of one key; alone, it has no axis of keys."""
@@ -381,39 +344,107 @@ class _Run:
     def _lap(self, *names):
         """Adds the seconds since the last lap to the records, its share to each."""
         last, self.lap = self.lap, time.perf_counter()
+        self.pace.start()
         for each in self.records:
             for name in (*names, "wall_seconds"):
                 each[name] += (self.lap - last) / len(self.records)
 
+    def _save(self, states, done):
+        """Writes a checkpoint, of finite numbers only."""
+        states = jax.device_get(states)
+        self._check(states, done)
+        if self._goes_on():
+            self.kept = dict([*self.kept.items(), (done, jax.device_get(self.parts))][-2:])
+            if processes.is_first():
+                self._write(finished=False)
+                self.checkpoints.save(done, self._without_diverged(states))
+        self.saved = time.perf_counter()
+        self._lap()
+
+    def _without_diverged(self, states):
+        """Returns states with zeros for the keys of a group that have diverged."""
+        lost = [i for i, each in enumerate(self.records) if each["diverged"]]
+
+        def cleared(x):
+            if not lost or not jnp.issubdtype(x.dtype, jnp.inexact):
+                return x
+            x = np.array(x)
+            x[lost] = 0
+            return x
+
+        return jax.tree.map(cleared, states)
+
     def _write(self, **entries):
-        for folder, each in zip(self.folders, self.records, strict=True):
-            record.write_json(folder / "record.json", each | entries)
+        for i, (folder, each) in enumerate(zip(self.folders, self.records, strict=True)):
+            rows = {}  # of all checkpoints that there are while the next one is written
+            for step, parts in () if entries["finished"] else self.kept.items():
+                rows |= {row["step"]: row for row in self._rows(i, step, parts)}
+            each["unfinished"] = list(rows.values())
+            record.write_checked(folder / "record.json", each | entries)
+
+    def _rows(self, i, last, parts):
+        """Returns the metrics of the steps of a key in parts of a call, which end with a step."""
+        if not parts:
+            return []
+        columns = {
+            name: column[i].tolist()
+            for name, column in self._by_key(_joined(parts, np.concatenate)).items()
+        }
+        steps = range(last + 1 - len(columns["lam"]), last + 1)
+        return [
+            {
+                "step": step,
+                **{name: column[n] for name, column in columns.items()},
+                "mu": float(self.study.mu(step - 1)),
+            }
+            for n, step in enumerate(steps)
+        ]
 
     def _finish(self, states):
-        if not processes.is_first():
-            return
-        states = jax.device_get(states)
-        for i, folder in enumerate(self.folders):
-            checkpoints.save(folder / "state", self._of_one(states, i))
+        """Writes the records of all keys, and the states of those that have not diverged."""
+        for i, (folder, each) in enumerate(zip(self.folders, self.records, strict=True)):
+            if not each["diverged"]:
+                state = self._of_one(states, i)
+                checkpoints.save(folder / "state", state)
+                each["digests"] = record.training_digests(state, each)
         for finished in (False, True):  # all of the group are there before one of it is finished
             self._write(finished=finished)
-        self.checkpoints.delete()
+        if self._goes_on() or len(self.group.keys) > 1:  # else it is the last good one
+            self.checkpoints.delete()
 
 
-def _new_record(study, group):
-    return {
-        "format": record.FORMAT,
-        "settings": resolved(study.config, study.method),
-        "origin": study.origin,
-        "together": list(group.keys),
-        "devices_per_key": group.devices_per_key,
-        "finished": False,
-        "curves": [],
-        "evaluations": [],
-        "warnings": [],
-        "train_seconds": 0.0,  # each the key's share of those of its group
-        "wall_seconds": 0.0,
+def _row(entry):
+    """Returns an entry of a record with NaN for what is not known, as before it was written."""
+    return {name: math.nan if value is None else value for name, value in entry.items()}
+
+
+def _metrics(rows):
+    """Returns what ``_Run._rows`` was given, of one key or of all keys of a group."""
+    names = [name for name in training.Metrics._fields if name in rows[0][0]]
+    columns = {
+        name: np.array([[row[name] for row in of_key] for of_key in rows], np.float32)
+        for name in names
     }
+    absent = dict.fromkeys(training.Metrics._fields, training.ABSENT)
+    return training.Metrics(
+        **absent | {n: c if len(rows) > 1 else c[0] for n, c in columns.items()}
+    )
+
+
+def _joined(parts, concatenate):
+    """Returns the metrics of the parts of a call, of all its steps."""
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *of_parts: concatenate(of_parts, -1), *parts)
+
+
+def _check_equal(states):
+    """Raises where devices, or processes, that have trained as one do not hold the same."""
+    programs.check_replicated(states)
+    if jax.process_count() > 1:
+        number = int(digests.digest(states)[:8], 16)
+        advice = "give all of them the same versions of the packages and devices of the same kind"
+        processes.check_agreement(number, "numbers at the end of a training", advice)
 
 
 @jax.jit
@@ -423,7 +454,7 @@ def _means(metrics):
 
 
 def _write_predictions(path, study, logits):
-    """Writes the most probable class of each file of the target; none for logits that diverged."""
+    """Writes the most probable class of each file of the target."""
     probability = np.exp(logits - logits.max(-1, keepdims=True))
     probability /= probability.sum(-1, keepdims=True)
     # Names of files may stand as the system has them.
@@ -431,64 +462,5 @@ def _write_predictions(path, study, logits):
     with whole(path) as temporary, temporary.open("w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability"])
-        pair, classes = study.pair, np.asarray(evaluation.predicted_classes(logits))
-        for name, number, row in zip(pair.target_files, classes, probability, strict=True):
-            known = [pair.class_names[number], f"{row.max():.4f}"] if number >= 0 else ["", ""]
-            writer.writerow([name, *known])
-
-
-def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
-    """Returns the state at the end of a finished training with the study's settings and data.
-
-    Other versions or devices may have made it, so that what follows from it may differ by rounding.
-    """
-    finished, folder = _record(folder, key), folder / f"key_{key}"
-    if finished is None or not finished["finished"]:
-        raise ValueError(
-            f"{folder} holds no finished training of {study.method.name}: train it first"
-        )
-    _check_same(study, finished, folder)
-    shapes = jax.eval_shape(lambda: study.start(Group((key,), 1))[0])
-    place = jax.sharding.SingleDeviceSharding(study.home)
-    like = jax.tree.map(lambda x: x.update(sharding=place), shapes)
-    state = checkpoints.restore(folder / "state", like)
-    if state is None:
-        raise ValueError(f"{folder} has no state: it was not copied along, or has been removed")
-    return state
-
-
-def _record(folder, key):
-    """Returns the record of a training that was begun, None where there is none."""
-    return record.read(folder / f"key_{key}" / "record.json")
-
-
-def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
-    """Returns whether all trainings in a folder are of this study, and of no other keys."""
-    expected = resolved(study.config, study.method), study.origin
-    records = map(record.read, folder.glob("key_*/record.json"))
-    return all(
-        (completed(each["settings"]), each["origin"]) == expected
-        and (each["finished"] or set(each["together"]) <= set(keys))
-        for each in records
-    )
-
-
-def _check_same(study, begun, folder, entries=()):
-    """Raises where a record was not made with the same settings, data and entries of its origin."""
-    settings, origin = completed(begun["settings"]), begun["origin"]
-    expected = resolved(study.config, study.method)
-    changed = [name for name, value in expected.items() if settings.get(name) != value]
-    changed += [name for name in entries if origin.get(name) != study.origin[name]]
-    if changed:
-        threads = origin.get("threads")
-        first = f"set PJRT_NPROC and NPROC to {threads}, " if changed == ["threads"] else ""
-        raise ValueError(
-            f"{folder} holds a run with other settings ({', '.join(sorted(changed))}): {first}"
-            "choose another --output, or --overwrite it"
-        )
-    others = domains.differences(origin["data"], study.origin["data"])
-    if others:
-        raise ValueError(
-            f"{folder} holds a run with other data ({others}): choose those with --data-dir or "
-            "--manual-dir, or another --output, or --overwrite it"
-        )
+        for name, row in zip(study.pair.target_files, probability, strict=True):
+            writer.writerow([name, study.pair.class_names[row.argmax()], f"{row.max():.4f}"])

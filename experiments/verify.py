@@ -1,11 +1,12 @@
 """Trains a key of a result again and compares: python -m experiments.verify RESULT.json.
 
 Settings, method and data are those of the file. With --steps N only the first steps are
-trained, with the schedules of the whole length. Exit status: 0 where the numbers agree, bit for bit
-or within the tolerance, 1 where they differ, 2 where they cannot be compared.
+trained, with the schedules of the whole length; a key that diverged is trained until it does. Exit
+status: 0 where the numbers agree, bit for bit or within the tolerance, 1 where they differ, 2 where
+they cannot be compared, or contradict each other in the file.
 """
 
-import argparse
+import collections
 import math
 import pathlib
 import sys
@@ -16,7 +17,8 @@ import jax
 
 from dann_jax import memory
 from dann_jax.programs import Group
-from experiments import domains, record, train
+from experiments import domains, record, studies, train
+from experiments.arguments import Parser
 from experiments.methods import METHODS
 from experiments.plan import config_of
 
@@ -54,19 +56,26 @@ def environment(result: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple
 
 
 def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
-    """Returns all numbers that two ``record.curves`` of a key both have, in the order of steps."""
+    """Returns all numbers that two ``record.curves`` of a key both have, in the order of steps.
+
+    A number that is not finite, None, is the same as another one. Columns of nothing else are not
+    numbers.
+    """
     every = []
     for kind in expected:
         there, here = _rows(expected[kind]), _rows(actual[kind])
         steps = [step for step in there if step in here]
         for name in expected[kind].keys() & actual[kind].keys() - {"step"}:
-            scale = max((abs(there[step][name] or 0) for step in steps), default=0) or 1
-            for step in steps:
-                a, b = there[step][name], here[step][name]
+            pairs = [(there[step][name], here[step][name]) for step in steps]
+            known = [abs(a) for a, _ in pairs if a is not None]
+            if not known and all(b is None for _, b in pairs):
+                continue
+            scale = max(known, default=0) or 1
+            for step, (a, b) in zip(steps, pairs, strict=True):
                 relative = 0.0 if a is b else math.inf
                 if None not in (a, b):
                     relative = abs(a - b) / scale
-                every.append(Difference(key, int(step), name, a, b, relative))
+                every.append(Difference(key, step, name, a, b, relative))
     return sorted(every, key=lambda each: (each.step, each.name))
 
 
@@ -82,42 +91,39 @@ def _rows(columns):
 
 def _result(path):
     """Returns the content of a file that can be verified."""
-    result = record.read(path)
+    result = record.read_result(path)
     if result is None:
         raise ValueError(f"there is no file {path}")
-    method = METHODS.get(result.get("method"))
-    if method and method.aligns:
+    method = METHODS[result["method"]]
+    if method.aligns:
         raise ValueError(
             f"{path} follows from trainings, with nothing random beside them: verify "
             f"{method.aligns}.json"
         )
-    faults = record.faults(result)
-    if faults:
-        raise ValueError(f"{path} is not whole: {'; '.join(faults)}")
     return result
 
 
-def _last_step(result, steps):
+def _last_step(result, steps, keys):
     """Returns where to stop: at the first entry of the curves that is not before ``steps``."""
-    if steps is None:
-        return result["steps"]
-    if not 1 <= steps <= result["steps"]:
+    if steps is not None and not 1 <= steps <= result["steps"]:
         raise ValueError(f"--steps must be 1 to {result['steps']}, those of the file, got {steps}")
-    entries = result["curves"][0]["training"]["step"]
-    return int(min(step for step in entries if step >= steps))
+    places = [result["keys"].index(key) for key in keys if key in result["keys"]]
+    ends = [(result["diverged"][i] or {"step": result["steps"]})["step"] for i in places]
+    entries = result["curves"][places[0]]["training"]["step"]
+    wanted = min(steps or result["steps"], max(ends))
+    return min((step for step in entries if step >= wanted), default=wanted)
 
 
 def _study(result, options):
     """Returns the result's method, ready to train on the same data."""
-    version = result["versions"].get("dann_jax")
-    config = config_of(result["resolved_config"], options.weights, version=version)
+    config = config_of(result["resolved_config"], options.weights)
     devices = jax.local_devices()
     count = options.devices
     if count is None:
         count = min(result["device_count"], len(devices))
     if not 1 <= count <= len(devices):
         raise ValueError(f"--devices {count}: this process has {len(devices)}")
-    _last_step(result, options.steps)  # raises before the data is read
+    _last_step(result, options.steps, result["keys"])  # raises before the data is read
     pair = domains.load_pair(config, data_dir=options.data_dir, manual_dir=options.manual_dir)
     others = domains.differences(result["data"], pair.provenance)
     if others:
@@ -125,7 +131,7 @@ def _study(result, options):
             f"the data are not those of the file ({others}): choose others with --data-dir or "
             "--manual-dir"
         )
-    return train.prepare(config, METHODS[result["method"]], pair, devices[:count])
+    return studies.prepare(config, METHODS[result["method"]], pair, devices[:count])
 
 
 def _verify(options):
@@ -142,25 +148,28 @@ def _verify(options):
         if key in each["keys"]:
             group = Group(tuple(each["keys"]), each["devices_per_key"])
     study.program(group)  # raises where it cannot be
-    stop = _last_step(result, options.steps)
+    stop = _last_step(result, options.steps, group.keys)
     print(
         f"{result['config']}, {result['method']}, key {', '.join(map(str, group.keys))}: "
         f"{stop:,} of {result['steps']:,} steps on {study.origin['device']} x{len(study.devices)}",
         flush=True,
     )
-    if options.steps not in (None, stop):
+    if options.steps is not None and options.steps < stop:
         print(f"step {options.steps:,} has no entry in the curves: step {stop:,} is the next")
     for name, (there, here) in changed.items():
         print(f"not the same: {name} {there} in the file, {here} here")
-    compared = _compared(study, group, result, stop)
-    if "svm_accuracy" in result:
-        print("not compared: the linear SVMs, which follow from the trainings")
+    compared, digests = _compared(study, group, result, stop)
+    if not compared:
+        raise ValueError(
+            f"{options.result} has no number to compare up to step {stop:,}: choose more --steps"
+        )
+    _print_compared(compared, digests, result)
     usual = CHANGED if changed else SAME
-    return _verdict(compared, changed, usual if options.tolerance is None else options.tolerance)
+    return _verdict(compared, digests, changed, options.tolerance, usual)
 
 
 def _compared(study, group, result, stop):
-    """Trains a group of keys and returns all its numbers beside those of the result."""
+    """Trains a group of keys; returns their numbers, and digests, beside those of the result."""
     with tempfile.TemporaryDirectory() as folder:
         records = train.train(
             study,
@@ -169,14 +178,55 @@ def _compared(study, group, result, stop):
             together=len(group.keys),
             devices_per_key=group.devices_per_key,
             checkpoint_every=NEVER,
+            checkpoint_minutes=math.inf,
             stop=stop,
             report=_print_accuracy,
         )
-    every = []
-    for number, each in zip(group.keys, records, strict=True):
-        expected = result["curves"][result["keys"].index(number)]
-        every += differences(number, expected, record.curves(each))
-    return every
+    numbers, digests = [], {}
+    for key, each in zip(group.keys, records, strict=True):
+        if key not in result["keys"]:  # of another call
+            continue
+        place = result["keys"].index(key)
+        expected, actual = result["curves"][place], record.curves(each)
+        numbers += differences(key, expected, actual)
+        numbers += _ends(key, (expected, result["diverged"][place]), (actual, each), stop)
+        there, here = result["digests"][place] or {}, each.get("digests") or {}
+        digests |= {f"{n} of key {key}": (there[n], here[n]) for n in there if n in here}
+    return numbers, digests
+
+
+def _ends(key, of_file, of_training, stop):
+    """Returns entries that a file has alone up to a step, and where both trainings diverged."""
+    (expected, there), (actual, begun) = of_file, of_training
+    there = there["step"] if there and there["step"] <= stop else None
+    here = begun["diverged"]["step"] if begun.get("diverged") else None
+    alone = [
+        Difference(key, step, f"the number of {kind} entries", 1, 0, math.inf)
+        for kind, columns in expected.items()
+        for step in columns["step"]
+        if step <= (stop if here is None else here - 1) and step not in actual[kind]["step"]
+    ]
+    if there is None and here is None:
+        return alone
+    training = expected["training"]
+    losses = dict(zip(training["step"], training["label_loss"], strict=True))
+    last = max((step for step, loss in losses.items() if loss is not None), default=0)
+    relative = math.inf if None in (here, there) else abs(here - there) / there
+    # Files of before format 3 know no more than the entry with the first loss that is not finite.
+    if relative < math.inf and losses.get(there, 0) is None and last < here <= there:
+        relative = 0.0
+    return [*alone, Difference(key, there or here, "the step of divergence", there, here, relative)]
+
+
+def _print_compared(compared, digests, result):
+    """Prints what was compared, and what was not."""
+    counts = collections.Counter(each.name for each in compared)
+    told = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    print(f"compared: {told}; digests {len(digests)}")
+    if missing := [name for name in ACCURACIES if not counts[name]]:
+        print(f"not compared: {', '.join(missing)}, of which there is none up to this step")
+    if "svm_accuracy" in result:
+        print("not compared: the linear SVMs, which follow from the trainings")
 
 
 def _print_accuracy(report):
@@ -185,11 +235,17 @@ def _print_accuracy(report):
         print(f"key {report.key} step {report.step:,}: {accuracy}", flush=True)
 
 
-def _verdict(compared, changed, tolerance):
+def _verdict(compared, digests, changed, asked, usual):
     """Prints the outcome, and returns the exit status."""
+    tolerance = usual if asked is None else asked
     numbers = f"{len(compared):,} numbers of the curves and evaluations"
     first = next((each for each in compared if each.expected != each.actual), None)
-    if first is None and not changed:
+    others = [name for name, (there, here) in digests.items() if there != here]
+    if first is None and not changed and others and not asked:
+        told = f"differs: the digests of {', '.join(others)} ({numbers} are the same)"
+        print(f"{told}; {UNRECORDED}: --tolerance {SAME:g} if the file was made on another machine")
+        return 1
+    if first is None and not changed and not others:
         print(f"agrees bit for bit: {numbers}, in the six digits that a file keeps")
         return 0
     apart = {
@@ -218,7 +274,7 @@ def _verdict(compared, changed, tolerance):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program with arguments, by default the process's, and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.verify", description=__doc__)
+    parser = Parser(prog="python -m experiments.verify", description=__doc__)
     parser.add_argument("result", type=pathlib.Path, help="a file CONFIG/METHOD.json")
     parser.add_argument("--key", type=int, help="which key; the file's first by default")
     parser.add_argument("--steps", type=int, help="how many of the first steps; all by default")
@@ -235,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return _verify(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -50,7 +50,7 @@ def test_what_a_renderer_prints_does_not_end_up_among_the_pixels():
 
 
 def test_a_failing_process_is_reported_with_what_it_said():
-    with pytest.raises(RuntimeError, match=r"status 1 and said: ValueError: no image \d+"):
+    with pytest.raises(ChildProcessError, match=r"status 1 and said: ValueError: no image \d+"):
         list(blocks.generate(broken, 0, "train", SIZE, processes=2))
 
 

@@ -149,6 +149,24 @@ def test_a_negative_step_is_refused(tmp_path):
         Checkpoints(tmp_path).save(-1, tree())
 
 
+@pytest.mark.parametrize(
+    ("tree", "error", "message"),
+    [
+        ({}, ValueError, "expected a pytree with arrays to save, got an empty one"),
+        ({"a": {"b": np.zeros([2, 0])}}, ValueError, r"got float64 \[2, 0\] at a/b: leave it out"),
+        ({"a": [1.0, "x"]}, TypeError, "expected arrays and numbers to save, got str at a/1"),
+        ({"w": {"x": 1.0}, "w.x": 2.0}, ValueError, "got two that are w.x with its parts joined"),
+        ({"w": {"x": 1.0}, "w/x": 2.0}, ValueError, "got two that are w/x with its parts joined"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_before_anything_is_written(
+    tree, error, message, tmp_path
+):
+    with pytest.raises(error, match=message):
+        checkpoints.save(tmp_path / "new", tree)
+    assert not (tmp_path / "new").exists()
+
+
 def test_no_checkpoint_to_keep_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one checkpoint to keep, got 0"):
         Checkpoints(tmp_path, keep=0)

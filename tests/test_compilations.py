@@ -95,7 +95,14 @@ def test_threads_are_counted_where_a_system_does_not_tell_of_its_processes(monke
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 77)
     assert runtime.threads() == 77
-    assert "-77-threads-" in runtime._machine()
+    assert "-77-threads-" in runtime.machine()
+
+
+def test_simulated_devices_have_a_thread_each(devices, monkeypatch):
+    for name in ("PJRT_NPROC", "NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1))
+    assert (runtime.cores(), runtime.threads()) == (1, jax.local_device_count())
 
 
 def test_the_folder_is_that_of_jax_where_it_has_one(monkeypatch, tmp_path):

@@ -1,14 +1,21 @@
 """The data sets: formats, draws, blending, preparation and the cache. Needs no real data."""
 
 import contextlib
+import errno
+import functools
 import gzip
 import hashlib
 import io
+import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
 import tarfile
+import threading
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -16,6 +23,7 @@ from PIL import Image
 
 from dann_jax import datasets
 from dann_jax.datasets import (
+    archives,
     blend,
     draws,
     handwriting,
@@ -23,6 +31,7 @@ from dann_jax.datasets import (
     image_records,
     photographs,
     source_files,
+    whole_files,
 )
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
@@ -491,6 +500,70 @@ def test_wrong_archive_gives_one_sentence_with_the_cure(tmp_path, case):
     assert "--manual-dir" in message
 
 
+ONE = source_files.PublishedFile("a", "", ("https://example.org/a",))
+
+
+def archive(kind, names):
+    file = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as content, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of two members of one name
+            for name in names:
+                content.writestr(name, b"some content")
+    else:
+        with tarfile.open(fileobj=file, mode="w:gz") as content:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = 12
+                content.addfile(member, io.BytesIO(b"some content"))
+    return bytearray(file.getvalue())
+
+
+def damage_archive(content, damage):
+    if damage == "truncated":
+        return content[: len(content) // 2]
+    if damage == "checksum":
+        content[-8] ^= 1  # of gzip; of zip a size in the end of its table
+    elif damage == "content":
+        position = content.find(b"some content")
+        content[position if position >= 0 else len(content) // 2] ^= 1
+    elif damage == "other":
+        return b"<html>moved</html>" * 40
+    return content
+
+
+READERS = {"tar": archives.tar_members, "zip": archives.zip_members}
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize(
+    ("names", "damage", "got"),
+    [
+        (["a.png", "b.png"], "truncated", "got a damaged or truncated file"),
+        (["a.png", "b.png"], "checksum", "got a damaged or truncated file"),
+        (["a.png", "b.png"], "content", "got a damaged or truncated file"),
+        (["a.png", "b.png"], "other", "got a damaged or truncated file"),
+        (["a.png", "b.png", "a.png"], None, "got a.png twice"),
+    ],
+)
+def test_a_damaged_archive_is_named(tmp_path, kind, names, damage, got):
+    path = tmp_path / "a"
+    path.write_bytes(damage_archive(archive(kind, names), damage))
+    with pytest.raises(ValueError, match=f"^{path}: expected .*, {got}.*: delete it") as raised:
+        list(READERS[kind](ONE, path, re.compile(r"[ab]\.png")))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_members_of_other_names_are_passed_over(tmp_path, kind):
+    path = tmp_path / "a"
+    names = ["a.png", "../a.png", "/a.png", "b/../a.png", "a.png/", "A.PNG", "b\\a.png"]
+    path.write_bytes(archive(kind, names))
+    members = READERS[kind](ONE, path, re.compile(r"[ab]\.png"))
+    assert [match[0] for match, _ in members] == ["a.png"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_oversized_photograph_is_refused_before_decoding(tmp_path):
     files = {"BSR/BSDS500/data/images/train/1.jpg": jpeg(width=3000, height=1500)}
     path = tmp_path / "BSR_bsds500.tgz"
@@ -677,22 +750,160 @@ def test_interrupted_preparation_leaves_nothing_that_looks_finished(
     assert len(datasets.load("digits", "train", data_dir=tmp_path).label) == 20
 
 
-def test_leftovers_of_a_killed_preparation_are_not_taken_for_data(small_digits, tmp_path):
+def test_what_a_killed_preparation_left_is_removed_by_the_next(small_digits, tmp_path):
     killed = tmp_path / "digits" / "incomplete.ABCDEF_1.0.0"
     killed.mkdir(parents=True)
     (killed / "digits-train.array_record-00000-of-00001").write_bytes(b"half")
+    (tmp_path / "digits" / "incomplete.ABCDEF_0.9.0").mkdir()  # not of this version
+    arrays = tmp_path / "digits" / "1.0.0" / "arrays"
     assert not datasets.builder("digits", data_dir=tmp_path).is_prepared()
-    assert len(datasets.load("digits", "test", data_dir=tmp_path).label) == 10
+    built = datasets.prepare("digits", data_dir=tmp_path)
+    arrays.mkdir()
+    (arrays / ".test-image-abc_1234.npy").write_bytes(b"half")
+    assert len(datasets.arrays(built, "test").label) == 10
+    assert sorted(path.name for path in arrays.iterdir()) == ["test-image.npy", "test-label.npy"]
+    left = {path.name for path in (tmp_path / "digits").iterdir()}
+    assert left == {"1.0.0", "incomplete.ABCDEF_0.9.0"}
+
+
+def test_what_a_living_process_writes_is_no_leftover(tmp_path):
+    path = tmp_path / "a.[0].json"
+    with whole_files.whole(path) as first:
+        first.write_text("first")
+        with whole_files.whole(path) as second:
+            second.write_text("second")
+        assert first.exists()
+        killed = tmp_path / ".a.[0]-01234567.json"
+        killed.touch()
+        with whole_files.whole(path):
+            assert not killed.exists()
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_text() == "first"
+
+
+def test_a_second_process_waits_for_the_first_and_prepares_nothing(small_digits, tmp_path):
+    prepared = []
+    threads = [
+        threading.Thread(
+            target=lambda: prepared.append(datasets.prepare("digits", data_dir=tmp_path))
+        )
+        for _ in range(2)
+    ]
+    (tmp_path / "digits").mkdir()
+    with whole_files.alone(tmp_path / "digits") as alone:
+        assert alone
+        threads[0].start()
+        threads[0].join(0.3)
+        assert threads[0].is_alive()
+    threads[1].start()
+    for thread in threads:
+        thread.join(60)
+    for built in prepared:
+        assert len(datasets.arrays(built, "test").label) == 10
+    assert len(prepared) == 2
+    assert finished_versions(tmp_path, "digits") == ["1.0.0"]
+
+
+def test_a_killed_process_holds_up_nobody(tmp_path):
+    script = (
+        "import pathlib, runpy, sys, time; files = runpy.run_path(sys.argv[1])\n"
+        "folder = pathlib.Path(sys.argv[2])\n"
+        "with files['alone'](folder), files['whole'](folder / 'a.json'):\n"
+        "    print('writing', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, whole_files.__file__, tmp_path], stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"writing\n"
+    (left,) = tmp_path.iterdir()
+    with whole_files.whole(tmp_path / "a.json"):
+        assert left.exists()  # its process lives
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with whole_files.alone(tmp_path) as alone:
+        assert alone
+    with whole_files.whole(tmp_path / "a.json"):
+        assert not left.exists()
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_two_builders_made_before_a_data_set_is_prepared_both_work(small_digits, tmp_path, when):
+    first, second, third = (datasets.builder("digits", data_dir=tmp_path) for _ in range(3))
+    if when == "between":
+        datasets.load("digits", "test", data_dir=tmp_path)
+    golden = datasets.digest(datasets.arrays(first, "train"))
+    assert datasets.digest(datasets.arrays(second, "train")) == golden
+    third.download_and_prepare()
+    assert image_records.ImageRecords(datasets.prepare(third), "train").digest() == golden
+
+
+def test_the_first_start_knows_what_the_second_reads(small_digits, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    sets = digits_dataset_builder.Builder._image_sets
+
+    def described(self, find):
+        tfds.core.MetadataDict({"test": "first 5,000 images"}).save_metadata(self.data_path)
+        return sets(self, find)
+
+    monkeypatch.setattr(digits_dataset_builder.Builder, "_image_sets", described)
+    for _ in range(2):
+        built = datasets.prepare("digits", data_dir=tmp_path)
+        assert dict(built.info.metadata.items()) == {"test": "first 5,000 images"}
+
+
+@pytest.mark.parametrize("kind", ["records", "description", "folder"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(small_digits, tmp_path, monkeypatch, kind):
+    from tensorflow_datasets.core import writer
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def torn(self, path, examples):
+        next(iter(examples))
+        path.write_bytes(b"half")
+        raise RuntimeError("write() failed: No space left on device; writing to somewhere; at 9")
+
+    if kind == "records":
+        monkeypatch.setattr(writer.ExampleWriter, "write", torn)
+    elif kind == "description":
+        monkeypatch.setattr(image_builder.ImageBuilder, "_keep_digests", full)
+    else:
+        (tmp_path / "digits").touch()
+    with pytest.raises(OSError, match=r"digits cannot be written there \(.*\): free ") as raised:
+        datasets.load("digits", "train", data_dir=tmp_path)
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path}: ")
+    assert message.endswith("choose another folder with data_dir (--data-dir)")
+    assert "somewhere" not in message
+    assert not (tmp_path / "digits").is_dir() or not list((tmp_path / "digits").iterdir())
+
+
+def test_arrays_that_fill_the_disk_leave_nothing_half_written(digits, monkeypatch):
+    data_dir, folder, golden = digits
+    shutil.rmtree(folder / "arrays")
+
+    def full(path, array, **kwargs):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert datasets.digest(datasets.load("digits", "train", data_dir=data_dir)) == golden
+    assert not list((folder / "arrays").iterdir())
 
 
 def test_losing_the_race_to_another_process_is_no_error(small_digits, tmp_path, monkeypatch):
     first = datasets.builder("digits", data_dir=tmp_path)
     late = datasets.builder("digits", data_dir=tmp_path)
+    monkeypatch.setattr(whole_files, "_locked", lambda handle, how: False)  # no one waits
     monkeypatch.setattr(type(late), "_check_counts", lambda self: win())
 
     def win():
         monkeypatch.undo()
-        monkeypatch.setattr(digits_dataset_builder.Builder, "CLASS_COUNTS", {"train": (2,) * 10})
+        monkeypatch.setattr(whole_files, "_locked", lambda handle, how: False)
+        counts = {"train": (2,) * 10, "test": (1,) * 10}
+        monkeypatch.setattr(digits_dataset_builder.Builder, "CLASS_COUNTS", counts)
         first.download_and_prepare()
 
     assert datasets.prepare("digits", data_dir=tmp_path).is_prepared()
@@ -711,32 +922,171 @@ def test_cache_gives_back_the_same_arrays_without_the_records(small_digits, tmp_
     assert second.label.dtype == np.int32
 
 
-def damage_cache(path, damage):
+def flip(path, position):
+    """Changes one bit of a file."""
+    whole = bytearray(path.read_bytes())
+    whole[position] ^= 4
+    path.write_bytes(whole)
+
+
+def save_with(change):
+    """Returns a function that writes something else for the array in a file."""
+    return lambda path: np.save(path, change(np.load(path)), allow_pickle=True)
+
+
+def npz(array):
+    file = io.BytesIO()
+    np.savez(file, array)
+    return file.getvalue()
+
+
+DAMAGES = {  # what is done to an array on disk
+    "bit of the header": lambda path: flip(path, 30),
+    "bit of the magic": lambda path: flip(path, 1),
+    "bit of the first number": lambda path: flip(path, 128),
+    "bit of the last number": lambda path: flip(path, -1),
+    "all 200": save_with(lambda array: np.full_like(array, 200)),
+    "other order": save_with(lambda array: array[::-1]),
+    "Fortran's order": save_with(lambda array: np.asfortranarray(array[::-1].T).T),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "empty": lambda path: path.write_bytes(b""),
+    "one too few": save_with(lambda array: array[:-1]),
+    "one too many": save_with(lambda array: array[[*range(len(array)), 0]]),
+    "other type": save_with(lambda array: array.astype(np.int64)),
+    "other bytes": save_with(lambda array: array.astype(array.dtype.newbyteorder(">")) + 1),
+    "floats": save_with(lambda array: array.astype(np.float32) * np.nan),
+    "pickled": save_with(lambda array: np.array([{}], object)),
+    "archive": lambda path: path.write_bytes(npz(np.load(path))),
+    "other file": lambda path: path.write_bytes(path.with_name("test-image.npy").read_bytes()),
+}
+
+
+@pytest.fixture(scope="module")
+def whole_digits(tmp_path_factory):
+    """A prepared folder of small digits, with the arrays of both splits, and its digest."""
+    with pytest.MonkeyPatch.context() as patch:
+        counts = {"train": (2,) * 10, "test": (1,) * 10}
+        patch.setattr(digits_dataset_builder.Builder, "CLASS_COUNTS", counts)
+        folder = tmp_path_factory.mktemp("whole")
+        datasets.load("digits", "test", data_dir=folder)
+        return folder, datasets.digest(datasets.load("digits", "train", data_dir=folder))
+
+
+@pytest.fixture
+def digits(small_digits, whole_digits, tmp_path):
+    """A copy of ``whole_digits`` to damage: data_dir, the folder in it, and the digest."""
+    shutil.copytree(whole_digits[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path, tmp_path / "digits" / "1.0.0", whole_digits[1]
+
+
+@pytest.mark.parametrize("name", ["train-image.npy", "train-label.npy"])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_damaged_array_is_made_anew_with_a_warning(digits, name, damage, known):
+    data_dir, folder, golden = digits
+    path = folder / "arrays" / name
     whole = path.read_bytes()
-    if damage == "truncated":
-        path.write_bytes(whole[:-9])
-    elif damage == "empty":
+    DAMAGES[damage](path)
+    assert path.read_bytes() != whole
+    if not known:  # as prepared by an earlier version
+        (folder / "digests.json").unlink()
+    with pytest.warns(UserWarning, match=r"train-image\.npy or .* damaged, .* made anew"):
+        loaded = datasets.load("digits", "train", data_dir=data_dir)
+    assert datasets.digest(loaded) == golden
+    assert path.read_bytes() == whole
+    assert datasets.digest(datasets.load("digits", "train", data_dir=data_dir)) == golden
+
+
+@pytest.mark.parametrize("name", ["train-image.npy", "train-label.npy"])
+def test_an_array_that_an_interruption_left_out_is_written(digits, name):
+    data_dir, folder, golden = digits
+    (folder / "arrays" / name).unlink()
+    assert datasets.digest(datasets.load("digits", "train", data_dir=data_dir)) == golden
+    assert (folder / "arrays" / name).exists()
+
+
+def test_arrays_of_an_earlier_version_are_compared_with_the_records_once(digits, monkeypatch):
+    data_dir, folder, golden = digits
+    written = (folder / "digests.json").read_bytes()
+    (folder / "digests.json").unlink()
+    for split in ("test", "train"):
+        datasets.load("digits", split, data_dir=data_dir)
+    assert json.loads((folder / "digests.json").read_text()) == json.loads(written)
+    monkeypatch.setattr(image_builder.ImageBuilder, "read", None)
+    assert datasets.digest(datasets.load("digits", "train", data_dir=data_dir)) == golden
+
+
+def damage_record(path, kind):
+    whole = path.read_bytes()
+    if kind == "bit":
+        flip(path, 400)
+    elif kind == "truncated":
+        path.write_bytes(whole[:-1000])
+    elif kind == "empty":
         path.write_bytes(b"")
-    elif damage == "absent":
+    elif kind == "absent":
         path.unlink()
-    elif damage == "other shape":
-        np.save(path, np.load(path)[:-1])
-    elif damage == "other type":
-        np.save(path, np.load(path).astype(np.int64))
-    elif damage == "pickled":
-        np.save(path, np.array([{}], object), allow_pickle=True)
+    elif kind == "other records":
+        path.write_bytes(path.with_name(path.name.replace("train", "test")).read_bytes())
 
 
-def test_damaged_cache_is_made_anew(small_digits, tmp_path):
-    golden = datasets.digest(datasets.load("digits", "train", data_dir=tmp_path))
-    for name in ("train-image.npy", "train-label.npy"):
-        path = tmp_path / "digits" / "1.0.0" / "arrays" / name
-        whole = path.read_bytes()
-        for damage in ("truncated", "empty", "absent", "other shape", "other type", "pickled"):
-            damage_cache(path, damage)
-            loaded = datasets.load("digits", "train", data_dir=tmp_path)
-            assert datasets.digest(loaded) == golden, (name, damage)
-            assert path.read_bytes() == whole, (name, damage)
+@pytest.mark.parametrize("kind", ["bit", "truncated", "empty", "absent", "other records"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_damaged_records_are_named(digits, kind, streaming):
+    data_dir, folder, golden = digits
+    (record,) = folder.glob("digits-train*")
+    damage_record(record, kind)
+    # As long as the arrays are whole, nobody asks the records.
+    assert datasets.digest(datasets.load("digits", "train", data_dir=data_dir)) == golden
+    flip(folder / "arrays" / "train-label.npy", -1)
+    built = datasets.builder("digits", data_dir=data_dir)
+    read = functools.partial(datasets.arrays, built, "train")
+    if streaming:
+        read = image_records.ImageRecords(built, "train").digest
+    with pytest.raises(ValueError, match=f"^{record}: expected the records .* got ") as raised:
+        read()
+    assert str(raised.value).endswith(f"delete {folder}, which the next start prepares anew")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[]", b"null", b"\xff", b'{"a": '])
+def test_a_damaged_description_is_named(digits, name, content):
+    data_dir, folder, _ = digits
+    path = folder / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{path}: .* missing or damaged") as raised:
+        datasets.load("digits", "train", data_dir=data_dir)
+    assert str(raised.value).endswith(f"delete {folder}, which the next start prepares anew")
+    assert "\n" not in str(raised.value)
+
+
+def test_another_number_of_records_is_noticed_without_a_digest(digits):
+    data_dir, folder, golden = digits
+    (folder / "digests.json").unlink()  # as prepared by an earlier version
+    path = folder / "dataset_info.json"
+    described = json.loads(path.read_text())
+    (train,) = (split for split in described["splits"] if split["name"] == "train")
+    assert train["shardLengths"] == ["20"]
+    for length in ("12", "21"):
+        train["shardLengths"] = [length]
+        path.write_text(json.dumps(described))
+        with pytest.raises(ValueError, match=r"digits-train.*got .*: delete"):
+            datasets.load("digits", "train", data_dir=data_dir)
+
+
+def test_a_bit_of_a_description_changes_no_number_in_silence(digits):
+    data_dir, folder, golden = digits
+    for name in ("dataset_info.json", "digests.json"):
+        whole = (folder / name).read_bytes()
+        for position in range(0, len(whole), max(1, len(whole) // 40)):
+            flip(folder / name, position)
+            try:
+                result = datasets.digest(datasets.load("digits", "train", data_dir=data_dir))
+            except ValueError as error:
+                result = str(error)
+            assert result == golden or str(folder / name) in result
+            (folder / name).write_bytes(whole)
 
 
 def test_new_version_does_not_read_the_old_cache(small_digits, tmp_path, monkeypatch):
@@ -811,6 +1161,29 @@ def test_a_subset_of_more_than_there_is_needs_leave():
     assert np.bincount(label[chosen]).tolist() == [4, 3]
     with pytest.raises(ValueError, match="got 0"):
         datasets.subset(label, 0, key=0, at_most=True)
+
+
+@pytest.mark.parametrize(
+    ("label", "per_class", "key", "sentence"),
+    [
+        ([0.0, 1.0], 1, 0, r"whole numbers \[n\], .* got float64 \[2\]"),
+        ([np.nan, 1.0], 1, 0, "got float64"),
+        ([True, False], 1, 0, "got bool"),
+        ([[0], [1]], 1, 0, r"got int64 \[2, 1\]"),
+        ([0, -2], 1, 0, "-1 where not known, got int64 .* from -2"),
+        (["0", "1"], 1, 0, "got <U1"),
+        ([], 1, 0, "expected labels as whole numbers|got none with a label"),
+        ([-1, -1], 1, 0, "got none with a label"),
+        ([0, 1], 1.5, 0, "'float' object cannot be interpreted as an integer"),
+        ([0, 1], 1, "0", "'str' object cannot be interpreted as an integer"),
+        ([0, 1], -1, 0, "per_class from 1 to 1, .* got -1"),
+        ([0, 1], 1, -1, r"a key from 0 to 2\^64 - 1, got -1"),
+        ([0, 1], 1, 2**64, r"a key from 0 to 2\^64 - 1"),
+    ],
+)
+def test_what_are_no_labels_is_refused(label, per_class, key, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        datasets.subset(np.array(label), per_class, key)
 
 
 def test_part_of_a_split_is_loaded_by_class_and_key(small_digits, tmp_path):

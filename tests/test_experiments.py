@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dann_jax import datasets
-from experiments import configs, domains, execute, record, run, train
+from experiments import configs, domains, execute, record, run, studies, train, trained
 from experiments.figures import look
 from experiments.methods import METHODS, gap_covered
 from experiments.settings import Config
@@ -100,14 +100,14 @@ def test_an_overwrite_that_is_interrupted_says_what_comes_of_the_rest(
 
     monkeypatch.setattr(execute, "execute", interrupted)
     assert call(data_dir, tmp_path) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "finished is kept, and the same command does the rest" in capsys.readouterr().err
     assert call(data_dir, tmp_path, "--overwrite") == 130
     assert "retrains finished methods too" in capsys.readouterr().err
 
 
 def test_a_run_that_was_cut_off_goes_on_with_the_same_numbers(small, tmp_path):
     config, pair = small
-    prepared = train.prepare(config, METHODS["dann"], pair, jax.local_devices()[:1])
+    prepared = studies.prepare(config, METHODS["dann"], pair, jax.local_devices()[:1])
 
     def trained(folder, report=lambda r: None):
         return train.train(prepared, [3], folder, checkpoint_every=2, report=report)[0]
@@ -133,10 +133,10 @@ def test_a_folder_with_other_settings_or_data_is_refused(small, tmp_path):
     config, pair = small
     config = dataclasses.replace(config, steps=2, baseline_steps=2)
     devices = jax.local_devices()[:1]
-    prepared = train.prepare(config, METHODS["source-only"], pair, devices)
+    prepared = studies.prepare(config, METHODS["source-only"], pair, devices)
     train.train(prepared, [0], tmp_path)
     other = dataclasses.replace(prepared, config=dataclasses.replace(config, mu0=0.5))
-    with pytest.raises(ValueError, match=r"other settings \(mu0\).*--output"):
+    with pytest.raises(ValueError, match=r"settings \(mu0: 0.03 there, 0.5 asked for\).*--output"):
         train.train(other, [0], tmp_path)
 
     def with_data(**entries):
@@ -144,9 +144,9 @@ def test_a_folder_with_other_settings_or_data_is_refused(small, tmp_path):
         return dataclasses.replace(prepared, origin={**prepared.origin, "data": data})
 
     named = with_data(part="first 20")  # which records did not have from the beginning
-    assert train.restored(named, 0, tmp_path).step == 2
+    assert trained.restored(named, 0, tmp_path).step == 2
     train.train(named, [0], tmp_path)
-    for function, keys in ((train.restored, 0), (train.train, [0])):
+    for function, keys in ((trained.restored, 0), (train.train, [0])):
         with pytest.raises(ValueError, match=r"other data \(digits/train: expected 40.*--data-dir"):
             function(with_data(sha256="0" * 64), keys, tmp_path)
 
@@ -190,7 +190,7 @@ def test_preprocessing_subtracts_the_mean_of_the_training_images(small):
         (["digits_digit_m"], "did you mean digits_digits_m"),
         (["digits_digits_m", "--kees", "3"], "--keys"),
         (["digits_digits_m", "--network", "minst"], "mnist"),
-        (["digits_digits_m", "--methods", "dan"], "Expected one of"),
+        (["digits_digits_m", "--methods", "dan"], "expected one of"),
         (["digits_digits_m", "--batch-size", "9"], "batch_size must be even"),
         (["digits_digits_m", "--mu0", "-1"], "mu0 must be positive"),
         (["digits_digits_m", "--keys", "0"], "at least 1"),
@@ -259,7 +259,7 @@ def test_a_streamed_training_has_the_numbers_of_one_in_memory(small, data_dir, t
     assert streamed.provenance == pair.provenance
     records = {}
     for name, images in (("memory", pair), ("stream", streamed)):
-        prepared = train.prepare(config, METHODS["dann"], images, jax.local_devices()[:1])
+        prepared = studies.prepare(config, METHODS["dann"], images, jax.local_devices()[:1])
         (records[name],) = train.train(prepared, [1], tmp_path / name)
     for name in ("curves", "evaluations", "origin"):
         assert records["stream"][name] == records["memory"][name]

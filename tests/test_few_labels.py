@@ -24,7 +24,7 @@ from dann_jax.batches import check_arrays
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.streamed import Streamed
 from dann_jax.programs import Group
-from experiments import configs, domains, record, run, train
+from experiments import configs, domains, record, run, studies, train
 from experiments.methods import DEFAULT_METHODS, METHODS
 from experiments.settings import Config
 
@@ -125,7 +125,16 @@ PAIR = domains.Pair(
     ("x", "y", "z"),
     True,
     None,
-    {"a/train": {"examples": 30, "sha256": "digest"}},
+    {
+        name: {"examples": examples, "sha256": "0" * 64}
+        for name, examples in {
+            "a/train": 30,
+            "a/test": 6,
+            "b/train": 24,
+            "b/test": 9,
+            "few labels": 6,
+        }.items()
+    },
     FEW,
 )
 
@@ -134,7 +143,7 @@ PAIR = domains.Pair(
 def prepared(method, count=1):
     """A study, whose programs are compiled but once."""
     with small_config(CONFIG, PAIR):
-        return train.prepare(CONFIG, METHODS[method], PAIR, jax.local_devices()[:count])
+        return studies.prepare(CONFIG, METHODS[method], PAIR, jax.local_devices()[:count])
 
 
 def relabelled(positions):
@@ -163,7 +172,7 @@ STREAMED = PAIR._replace(
 def trained(ready, folder, keys=(3,), **options):
     """The record of key 3, as it is written."""
     train.train(ready, list(keys), folder, **options)
-    return record.read(folder / "key_3" / "record.json")
+    return record.read_record(folder, 3)
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +319,7 @@ def test_keys_trained_together_have_the_numbers_of_each_alone(whole, tmp_path):
 @pytest.mark.parametrize("method", NAMES)
 def test_streamed_batches_are_those_in_memory(method):
     with small_config(CONFIG, PAIR):
-        ready = train.prepare(CONFIG, METHODS[method], STREAMED, jax.local_devices()[:1])
+        ready = studies.prepare(CONFIG, METHODS[method], STREAMED, jax.local_devices()[:1])
     key = jax.random.key(3)
     with ready.opened(Group((3,), 1), key, 0) as stream:
         for batch in batches(method, key):
@@ -378,7 +387,7 @@ def test_the_command_line_trains_with_few_labels(tmp_path, capsys):
     ready = {method: prepared(method) for method in BOTH_DOMAINS}
     where = ["--output", str(tmp_path), "--devices", "1"]
     with small_config(CONFIG, PAIR) as patch:
-        patch.setattr(train, "prepare", lambda config, method, *_: ready[method.name])
+        patch.setattr(studies, "prepare", lambda config, method, *_: ready[method.name])
         assert run.main(["small", *where, "--methods", *ready]) == 0
     told = capsys.readouterr().out
     for method in ready:
@@ -425,7 +434,7 @@ def test_a_pair_without_few_labels_is_refused():
         domains.training_sets(PAIR._replace(few=None), METHODS["dann-and-few-labels"])
     without = dataclasses.replace(CONFIG, few_labels=None)
     with pytest.raises(ValueError, match="few-labels trains on some labels"):
-        train.prepare(without, METHODS["few-labels"], PAIR, [])
+        studies.prepare(without, METHODS["few-labels"], PAIR, [])
 
 
 def test_labels_that_devices_cannot_share_are_refused(devices):

@@ -1,7 +1,6 @@
 """Figures, from made-up results and from a small training."""
 
 import contextlib
-import json
 import re
 import runpy
 import shutil
@@ -11,13 +10,14 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from test_report import a_result, finished
 
 from dann_jax import checkpoints, datasets
-from experiments import configs, domains, train
+from experiments import configs, domains, studies
 from experiments.figures import curves, embed, look, moons, style
 from experiments.methods import METHODS
 from experiments.plan import Group, resolved
-from experiments.record import read, write_json
+from experiments.record import read, write_checked, write_json
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -25,9 +25,13 @@ CHANCE = np.log(2)
 SEMI = ("few-labels", "source-only", "dann", "source-and-few-labels", "dann-and-few-labels")
 
 
-def result(accuracies, adapted):
+def result(method, accuracies):
     """A result file with the target accuracies ``[key][evaluation]``."""
-    steps = np.arange(1, 101)
+    steps, adapted = np.arange(1, 101), METHODS[method].adversarial
+    settings = {"steps": 1000, "baseline_steps": None, "evaluate_every": 500, "mu0": 0.02}
+    if METHODS[method].few_labels:
+        settings["few_labels"] = 5
+    made = a_result("digits_digits_m", method, [each[-1] for each in accuracies], settings)
     training = {
         "step": (10 * steps).tolist(),
         "label_loss": (1 / steps).tolist(),
@@ -36,30 +40,17 @@ def result(accuracies, adapted):
         "lam": (steps / 100).tolist(),
         "mu": (0.02 / steps).tolist(),
     }
-    return {
-        "config": "made_up",
-        "steps": 1000,
-        "domain_loss": {"normalization": "mean", "weight": 1.0} if adapted else None,
-        "resolved_config": {"mu0": 0.02},
-        "curves": [
-            {
-                "training": training,
-                "evaluations": {
-                    "step": [500, 1000],
-                    "source_accuracy": [0.9, 0.95],
-                    "target_accuracy": each,
-                },
-            }
-            for each in accuracies
-        ],
-    }
+    for curve, each in zip(made["curves"], accuracies, strict=True):
+        curve["training"] = training
+        curve["evaluations"]["source_accuracy"] = [0.95, 0.9]
+        curve["evaluations"]["target_accuracy"] = each
+    return made
 
 
 def write(folder, methods):
     for i, method in enumerate(methods):
         each = [[0.5, 0.6 + 0.05 * i], [0.6, 0.7 + 0.05 * i]]
-        content = json.dumps(result(each, method.startswith("dann")))
-        (folder / f"{method}.json").write_text(content)
+        write_json(folder / f"{method}.json", result(method, each))
 
 
 @pytest.fixture
@@ -97,7 +88,7 @@ def test_curves_show_errors_losses_with_chance_and_schedules(tmp_path, kept, cap
     assert legend(figure) == ["source-only", "DANN", "train-on-target"]
     dann = METHODS["dann"].line.colour
     np.testing.assert_allclose(thick(target)[dann], [0.45, 0.3])  # 1 - means over both keys
-    np.testing.assert_allclose(thick(source)[dann], [0.1, 0.05])
+    np.testing.assert_allclose(thick(source)[dann], [0.05, 0.1])
     assert len(thick(target)) == len(thick(label)) == 3
     assert label.get_yscale() == "log"
     for axis, chance, value in ((domain, CHANCE, 0.5), (domain_error, 0.5, 0.2)):
@@ -121,7 +112,7 @@ def test_the_semi_supervised_plot_has_the_papers_legend(tmp_path, kept):
     np.testing.assert_allclose(thick(axes[0, 0])[best], [0.45, 0.15])
     with Image.open(path) as image:
         told, dots = image.info["Description"], image.info["dpi"]
-    assert told == "python -m experiments.curves RUNS/made_up --panels target-error"
+    assert told == "python -m experiments.curves RUNS/digits_digits_m --panels target-error"
     assert np.round(dots).tolist() == [200, 200]
 
 
@@ -141,7 +132,7 @@ def test_methods_look_different_in_grey_print():
 
 
 def test_a_target_without_labels_has_no_error(tmp_path, kept):
-    found = {"dann": result([[None, None]], adapted=True)}
+    found = {"dann": result("dann", [[None, None]])}
     curves.draw(found, tmp_path / "curves.png")
     target, source = kept[1].flat[:2]
     assert not thick(target)
@@ -149,7 +140,7 @@ def test_a_target_without_labels_has_no_error(tmp_path, kept):
 
 
 def test_a_loss_that_is_not_finite_any_more_ends_its_curve(tmp_path, kept):
-    found = {"source-only": result([[0.5, 0.6], [0.5, 0.6]], adapted=False)}
+    found = {"source-only": result("source-only", [[0.5, 0.6], [0.5, 0.6]])}
     for curve, last in zip(found["source-only"]["curves"], (40, 60), strict=True):
         curve["training"]["label_loss"] = [2.0] * last + [None] * (100 - last)
     curves.draw(found, tmp_path / "curves.png", panels=("label-loss",))
@@ -158,12 +149,12 @@ def test_a_loss_that_is_not_finite_any_more_ends_its_curve(tmp_path, kept):
 
 
 def test_the_same_vector_figure_is_the_same_file(tmp_path):
-    found = {"dann": result([[0.1, 0.2]], adapted=True)}
+    found = {"dann": result("dann", [[0.1, 0.2]])}
     paths = [tmp_path / "a.svg", tmp_path / "b.svg"]
     for path in paths:
         curves.draw(found, path, panels=("target-error", "schedules"))
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert "python -m experiments.curves RUNS/made_up" in paths[0].read_text()
+    assert "python -m experiments.curves RUNS/digits_digits_m" in paths[0].read_text()
 
 
 @pytest.mark.parametrize("name", ["curves.pdf", "curves"])
@@ -177,20 +168,18 @@ def test_other_formats_are_refused(name, tmp_path, capsys):
 def test_a_folder_without_results_is_refused(tmp_path, capsys):
     assert curves.main([str(tmp_path)]) == 2
     assert "no results" in capsys.readouterr().err
-    (tmp_path / "dann.json").write_text('{"config": "made_up"}')
-    assert curves.main([str(tmp_path)]) == 2
-    assert "dann.json is no result: it has no steps, resolved_config, curves" in (
-        capsys.readouterr().err
-    )
-    for wrong in ({}, 3):
-        content = result([[0.5, 0.6]], adapted=True) | {"curves": [wrong]}
-        (tmp_path / "dann.json").write_text(json.dumps(content))
+    content = result("dann", [[0.5, 0.6]])
+    for changed, message in (
+        ({"steps": 7}, "steps: expected 1000"),
+        ({"curves": [3]}, "an object"),
+    ):
+        write_json(tmp_path / "dann.json", content | changed)
         assert curves.main([str(tmp_path)]) == 2
-        assert "its curves lack evaluations or training" in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_the_chance_of_several_conventions_is_not_drawn(tmp_path, kept):
-    found = {"dann": result([[0.5, 0.6]], True), "dann-and-few-labels": result([[0.5, 0.6]], True)}
+    found = {name: result(name, [[0.5, 0.6]]) for name in ("dann", "dann-and-few-labels")}
     curves.draw(found, tmp_path / "one.png", panels=("domain-loss",))
     assert [text.get_text() for text in kept[1][0, 0].texts] == ["chance"]
     found["dann"]["domain_loss"]["normalization"] = "sum_of_means"
@@ -224,12 +213,11 @@ def trained(data_dir, tmp_path_factory):
     config, _ = configs.find_config("digits_digits_m")
     pair = domains.load_pair(config, data_dir=data_dir)
     for method in ("source-only", "dann"):
-        made = train.prepare(config, METHODS[method], pair, jax.devices()[:1])
+        made = studies.prepare(config, METHODS[method], pair, jax.devices()[:1])
         folder = output / "digits_digits_m" / method / "key_0"
         checkpoints.save(folder / "state", made.start(Group((0,), 1))[0])
         record = {"settings": resolved(config, METHODS[method]), "origin": made.origin}
-        told = {"finished": True, "target_accuracy": 0.75}
-        write_json(folder / "record.json", record | told)
+        write_checked(folder / "record.json", record | finished(method, config))
     return data_dir, output / "digits_digits_m"
 
 
@@ -258,14 +246,14 @@ def test_what_cannot_be_embedded_is_refused(trained, tmp_path, capsys):
     shutil.copytree(folder, changed)
     path = changed / "source-only" / "key_0" / "record.json"
     record = read(path)
-    write_json(path, record | {"settings": record["settings"] | {"warp": 9}})
+    write_checked(path, record | {"settings": record["settings"] | {"warp": 9}})
     assert embed.main([str(changed), "--data-dir", str(data)]) == 2
-    assert "settings that this version does not have (warp)" in capsys.readouterr().err
+    assert "settings.warp: expected no such entry, got 9" in capsys.readouterr().err
     for options, message in (
         (["--key", "7"], "no finished training in"),
         (["--images", "10", "--perplexity", "20"], "--perplexity must be between 1 and .* 20"),
         (["--images", "4", "--perplexity", "5"], "--images must be at least 5, got 4"),
-        (["--seed", "-1"], "--seed must not be negative"),
+        (["--seed", "-1"], "--seed must be 0 to .*, got -1"),
         (["--methods", "dann", "dann"], "each method at most once"),
         (["--methods", "dann", "few-labels"], "no finished training in .*few-labels"),
         (["--output", "/dev/null/a.png"], "/dev/null"),

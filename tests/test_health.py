@@ -3,9 +3,11 @@
 import math
 import re
 
+import numpy as np
 import pytest
 
-from dann_jax.health import symptoms
+from dann_jax.health import first_not_finite, part_not_finite, symptoms
+from dann_jax.training import TrainState
 
 HEALTHY = {
     "label_loss": 0.2,
@@ -66,3 +68,31 @@ def test_the_chance_values_are_those_of_the_task():
 def test_two_failures_are_both_named():
     both = HEALTHY | {"label_loss": 2.3, "domain_loss": 0.01}
     assert len(symptoms(both, classes=10)) == 2
+
+
+def test_the_first_step_that_is_not_finite_is_blamed_on_a_loss_first():
+    nan, inf = math.nan, math.inf
+    metrics = {
+        "label_loss": np.array([0.7, 0.8, inf, nan]),
+        "domain_loss": np.array([0.7, 0.7, nan, nan]),
+        "feature_norm": np.array([1.0, 2.0, inf, nan]),
+    }
+    assert first_not_finite(metrics) == (2, "label_loss")
+    metrics["label_accuracy"] = np.array([0.5, nan, nan, nan])
+    assert first_not_finite(metrics) == (1, "label_logits")
+    assert first_not_finite({"lam": np.array([nan])}) == (0, "lambda")
+    assert first_not_finite({name: values[:1] for name, values in metrics.items()}) is None
+
+
+def test_a_state_that_is_not_finite_is_named_by_its_part():
+    whole = TrainState(
+        step=np.int32(2),
+        theta={"f": np.ones(2, np.float32)},
+        batch_stats={"f": np.ones(2, np.float32)},
+        opt_state=(np.int32(2), {"f": np.ones(2, np.float32)}),
+    )
+    assert part_not_finite(whole) is None
+    lost = {"f": np.array([1, math.nan], np.float32)}
+    assert part_not_finite(whole.replace(theta=lost)) == "parameters"
+    assert part_not_finite(whole.replace(batch_stats=lost)) == "batch_statistics"
+    assert part_not_finite(whole.replace(opt_state=(np.int32(2), lost))) == "momentum"

@@ -3,8 +3,13 @@
 import copy
 import csv
 import dataclasses
+import io
 import json
+import os
+import pathlib
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -92,12 +97,164 @@ def test_every_suffix_of_jpeg_is_read(tmp_path):
     assert len(read(own, tmp_path)[1].label) == 15
 
 
-@pytest.mark.parametrize("suffix", [".heic", ".AVIF"])
-def test_images_that_cannot_be_read_are_named(tmp_path, suffix):
-    own = fill(tmp_path / "own")
-    (own / "dog" / f"phone{suffix}").write_bytes(b"an image")
-    with pytest.raises(ValueError, match=f"got 1 others, the first of which is phone{suffix}"):
+def put(*names, content=b"an image", inside="dog"):
+    """Returns a function that writes files into a class of a folder."""
+
+    def write(own):
+        for name in names:
+            path = own / inside / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    return write
+
+
+def link(name, target):
+    return lambda own: (own / "dog" / name).symlink_to(target)
+
+
+def folders(*names):
+    return lambda own: [put("a.png", inside=name)(own) for name in names]
+
+
+NOT_UTF_8 = os.fsdecode(b"caf\xe9")
+UNREADABLE = (".heic", ".AVIF", ".heif", ".jxl", ".JP2", ".dng", ".psd", ".svg", ".ico", ".tga")
+
+FOLDERS = [  # what is done to a folder with the classes cat and dog -> what is said of it
+    *((put(f"phone{s}"), f"got 1 others, the first of which is phone{s}") for s in UNREADABLE),
+    (lambda own: (own / "owl").mkdir(), r"got owl/ with nothing, or hidden files: put images"),
+    (put("notes.txt", inside="owl"), r"got owl/ with 1 other files: put images"),
+    (put(".a.png", inside="owl"), r"got owl/ with nothing, or hidden files"),
+    (put("a.png", inside="owl/young"), r"got owl/, which holds folders \(young/\): give the"),
+    (put("a.png", inside="dog/young"), r"got dog/, which holds folders \(young/\): move the"),
+    (link("a.png", "nowhere.png"), r"a\.png: expected an image, got a link to a file that is not"),
+    (link("a.png", "a.png"), r"a\.png: expected an image, got a link to a file that is not"),
+    (link("self", ".."), r"got dog/, which holds folders \(self/\)"),
+    (lambda own: os.mkfifo(own / "dog" / "a.png"), "expected an image, got .* or no file: mend it"),
+    (put(f"{NOT_UTF_8}.png"), r"expected names in UTF-8, got 'caf\\udce9\.png': rename it"),
+    (put("a.png", inside=NOT_UTF_8), r"expected names in UTF-8, got 'caf\\udce9': rename it"),
+    (folders("Cat"), "one spelling of a class, got 'Cat' and 'cat': rename one"),
+    (folders("red  bus", "red bus"), "one spelling of a class, got 'red  bus' and 'red bus'"),
+    (folders("caf\u00e9", "cafe\u0301"), "one spelling of a class, got 'cafe\u0301' and"),
+    (folders("bus "), "without white space around them .* got 'bus '"),
+    (folders("a\nbus"), r"characters that cannot be printed, got 'a\\nbus'"),
+    (folders("train", "test"), r"expected train/ and test/, .* got cat beside them: take it out"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), FOLDERS)
+def test_nothing_of_a_folder_is_left_out_in_silence(tmp_path, change, sentence):
+    own = fill(tmp_path / "own", count=1)
+    change(own)
+    with pytest.raises(ValueError, match=sentence) as raised:
         datasets.from_folder(own, image_size=16)
+    assert str(own) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_files_that_are_no_images_are_warned_of(tmp_path):
+    own = fill(tmp_path / "own", count=1)
+    put("notes.txt", "Thumbs.db", "desktop.ini")(own)
+    with pytest.warns(
+        UserWarning, match=r"left out 1 files .* the first of which is dog/notes\.txt"
+    ):
+        built = datasets.from_folder(own, image_size=16)
+    assert built.CLASS_COUNTS == {"train": (1, 1)}
+
+
+def test_a_folder_that_must_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    own = fill(tmp_path / "own", count=1)
+    monkeypatch.setattr(pathlib.Path, "iterdir", refuse)
+    with pytest.raises(
+        ValueError, match=f"{own}: .* got Permission denied: change its permissions"
+    ):
+        datasets.from_folder(own, image_size=16)
+
+
+@pytest.mark.parametrize("kind", ["file", "loop", "user"])
+def test_what_is_no_folder_is_named(tmp_path, kind):
+    path = tmp_path / "own"
+    path.touch() if kind == "file" else path.symlink_to("own")
+    given = path if kind != "user" else "~nobody-of-this-name/own"
+    with pytest.raises(NotADirectoryError, match=r"own, which is not a folder"):
+        datasets.from_folder(given, image_size=16)
+
+
+def test_a_folder_whose_own_name_is_not_utf_8_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"names in UTF-8, got 'caf\\udce9'"):
+        datasets.from_folder(fill(tmp_path / NOT_UTF_8, count=1), image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"image_size": 0}, "image_size from 1 to 8,944 pixels, got 0"),
+        ({"image_size": -3}, "image_size from 1 to 8,944 pixels, got -3"),
+        ({"image_size": 10**5}, "image_size from 1 to 8,944 pixels, got 100,000"),
+        ({"image_size": 2.5}, "'float' object cannot be interpreted as an integer"),
+        ({"image_size": "32"}, "'str' object cannot be interpreted as an integer"),
+        ({"class_names": "cat"}, "expected a list of different class_names, got 'cat'"),
+        ({"class_names": ["cat", "cat"]}, "expected a list of different class_names"),
+        ({"class_names": ["CAT", "dog"]}, "one spelling of a class, got 'CAT' and 'cat'"),
+        ({"class_names": ["cat"]}, r"classes cat, got 'dog' \(nearest: cat\): .* take out what"),
+        ({"class_names": ["bus"]}, "classes bus, got 'cat', 'dog' .* the methods know no other"),
+    ],
+)
+def test_options_of_a_folder_are_checked(tmp_path, options, sentence):
+    own = fill(tmp_path / "own", count=1)
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        datasets.from_folder(own, **{"image_size": 16} | options)
+
+
+def test_a_target_may_lack_classes_of_the_source(tmp_path):
+    config = own_config(fill(tmp_path / "a"), fill(tmp_path / "b", classes=("dog",)))
+    pair = domains.load_pair(config, data_dir=tmp_path / "data")
+    assert pair.class_names == ("cat", "dog")
+    assert set(pair.target_train.label) == {1}
+
+
+def test_a_source_without_labels_is_refused_before_the_target_is_read(tmp_path):
+    config = own_config(fill(tmp_path / "a", labelled=False), fill(tmp_path / "b"))
+    for start in (domains.load_pair, domains.prepare_pair):
+        with pytest.raises(ValueError, match="the source must have labels"):
+            start(config, data_dir=tmp_path / "data")
+
+
+def test_a_folder_may_be_source_and_target(tmp_path):
+    own = fill(tmp_path / "own", count=1)
+    pair = domains.load_pair(own_config(own, own), data_dir=tmp_path / "data")
+    np.testing.assert_array_equal(pair.source_train.image, pair.target_train.image)
+
+
+def test_what_is_prepared_beforehand_is_what_is_loaded(tmp_path):
+    config = own_config(fill(tmp_path / "a"), fill(tmp_path / "b", labelled=False))
+    domains.prepare_pair(config, data_dir=tmp_path / "data")
+    prepared = sorted((tmp_path / "data" / "image_folder").iterdir())
+    domains.load_pair(config, data_dir=tmp_path / "data")
+    assert sorted((tmp_path / "data" / "image_folder").iterdir()) == prepared
+    assert len(prepared) == 2
+
+
+def test_images_that_do_not_fit_in_memory_are_refused_before_they_are_prepared(
+    tmp_path, monkeypatch
+):
+    built = datasets.from_folder(
+        fill(tmp_path / "own"), image_size=1000, data_dir=tmp_path / "data"
+    )
+    monkeypatch.setattr(os, "sysconf", lambda name: 1000)
+    with pytest.raises(
+        ValueError, match=r"12 images .* take 0\.0 GB .*: make image_size .* smaller"
+    ):
+        datasets.arrays(built, "train")
+    assert not (tmp_path / "data").exists()
+
+
+def own_config(source, target):
+    config = configs.find_config("own_pair")[0]
+    return dataclasses.replace(config, source=str(source), target=str(target), image_size=16)
 
 
 def test_a_single_class_is_refused_before_training(tmp_path, capsys):
@@ -124,23 +281,52 @@ def one(tmp_path, image, name="one.png", **options):
     return read(tmp_path / "one", tmp_path)[1].image[0]
 
 
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (6, 1), (3, 2), (8, 3)])
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path, orientation, turns):
     pixels = np.zeros((16, 16, 3), np.uint8)
-    pixels[:, 8:] = 200  # dark left, bright right; turned by 90 degrees: dark top
-    orientation = Image.Exif()
-    orientation[0x0112] = 6
-    seen = one(tmp_path, Image.fromarray(pixels), "one.jpg", exif=orientation, quality=95)
-    assert seen[:6].mean() < 20
-    assert seen[10:].mean() > 180
+    pixels[:, 8:] = 200  # dark left, bright right
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    shown = one(tmp_path, Image.fromarray(pixels), "one.jpg", exif=exif, quality=95)
+    expected = np.rot90(pixels, -turns)
+    assert abs(shown.astype(int) - expected).mean() < 5
 
 
-def test_what_is_transparent_is_white(tmp_path):
-    assert (one(tmp_path, Image.new("RGBA", (16, 16), (0, 255, 0, 0))) == 255).all()
+def grey(kind, value):
+    return Image.fromarray(np.full((16, 16), value, kind))
 
 
-def test_sixteen_bits_become_eight(tmp_path):
-    grey = np.full((16, 16), 100 * 256, np.uint16)
-    assert (one(tmp_path, Image.fromarray(grey)) == 100).all()
+def palette(**options):
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    return image, "one.png", options
+
+
+COLOURS = [  # an image of one colour -> its pixel
+    ((Image.new("RGB", (16, 16), (1, 2, 3)), "one.PNG"), (1, 2, 3)),
+    ((Image.new("RGB", (16, 16), (1, 2, 3)), "one.TIFF"), (1, 2, 3)),
+    ((Image.new("RGB", (16, 16), (1, 2, 3)), "one.Bmp"), (1, 2, 3)),
+    ((Image.new("RGB", (16, 16), (1, 2, 3)), "one.ppm"), (1, 2, 3)),
+    ((Image.new("L", (16, 16), 7), "one.png"), (7, 7, 7)),
+    ((Image.new("1", (16, 16), 1), "one.png"), (255, 255, 255)),
+    ((grey(np.uint16, 100 * 256), "one.png"), (100, 100, 100)),
+    ((grey(np.uint16, 100 * 256), "one.tif"), (100, 100, 100)),
+    (palette(), (10, 20, 30)),
+    (palette(transparency=1), (255, 255, 255)),
+    ((Image.new("LA", (16, 16), (7, 255)), "one.png"), (7, 7, 7)),
+    ((Image.new("LA", (16, 16), (7, 0)), "one.png"), (255, 255, 255)),
+    ((Image.new("RGBA", (16, 16), (0, 255, 0, 0)), "one.png"), (255, 255, 255)),
+    ((Image.new("RGBA", (16, 16), (0, 200, 0, 255)), "one.png"), (0, 200, 0)),
+    ((Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "one.tif"), (255, 0, 0)),
+    ((Image.new("RGBA", (16, 16), (0, 200, 0, 255)), "one.webp", {"lossless": True}), (0, 200, 0)),
+]
+
+
+@pytest.mark.parametrize(("saved", "pixel"), COLOURS)
+def test_every_kind_of_pixel_becomes_the_colour_that_is_shown(tmp_path, saved, pixel):
+    image, name, *options = saved
+    shown = one(tmp_path, image, name, **(options[0] if options else {}))
+    assert (shown == pixel).all()
 
 
 def test_numbers_without_a_white_are_refused(tmp_path):
@@ -203,12 +389,50 @@ def test_a_class_that_the_source_lacks_is_refused(tmp_path):
         datasets.from_folder(own, image_size=16, class_names=("cat", "dog"))
 
 
-def test_a_damaged_image_is_named_and_leaves_nothing_prepared(tmp_path):
-    own = fill(tmp_path / "own")
-    (own / "dog" / "bad.png").write_bytes(b"no image")
+def encoded(format, size=(40, 30), **options):
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(file, format, **options)
+    return file.getvalue()
+
+
+def png_of(width, height):
+    """Returns a PNG file that says that it has this size, and has almost no content."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c))
+        for kind, c in chunks
+    )
+
+
+HALF = {"PNG": "png", "JPEG": "JPG", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "PPM": "ppm"}
+
+DAMAGED = [  # the name of an image and its content -> what is said of it
+    *((f"half.{s}", encoded(f)[: len(encoded(f)) // 2], "replace it") for f, s in HALF.items()),
+    ("half.webp", encoded("WEBP")[:60], "replace it"),
+    ("empty.png", b"", "cannot identify image file"),
+    ("text.jpg", b"no image", "cannot identify image file"),
+    ("page.png", b"<html>moved</html>", "cannot identify image file"),
+    ("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "cannot identify image file"),
+    ("flipped.png", encoded("PNG")[:99] + b"?" + encoded("PNG")[100:], "replace it"),
+    ("nothing.png", png_of(0, 0), "replace it"),
+    ("line.png", png_of(0, 5), "replace it"),
+    ("large.png", png_of(9000, 9000), "got 9000x9000 pixels"),
+    ("larger.png", png_of(10_000, 10_000), "got Image size .100000000 pixels. exceeds limit"),
+    ("largest.png", png_of(60_000, 60_000), "got Image size .3600000000 pixels. exceeds limit"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), DAMAGED, ids=[row[0] for row in DAMAGED])
+def test_a_damaged_image_is_named_and_leaves_nothing_prepared(tmp_path, name, content, sentence):
+    own = fill(tmp_path / "own", count=1)
+    (own / "dog" / name).write_bytes(content)
     built = datasets.from_folder(own, image_size=16, data_dir=tmp_path / "data")
-    with pytest.raises(ValueError, match=r"bad\.png.*replace it"):
+    with pytest.raises(ValueError, match=sentence) as raised:
         datasets.arrays(built, "train")
+    assert str(raised.value).startswith(f"{own / 'dog' / name}: expected an image")
+    assert "\n" not in str(raised.value)
     assert not copy.copy(built).is_prepared()
 
 

@@ -1,5 +1,6 @@
 """The two recipes of Office-31, backbones with weights from a file, and frozen ones."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,7 +20,7 @@ from dann_jax.backbones.weights import Layer
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
 from dann_jax.programs import Group
-from experiments import configs, domains, plan, pretraining, run, train
+from experiments import configs, domains, plan, pretraining, run, studies
 from experiments.configs import office31
 from experiments.figures import embed
 from experiments.methods import METHODS
@@ -151,13 +152,41 @@ def test_features_are_computed_once_for_the_same_images_weights_and_crop(
     ):
         pretraining.features(changed, SETS[0], digest, folder)
     assert len(computed) == 5
-    assert len(list(folder.iterdir())) == 5
-    for path in folder.iterdir():  # cut off by a full disk, say
-        path.write_bytes(path.read_bytes()[:100])
-    np.testing.assert_array_equal(
-        pretraining.features(config, SETS[0], "a", folder).image, first.image
-    )
-    assert len(computed) == 6
+    assert len(list(folder.glob("*.npy"))) == len(list(folder.glob("*.sha256"))) == 5
+
+
+def damaged(path, damage):
+    content = path.read_bytes()
+    if damage == "bit":
+        content = content[:-1] + bytes([content[-1] ^ 1])
+    elif damage == "truncated":
+        content = content[:100]
+    elif damage == "other shape":
+        np.save(path, np.load(path)[:-1])
+        return
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["bit", "truncated", "other shape", "digest", "no digest"])
+def test_damaged_features_are_computed_anew(config, tmp_path, monkeypatch, damage):
+    config = above_frozen(config)
+    golden = np.random.default_rng(0).random((24, 1, 2, WIDTH), np.float32)
+    monkeypatch.setattr(pretraining, "_computed", lambda *args: golden)
+    pretraining.features(config, SETS[0], "a", tmp_path)
+    (path,), (digest,) = tmp_path.glob("*.npy"), tmp_path.glob("*.sha256")
+    whole = path.read_bytes(), digest.read_bytes()
+    told = pytest.warns(UserWarning, match=f"{path} is damaged: the features are computed anew")
+    if damage == "no digest":  # of an earlier version
+        digest.unlink()
+        told = contextlib.nullcontext()
+    elif damage == "digest":
+        damaged(digest, "bit")
+    else:
+        damaged(path, damage)
+    with told:
+        again = pretraining.features(config, SETS[0], "a", tmp_path)
+    np.testing.assert_array_equal(again.image, golden)
+    assert (path.read_bytes(), digest.read_bytes()) == whole
 
 
 def test_features_need_no_folder_that_can_be_written_to(config, tmp_path):
@@ -171,7 +200,7 @@ def test_what_is_trained_above_a_frozen_backbone_fits_on_top_of_it(config, tmp_p
     pair = pair_of(
         *(pretraining.features(frozen, images, str(i), tmp_path) for i, images in enumerate(SETS))
     )
-    prepared = train.prepare(frozen, METHODS["dann"], pair, jax.local_devices()[:1])
+    prepared = studies.prepare(frozen, METHODS["dann"], pair, jax.local_devices()[:1])
     state, _ = prepared.start(Group((0,), 1))
     assert "backbone" not in state.theta["f"]
     preprocess = domains.preprocessing(frozen, pair, METHODS["dann"])
@@ -195,7 +224,7 @@ def test_what_is_trained_above_a_frozen_backbone_fits_on_top_of_it(config, tmp_p
 
 
 def test_trainings_start_from_the_weights_whether_alone_or_together(config):
-    prepared = train.prepare(config, METHODS["dann"], pair_of(*SETS), jax.local_devices()[:1])
+    prepared = studies.prepare(config, METHODS["dann"], pair_of(*SETS), jax.local_devices()[:1])
     expected = leaves(load_weights(NAME, config.weights)["params"])
     alone, _ = prepared.start(Group((3,), 1))
     both, _ = prepared.start(Group((2, 3), 1))
@@ -220,7 +249,7 @@ def first_step(config, count=1):
         "f": {"backbone": {"kernel": jnp.ones([1, 1])}, "bottleneck": {"bias": jnp.ones([1])}},
         "y": {"logits": {"kernel": jnp.ones([1, 1]), "bias": jnp.ones([1])}},
     }
-    optimizer = train._optimizer(config, 1.0)
+    optimizer = studies._optimizer(config, 1.0)
     state = optimizer.init(theta)
     for _ in range(count):
         step, state = optimizer.update(jax.tree.map(jnp.ones_like, theta), state, theta)
@@ -394,7 +423,7 @@ def test_weights_of_another_network_are_refused(config, tmp_path):
     np.savez(tmp_path / "other.npz", **{"features.0.weight": np.zeros([4, 3, 3, 3], np.float32)})
     other = dataclasses.replace(config, weights=tmp_path / "other.npz")
     with pytest.raises(ValueError, match="missing: bn.bias, .*; unexpected: features.0.weight"):
-        train.prepare(other, METHODS["dann"], pair_of(*SETS), jax.local_devices()[:1])
+        studies.prepare(other, METHODS["dann"], pair_of(*SETS), jax.local_devices()[:1])
 
 
 def test_frozen_rows_run_from_the_command_line(weights, tmp_path, monkeypatch, capsys):
@@ -426,4 +455,4 @@ def test_frozen_rows_run_from_the_command_line(weights, tmp_path, monkeypatch, c
     assert embed.main([*embedding, "--weights", str(weights)]) == 2
     assert "the weights are not those of the file" in capsys.readouterr().err
     assert run.main(call) == 2
-    assert "other keys or settings" in capsys.readouterr().err
+    assert "weights: {'file': 'tiny.npz'" in capsys.readouterr().err

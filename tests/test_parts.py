@@ -414,7 +414,7 @@ def test_a_pure_function_of_an_nnx_module_with_dropout_trains_and_does_not_predi
 
 def test_parameters_that_cannot_be_trained_are_refused():
     part = PureFunction(lambda key, x: {"n": jnp.int32(3)}, lambda theta, x: x)
-    with pytest.raises(TypeError, match=r"theta\['n'\] of a PureFunction is int32"):
+    with pytest.raises(TypeError, match=r"theta\['n'\] of G_f is int32"):
         init_state(model(part), OPTIMIZER, KEY, X)
     with pytest.raises(TypeError, match="expected an nnx.Module or a function"):
         nnx_part(3)

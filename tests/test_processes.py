@@ -1,5 +1,7 @@
 """The command line in two processes has the numbers of one process with two devices."""
 
+import atexit
+import contextlib
 import json
 import os
 import pathlib
@@ -13,7 +15,7 @@ from jax.experimental import multihost_utils
 from test_distributed import free_port
 from test_together import small_config
 
-from experiments import processes, record, run
+from experiments import execute, peers, processes, record, run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -25,15 +27,17 @@ def call(*options):
         return run.main(["small", "--methods", "dann", "--steps", "4", *options])
 
 
-def call_in_processes(*options):
-    """Runs the command line in two processes, and returns their statuses and what they told."""
+@contextlib.contextmanager
+def started(*options):
+    """Yields the command line in two processes."""
     environment = os.environ | {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
+        "PYTHONUNBUFFERED": "1",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
     }
     where = ["--distributed", "--coordinator", f"localhost:{free_port()}", "--processes", "2"]
-    started = [
+    every = [
         subprocess.Popen(
             [sys.executable, "-W", "error", __file__, *where, "--process-id", str(i), *own],
             env=environment,
@@ -44,12 +48,18 @@ def call_in_processes(*options):
         for i, own in enumerate(options)
     ]
     try:
-        told = [process.communicate(timeout=SECONDS)[0] for process in started]
+        yield every
     finally:
-        for process in started:
+        for process in every:
             process.kill()
-            process.wait()
-    return [process.returncode for process in started], told
+            process.communicate()
+
+
+def call_in_processes(*options):
+    """Runs the command line in two processes, and returns their statuses and what they told."""
+    with started(*options) as every:
+        told = [process.communicate(timeout=SECONDS)[0] for process in every]
+    return [process.returncode for process in every], told
 
 
 def test_two_processes_have_the_numbers_of_two_devices(devices, tmp_path):
@@ -102,6 +112,98 @@ def test_no_process_waits_for_a_first_that_has_failed(tmp_path):
     assert "another process has failed" in told[1]
 
 
+@pytest.mark.slow  # 15 s
+def test_a_process_that_dies_ends_the_other_with_one_sentence(tmp_path):
+    options = ["--output", str(tmp_path), "--steps", "1000000", "--evaluate-every", "10"]
+    with started(options, options) as (first, other):
+        for line in first.stdout:
+            if "dann key 0 step 20" in line:
+                break
+        first.kill()
+        told, _ = other.communicate(timeout=30)
+    assert other.returncode == processes.DIED == 75, told
+    lines = [line for line in told.splitlines() if line and not line.startswith("[Gloo]")]
+    assert lines == [
+        "error: process 0 (the first is 0) has died: start all of them again with the same "
+        "command, which goes on from the last checkpoint"
+    ]
+
+
+class Others:
+    """Other processes, which say what this one says, or nothing."""
+
+    def __init__(self, follow):
+        self.follow, self.words, self.left = follow, [], []
+
+    def meet(self, word, seconds=None):
+        self.words.append((word, seconds))
+        return self.follow
+
+
+def beside(monkeypatch, follow):
+    """Puts others beside this process, and makes leaving them a SystemExit."""
+
+    def leave(status):
+        others.left.append(status)
+        raise SystemExit(status)
+
+    others = Others(follow)
+    monkeypatch.setattr(processes, "_peers", others)
+    monkeypatch.setattr(processes, "leave", leave)
+    monkeypatch.setattr(atexit, "register", lambda _: None)
+    return others
+
+
+def test_a_program_ends_when_all_others_do(monkeypatch):
+    others = beside(monkeypatch, True)
+    assert processes.together(lambda: 0)() == 0
+    assert processes.together(lambda: 3)() == 3
+    (_, patience), (_, short) = others.words
+    assert patience is None  # the first may still be at work
+    assert short < 30
+
+
+def test_a_program_that_fails_alone_leaves(monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("of its own")
+
+    others = beside(monkeypatch, False)
+    for program in (lambda: 2, fail):
+        with pytest.raises(SystemExit):
+            processes.together(program)()
+    assert others.left == [2, 1]
+    assert "RuntimeError: of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_rows_go_on_where_all_processes_fail_alike(together, monkeypatch, capsys, tmp_path):
+    def fail(*_):
+        raise OSError("of its own")
+
+    others = beside(monkeypatch, together)
+    monkeypatch.setattr(execute, "execute", fail)
+    ends = contextlib.nullcontext() if together else pytest.raises(SystemExit)
+    with ends:
+        assert call("--output", str(tmp_path)) == 2
+    assert [word for word, _ in others.words] == ["failed", "done"]
+    assert others.left[:1] == ([] if together else [2])
+    assert "error: of its own" in capsys.readouterr().err
+
+
+def test_a_cluster_says_where_the_first_process_is(monkeypatch):
+    joined, started = [], []
+    found = "node7:8476", 3, 2, [0]
+    detect = "auto_detect_unset_distributed_params"
+    monkeypatch.setattr(processes.clusters.ClusterEnv, detect, lambda *_: found)
+    monkeypatch.setattr(processes, "_join", lambda *where: joined.append(where) or 5000)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **_: started.append(a))
+    monkeypatch.setattr(processes.peers, "relay", lambda host, port: port + 1)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    processes.start(None, None, None)
+    assert joined == [("node7", 8476, 2, 3)]
+    assert started == [("127.0.0.1:5001", 3, 2)]
+
+
 @pytest.mark.parametrize(
     ("where", "hint"),
     [
@@ -111,12 +213,17 @@ def test_no_process_waits_for_a_first_that_has_failed(tmp_path):
     ],
 )
 def test_processes_that_cannot_find_each_other_are_told_how(where, hint, monkeypatch):
-    def initialize(*_):
-        raise ValueError("coordinator_address should be defined.")  # outside of a cluster
-
-    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    detect = "auto_detect_unset_distributed_params"  # outside of a cluster
+    monkeypatch.setattr(processes.clusters.ClusterEnv, detect, lambda *_: (None,) * 4)
     with pytest.raises(ValueError, match=hint):
         processes.start(*where)
+
+
+def test_a_port_that_is_taken_is_named():
+    with peers.listen(0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port {port} .*: choose another --coordinator"):
+            processes.start(f"localhost:{port}", 2, 0)
 
 
 if __name__ == "__main__":

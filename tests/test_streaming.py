@@ -339,7 +339,7 @@ def test_images_of_another_shape_are_refused():
     [
         ({"source": []}, "the source has no records"),
         ({"shard": (4, 4)}, "expected a process from 0 to 3, got 4"),
-        ({"shard": (0, 3)}, "8 source examples cannot be split over 3 processes: make the batch"),
+        ({"shard": (0, 3)}, "8 source examples cannot be split over 3 processes: choose 6 or 9"),
         ({"mirror": True}, "mirror without crop"),
         ({"batch": (8, 0)}, "the target has 12 examples and 0 a batch"),
         ({"crop": 7}, "expected a crop of 1 to 6 pixels for images of 6x7, got 7"),
@@ -390,7 +390,7 @@ def test_a_damaged_record_is_named(digits, monkeypatch):
     stored = ImageRecords(digits, "train")
     monkeypatch.setattr(image_builder, "pixels", pixels)
     with pytest.raises(
-        ValueError, match=r"record 7 of digits/train .* \(broken PNG file\): delete"
+        ValueError, match=r"digits-train.* got record 7, .* \(broken PNG file\): delete"
     ):
         stored[7]
     with pytest.raises(IndexError):

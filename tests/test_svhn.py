@@ -7,6 +7,7 @@ import pytest
 import scipy.io
 
 from dann_jax.datasets import source_files
+from dann_jax.datasets.svhn import mat
 from dann_jax.datasets.svhn import svhn_dataset_builder as svhn
 
 # As published: 10 is the digit 0.
@@ -99,7 +100,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path, manual_di
         ({"X": pixels(6).transpose(3, 0, 1, 2)}, r"holds .*\(6, 32, 32, 3\)"),
         ({"X": pixels(5)}, r"holds .*\(32, 32, 3, 5\)"),
         ({"y": np.array([LABELS["train"]], np.uint8)}, r"holds .*\(1, 6\)"),
-        ({"X": pixels(6) / 255}, r"\(32, 32, 3, 6\), 'double'"),
+        ({"X": pixels(6) / 255}, r"\(32, 32, 3, 6\), 'float64'"),
         ({"y": np.array([[3], [0], [4], [1], [5], [9]])}, "labels from 0 to 9"),
         ({"y": np.array([[3], [10], [4], [1], [5], [8]])}, r"got \[1, 1, 0, 1, 1, 1, 0, 0, 1, 0\]"),
     ],
@@ -166,3 +167,30 @@ def test_the_users_own_copy_may_have_another_name_and_encoding(tmp_path):
     (tmp_path / "a").touch()
     found = source_files.find(FILE, manual_dir=tmp_path, download_dir=tmp_path / "none")
     assert found == tmp_path / "a"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint32, np.int64, np.float32, float])
+def test_arrays_of_every_type_are_those_that_scipy_reads(kind, compressed, tmp_path):
+    arrays = {"X": np.arange(24).reshape(2, 3, 4).astype(kind), "y": np.array([[7]], kind)}
+    scipy.io.savemat(tmp_path / "a.mat", arrays, do_compression=compressed)
+    theirs = scipy.io.loadmat(tmp_path / "a.mat")
+    ours = mat.parse((tmp_path / "a.mat").read_bytes(), 10_000)
+    assert list(ours) == ["X", "y"]
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], strict=True)
+
+
+def test_a_type_that_ends_scipy_is_refused(tmp_path):
+    scipy.io.savemat(tmp_path / "a.mat", {"X": np.arange(24, dtype=np.uint8)})
+    content = bytearray((tmp_path / "a.mat").read_bytes())
+    tag = content.find(bytes([2, 0, 0, 0, 24, 0, 0, 0]))  # uint8, 24 bytes
+    content[tag] = 0
+    with pytest.raises(ValueError, match="an array of class 9 stored as 0"):
+        mat.parse(bytes(content), 10_000)
+
+
+def test_a_compressed_array_takes_no_more_memory_than_it_may(tmp_path):
+    scipy.io.savemat(tmp_path / "a.mat", {"X": np.zeros(10**6, np.uint8)}, do_compression=True)
+    with pytest.raises(ValueError, match="does not end within 10,000 bytes"):
+        mat.parse((tmp_path / "a.mat").read_bytes(), 10_000)

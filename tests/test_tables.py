@@ -46,12 +46,11 @@ def test_heads_are_made_once_for_trainings_that_have_none(call, tmp_path, capsys
     assert "svm" not in record.read(path)
     options = NAME, "--methods", "source-only", "--keys", "2"
     assert call(*options) == 0
-    result = record.read(path)
+    result = record.read_result(path)
     assert len(result["svm_accuracy"]) == 2
     assert min(result["svm_accuracy"]) >= 0
     assert result["svm_mean"] == pytest.approx(np.mean(result["svm_accuracy"]))
     assert result["svm_std"] == pytest.approx(np.std(result["svm_accuracy"], ddof=1))
-    assert record.faults(result) == []
     about = result["svm"]
     assert (about["layer"], about["features"], about["examples"]) == ("y/fc2", 100, 40)
     assert len(about["C"]) == 2
@@ -77,13 +76,12 @@ def test_alignment_writes_a_choice_without_target_labels_and_the_oracles(call, t
     folder = tmp_path / NAME
     assert call(NAME, "--methods", "sa", "--keys", "2") == 0
     assert "sa, oracle" in capsys.readouterr().out
-    result = record.read(folder / "sa.json")
+    result = record.read_result(folder / "sa.json")
     assert (result["method"], result["keys"], result["steps"]) == ("sa", [0, 1], 2)
     assert result["mean"] == pytest.approx(np.mean(result["target_accuracy"]))
     assert all(np.less_equal(result["target_accuracy"], result["oracle_accuracy"]))
     assert "no target labels" in result["selection"]
     assert "oracle" in result["oracle_selection"]
-    assert record.faults(result) == []
     components = result["by_components"]["components"]
     assert components == list(range(2, 40))  # of 40 examples
     for i, accuracy in enumerate(result["by_components"]["target_accuracy"]):

@@ -13,7 +13,7 @@ import pytest
 from dann_jax import DannModel, checkpoints, datasets
 from dann_jax.networks import FullyConnected
 from dann_jax.programs import Group, group_keys
-from experiments import configs, domains, plan, record, run, settings, train
+from experiments import configs, domains, plan, record, run, settings, studies, train, trained
 from experiments.methods import METHODS
 from experiments.options import Options
 
@@ -47,7 +47,11 @@ def image_set(seed):
 CONFIG = settings.Config(
     source="a", target="b", classes=3, image_size=8, steps=STEPS, batch_size=8, evaluate_every=2
 )
-DATA = {"a/train": {"examples": 24, "sha256": "digest"}}
+DATA = {
+    f"{name}/{split}": {"examples": 24, "sha256": "0" * 64}
+    for name in "ab"
+    for split in ("train", "test")
+}
 PAIR = domains.Pair(*map(image_set, range(4)), ("x", "y", "z"), True, None, DATA)
 
 
@@ -63,7 +67,7 @@ def small_config(config=CONFIG, pair=PAIR):
 
 def prepared(devices):
     with small_config():
-        return train.prepare(CONFIG, METHODS["dann"], PAIR, jax.local_devices()[:devices])
+        return studies.prepare(CONFIG, METHODS["dann"], PAIR, jax.local_devices()[:devices])
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +93,9 @@ def test_keys_trained_together_have_the_numbers_of_each_alone(ready, alone, tmp_
     many = train.train(ready, list(alone), tmp_path, together=None)
     for (key, one), each in zip(alone.items(), many, strict=True):
         assert_near(each, one)
-        assert train.group_of(each) == Group(tuple(alone), 1)
-        assert train.group_of(one) == Group((key,), 1)
-        assert each == record.read(tmp_path / f"key_{key}" / "record.json")
+        assert trained.group_of(each) == Group(tuple(alone), 1)
+        assert trained.group_of(one) == Group((key,), 1)
+        assert each == record.read_record(tmp_path, key)
     assert many[0]["curves"] != many[1]["curves"]
 
 
@@ -99,7 +103,7 @@ def test_devices_share_the_batches_of_keys_that_are_too_few(alone, tmp_path, dev
     keys = [7, 0]
     records = train.train(prepared(4), keys, tmp_path, together=None)
     for key, each in zip(keys, records, strict=True):
-        assert train.group_of(each) == Group((7, 0), 2)
+        assert trained.group_of(each) == Group((7, 0), 2)
         assert_near(each, alone[key])
 
 
@@ -191,7 +195,7 @@ def test_the_command_line_trains_keys_together_and_says_so(ready, tmp_path, caps
     def call(*options):
         where = ["--output", str(tmp_path), "--methods", "dann", "--devices", "1"]
         with small_config() as patch:
-            patch.setattr(train, "prepare", lambda *_: ready)
+            patch.setattr(studies, "prepare", lambda *_: ready)
             assert run.main(["small", *where, *options]) == 0
         return json.loads((tmp_path / "small" / "dann.json").read_text())
 
@@ -264,7 +268,7 @@ def test_an_overwrite_that_was_cut_off_does_not_bind_the_next(ready, tmp_path):
     def call(*options):
         where = ["--output", str(tmp_path), "--methods", "dann", "--devices", "1"]
         with small_config() as patch:
-            patch.setattr(train, "prepare", lambda *_: ready)
+            patch.setattr(studies, "prepare", lambda *_: ready)
             return run.main(["small", *where, *options])
 
     def interrupted(*_):

@@ -248,13 +248,14 @@ def test_an_update_that_does_not_average_is_found_out():
         jax.eval_shape(mapped, start(), split(a_batch()), KEY)
 
 
-@pytest.mark.parametrize(("batch", "name"), [((30, 8), "source"), ((8, 10), "target")])
-def test_a_batch_that_does_not_split_is_refused(batch, name, devices):
+@pytest.mark.parametrize(
+    ("batch", "name", "near"), [((30, 8), "source", "28 or 32"), ((8, 10), "target", "8 or 12")]
+)
+def test_a_batch_that_does_not_split_is_refused(batch, name, near, devices):
     size = max(batch)
     with pytest.raises(
         ValueError,
-        match=f"batch of {size} {name} examples cannot be split over 4 devices: "
-        "make the batch size a multiple of 4",
+        match=f"batch of {size} {name} examples cannot be split over 4 devices: choose {near}$",
     ):
         program(count=4, batch=batch)
 

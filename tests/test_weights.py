@@ -1,5 +1,6 @@
 """Weight files are read as PyTorch reads them, and nothing in them is run."""
 
+import io
 import json
 import os
 import pickle
@@ -147,7 +148,9 @@ def test_arrays_of_npz_are_native_contiguous_and_of_their_shape(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["U1", "u1", "c8", "?"])
 def test_other_types_of_npz_are_refused(dtype, tmp_path):
-    with pytest.raises(ValueError, match=r"w is \S+: expected float16, float32, float64 or int64"):
+    with pytest.raises(
+        ValueError, match=r"w.npy is \S+: expected float16, float32, float64 or int64"
+    ):
         read_arrays(as_npz(tmp_path / "w.npz", {"w": np.zeros(2, dtype)}))
 
 
@@ -369,6 +372,27 @@ def test_bombs_in_npz_take_no_memory(tmp_path):
     assert peak(tmp_path / "w.npz", "arrays of 134217856 bytes .* at most 4 times") < 2**22
 
 
+def test_a_header_of_npy_that_is_too_large_takes_no_memory(tmp_path):
+    stream = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (2**32,)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        archive.writestr("w.npy", stream.getvalue() + bytes(96))
+    assert peak(tmp_path / "w.npz", "w.npy has 24 numbers for the shape") < 2**22
+
+
+def test_an_entry_that_a_damaged_directory_of_npz_hides_is_missed(tmp_path):
+    path = as_npz(tmp_path / "w.npz", {"a": W, "b": B})
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\1\2") + 32] = 60  # the second entry becomes a comment on the first
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["a.npy"]
+        assert archive.testzip() is None
+    with pytest.raises(ValueError, match="its directory names 1 entries and counts 2"):
+        read_arrays(path)
+
+
 def test_a_pickle_cannot_change_the_functions_it_calls(tmp_path):
     function = name("torch._utils", "_rebuild_tensor_v2")
     state = together(b"N", b"}" + text("__defaults__") + together(whole(1)) + b"s")
@@ -404,7 +428,7 @@ def test_zip_files_of_none_or_two_pickles_are_refused(folders, tmp_path):
 
 def test_objects_in_npz_are_refused(tmp_path):
     np.savez(tmp_path / "w.npz", w=np.array([Malice(tmp_path / "evidence")], object))
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match="w.npy is object: expected float16"):
         read_arrays(tmp_path / "w.npz")
     assert not (tmp_path / "evidence").exists()
 

@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.svm import LinearSVC
 
 from dann_jax.alignment.subspace import Alignment
+from dann_jax.checks import check_labels
 
 __all__ = ["GRID", "Examples", "accuracy", "aligned", "choose", "converged", "fit"]
 
@@ -59,19 +60,41 @@ def _quiet():
         yield
 
 
+def _check(examples, c=None):
+    """Raises unless examples are features and labels, all known to fit with the weight ``c``."""
+    x, y = map(np.shape, examples)
+    if len(x) != 2 or y != x[:1]:
+        raise ValueError(f"expected features [n, D] and labels [n], got {list(x)} and {list(y)}")
+    check_labels(examples.y)
+    if c is None:
+        return
+    labels = np.asarray(examples.y)
+    if (labels < 0).any() or len(np.unique(labels)) < 2:
+        raise ValueError(
+            "expected a label of each example and at least 2 classes to fit a linear SVM, got "
+            f"{(labels < 0).sum()} of {len(labels)} without a label and classes "
+            f"{np.unique(labels[labels >= 0])[:5].tolist()}: leave out examples of unknown label"
+        )
+    if not 0 < c < math.inf:
+        raise ValueError(f"expected a weight C of the losses that is positive, got {c}")
+
+
 def fit(examples: Examples, c: float) -> Pipeline:
     """Returns the linear SVM of labelled examples with the weight ``c`` of their losses.
 
     Raises:
-      ValueError: There are fewer than two classes.
+      ValueError: There are fewer than two classes, or an example without a label.
+      TypeError: Labels are not integers.
     """
+    _check(examples, c)
     with _quiet():
         return _svm(c).fit(*examples)
 
 
 def accuracy(head: Pipeline, test: Examples) -> float:
     """Returns the accuracy over the examples whose label is known; NaN without any."""
-    known = test.y >= 0
+    _check(test)
+    known = np.asarray(test.y) >= 0
     return float(head.score(test.x[known], test.y[known])) if known.any() else math.nan
 
 
@@ -86,6 +109,7 @@ def choose(examples: Examples) -> tuple[float, float]:
     Args:
       examples: In random order. Of several that are equally good the smallest C is taken.
     """
+    _check(examples, GRID[0])
     count = len(examples.y)
     fold = np.where(np.arange(count) < math.ceil(HELD_OUT * count), 0, -1)  # -1: never tested on
     search = GridSearchCV(_svm(1.0), {"svm__C": GRID}, cv=PredefinedSplit(fold), refit=False)

@@ -113,6 +113,8 @@ def deviation_bounds(source: Subspace, target: Subspace, *, delta: float = 0.1) 
 
     Source: Fernando et al. (2013), Theorem 1.
     """
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must be a probability, in (0, 1), got {delta}")
     d = np.arange(1, len(source.variance))
     radius = max(source.radius, target.radius)
     gaps = [s.variance[:-1] - s.variance[1:] for s in (source, target)]
@@ -173,6 +175,12 @@ def subspace_alignment(
     """
     del labels
     bases = principal_subspace(source), principal_subspace(target)
+    candidates = sorted(candidates)
+    if not candidates or candidates[0] < 1 or len(bases[0].mean) != len(bases[1].mean):
+        raise ValueError(
+            "expected as many features in both domains, and numbers of components from 1 on, got "
+            f"{len(bases[0].mean)} and {len(bases[1].mean)} features and {candidates[:5]}"
+        )
     count = min(*source.shape, len(target))
     components = [d for d in candidates if d < count]
     if not components:

@@ -160,7 +160,20 @@ def with_weights(state: TrainState, variables: dict[str, Any]) -> TrainState:
     Args:
       state: Of a model whose G_f has a submodule ``backbone``, as that of ``networks.office``.
       variables: From ``load_weights``.
+
+    Raises:
+      ValueError: G_f has no backbone, or one whose parameters have other shapes.
     """
+    shapes = [
+        jax.tree.map(np.shape, tree)
+        for tree in (state.theta["f"].get("backbone"), variables["params"])
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "expected a G_f with a submodule `backbone` that these weights are of, got one "
+            f"{'without it' if shapes[0] is None else 'with parameters of other shapes'}: make it "
+            "as networks.office(BACKBONES[name].make()), with the name that the weights have"
+        )
     theta = state.theta["f"] | {"backbone": variables["params"]}
     batch_stats = {
         name: initial | ({"backbone": variables[name]} if name in variables else {})

@@ -31,6 +31,11 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's format before 1
 _VERSION = 1001  # the second
 _MAGIC_PICKLE = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
 _ZIP = b"PK\x03\x04"  # two letters alone could be the length of a safetensors header
+_ZIP_END, _ZIP_COUNT = b"PK\5\6", 10  # where the number of entries is, after these letters
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _LENGTH = struct.Struct("<Q")  # of a safetensors header, and of each storage before 1.6
 _DEPTH = 3  # of the dictionaries around the state dict of a checkpoint
 _RANK = 64  # dimensions that NumPy allows
@@ -105,11 +110,11 @@ def _check_size(size, content):
 def _read_zip(content):
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
+        _check_count(content, names)
         pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
         if names and all(name.endswith(".npy") for name in names):
             _check_size(sum(entry.file_size for entry in archive.infolist()), content)
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                return {name: _of_npz(name, arrays[name]) for name in arrays}
+            return {n.removesuffix(".npy"): _of_npy(n, archive.read(n)) for n in names}
         if len(pickles) != 1:
             raise ValueError(
                 f"a zip file of {names[:3]} and so on: expected .npy files alone, or one "
@@ -130,12 +135,33 @@ def _read_zip(content):
         return _state_dict(_Unpickler(stream, read_storage, len(content)).load(), content)
 
 
-def _of_npz(name, array):
-    """Returns an array as the other formats have it: native and contiguous, of a known type."""
-    dtype = array.dtype.newbyteorder("=")
+def _check_count(content, names):
+    """Raises unless a zip file's directory names as many entries as it says at its end.
+
+    One wrong byte there can make an entry part of another, which zipfile does not notice.
+    """
+    (count,) = struct.unpack_from("<H", content, content.rfind(_ZIP_END) + _ZIP_COUNT)
+    if count != len(set(names)):
+        raise ValueError(f"its directory names {len(set(names))} entries and counts {count}")
+
+
+def _of_npy(name, content):
+    """Returns the array of a ``.npy`` file, native and contiguous, of a known type.
+
+    ``np.load`` allocates what the header says before it looks for the numbers.
+    """
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"{name} has version {version}: expected {list(_NPY_HEADERS)}")
+    shape, is_fortran, stored = _NPY_HEADERS[version](stream)
+    dtype = stored.newbyteorder("=")
     if dtype not in _STORAGES.values():
         raise ValueError(f"{name} is {dtype}: expected float16, float32, float64 or int64")
-    return np.array(array, dtype, order="C")
+    numbers = _array(stream.read(), dtype, little=stored.str[0] != ">")
+    if math.prod(_naturals(shape)) != len(numbers):
+        raise ValueError(f"{name} has {len(numbers)} numbers for the shape {shape}")
+    return np.array(numbers.reshape(shape, order="F" if is_fortran else "C"), order="C")
 
 
 def _entry(archive, name):

@@ -24,9 +24,9 @@ TFDS knows another mnist:
 """
 
 import contextlib
-import copy
 import difflib
 import importlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,16 +121,17 @@ def from_folder(
     """Returns the TFDS builder of a folder of images, which may or may not be prepared yet.
 
     The classes are the names of the sub-folders. A folder with images and no sub-folders holds
-    images of unknown label, -1. Only images that lie directly in a sub-folder count, and neither
-    hidden files nor sub-folders without images. If there are sub-folders ``train`` and ``test``,
-    each holds a split; otherwise all images are the split ``train``.
+    images of unknown label, -1. If there are sub-folders ``train`` and ``test``, each holds a
+    split; otherwise all images are the split ``train``. Hidden files do not count. Nothing else is
+    left out in silence: images of other kinds, sub-folders without images and folders within
+    those of the classes are refused, and files that are not images are warned of.
 
     Args:
         folder: the images: JPEG, PNG, BMP, GIF, PPM, TIFF or WebP; HEIC, AVIF and others are
-            refused.
+            refused. Of several frames or pages, the first counts.
         image_size: height and width to which they are resized, pixels.
-        class_names: which classes there may be, in the order of their labels; None for the
-            sub-folders in alphabetical order.
+        class_names: which classes there may be, in the order of their labels; some may have no
+            images. None for the sub-folders in alphabetical order.
         data_dir: folder of prepared data; None for ``default_data_dir()``.
 
     Returns:
@@ -138,7 +139,8 @@ def from_folder(
 
     Raises:
         NotADirectoryError: there is no such folder.
-        ValueError: it holds no images, or a class that is not in ``class_names``.
+        ValueError: it holds no images, something that would be left out in silence, or a class
+            that is not in ``class_names``.
     """
     module = importlib.import_module(f"{__name__}.image_folder.image_folder_dataset_builder")
     return module.Builder(
@@ -160,7 +162,7 @@ def is_folder(name: str) -> bool:
     if name in _NAMES:
         return False
     mistyped = difflib.get_close_matches(name, _NAMES, cutoff=0.8)
-    return Path(name).expanduser().is_dir() or (os.sep in name and not mistyped)
+    return Path(os.path.expanduser(name)).is_dir() or (os.sep in name and not mistyped)
 
 
 def find(
@@ -189,6 +191,8 @@ def find(
     try:
         return builder(name, data_dir=data_dir, manual_dir=manual_dir)
     except ValueError as error:
+        if name in _NAMES:
+            raise
         raise ValueError(f"{error}; a folder of images is given by its path") from error
 
 
@@ -202,8 +206,8 @@ def prepare(
     """Returns the TFDS builder of a data set, prepared on disk if it was not yet.
 
     TFDS writes to a temporary folder and renames it when all is written and counted. So an
-    interrupted preparation is never mistaken for a finished one, and several processes may
-    prepare the same data set at once.
+    interrupted preparation is never mistaken for a finished one, and the next one removes what it
+    left. Several processes may prepare the same data set at once: one does it, the others wait.
 
     Args:
         name: one of ``names()``, or a builder, which knows its folders.
@@ -215,25 +219,20 @@ def prepare(
         A prepared ``tfds.core.GeneratorBasedBuilder``.
 
     Raises:
-        ValueError: no such data set, or a published file is not as published.
+        ValueError: no such data set, a published file is not as published, or the prepared folder
+            is damaged.
         FileNotFoundError: a published file is neither on disk nor to be downloaded.
         NotADirectoryError: ``manual_dir`` is not a folder.
+        OSError: ``data_dir`` cannot be written, for example because its disk is full.
     """
     built = name
     if isinstance(built, str):
         built = builder(built, data_dir=data_dir, manual_dir=manual_dir)
-    if built.is_prepared():
-        return built
-    built.progress = progress
-    with _without_tfds_bars():
-        try:
+    if not built.is_prepared():
+        built.progress = progress
+        with _without_tfds_bars():
             built.download_and_prepare()
-        except OSError:
-            # Another process may have finished first, and its folder cannot be replaced.
-            finished = copy.copy(built)  # TFDS builds it anew, and so looks at the disk again
-            if not finished.is_prepared():
-                raise
-            return finished
+        built.is_prepared()  # reads what describes it, if another process was first
     return built
 
 
@@ -281,7 +280,8 @@ def arrays(
     """Returns a whole split of a builder's data set in memory, prepared first if it was not yet.
 
     The arrays are kept as ``.npy`` beside the prepared records, in the folder of the builder's
-    version, and later calls read those.
+    version, and later calls read those. Each call verifies their SHA-256; arrays that are damaged
+    are made anew from the records, with a warning.
 
     Args:
         built: from ``builder`` or ``from_folder``.
@@ -297,8 +297,8 @@ def arrays(
         The images and labels in the data set's order.
 
     Raises:
-        ValueError: no such split, fewer images of a class than asked for, or a published file
-            is not as published.
+        ValueError: no such split, fewer images of a class than asked for, a published file is not
+            as published, the prepared records are damaged, or the images do not fit in memory.
         FileNotFoundError: a published file is neither on disk nor to be downloaded.
         NotADirectoryError: ``manual_dir`` of the builder is not a folder.
     """
@@ -311,14 +311,26 @@ def arrays(
         chosen = subset(image_set.label, named.per_class, named.key, at_most=named.at_most)
         image_set = ImageSet(image_set.image[chosen], image_set.label[chosen])
     else:
+        _check_memory(built, split)
         built = prepare(built, progress=progress)
-        shape = (built.info.splits[split].num_examples, *built.IMAGE_SHAPE)
         folder = Path(built.data_dir) / "arrays"
-        image_set = cached(folder, split, shape, lambda: ImageSet(*built.read(split)))
+        image_set = cached(folder, split, built.digest(split), lambda: built.read(split))
     if per_class is None:
         return image_set
     chosen = subset(image_set.label, per_class, key)
     return ImageSet(image_set.image[chosen], image_set.label[chosen])
+
+
+def _check_memory(built, split):
+    size = sum(built.CLASS_COUNTS[split]) + built.UNLABELLED.get(split, 0)
+    needed, memory = size * math.prod(built.IMAGE_SHAPE), os.sysconf("SC_PHYS_PAGES")
+    memory *= os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise ValueError(
+            f"{split} of {built.name} is {size:,} images of {built.IMAGE_SHAPE}, which take "
+            f"{needed / 1e9:,.1f} GB of the {memory / 1e9:,.1f} GB of memory: make image_size "
+            "(--image-size) smaller, or leave the images on disk (--streaming)"
+        )
 
 
 @contextlib.contextmanager
@@ -335,4 +347,4 @@ def _without_tfds_bars():
 
 
 def _root(data_dir: str | os.PathLike | None) -> Path:
-    return default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    return default_data_dir() if data_dir is None else Path(os.path.expanduser(data_dir))

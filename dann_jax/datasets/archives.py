@@ -1,12 +1,12 @@
 """Archives of pictures, read as streams: the wanted members only, none unpacked to disk."""
 
+import functools
+import gzip
 import io
-import lzma
 import re
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,43 +37,66 @@ def tar_members(
         The match and the content of each.
 
     Raises:
-        ValueError: a damaged archive, or a member of more than 4 MiB.
+        ValueError: a damaged archive, a member of more than 4 MiB, or two of one name.
     """
-    try:
-        with tarfile.open(path, "r|gz") as archive:
-            for member in archive:
-                match = wanted.fullmatch(member.name.removeprefix("./"))
-                if match and member.isreg() and (stream := archive.extractfile(member)):
-                    _check_size(file, path, member.name, member.size)
-                    yield match, stream.read()
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise _damaged(file, path, "gzipped tar", error) from error
+    yield from _checked(file, path, _tar(path, wanted), "gzipped tar")
 
 
 def zip_members(
     file: source_files.PublishedFile, path: Path, wanted: re.Pattern[str]
 ) -> Iterator[tuple[re.Match[str], bytes]]:
     """Yields the wanted members of a zip archive; the same contract as ``tar_members``."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                match = wanted.fullmatch(member.filename)
-                # Archives made on Windows know no file types: 0.
-                kind = stat.S_IFMT(member.external_attr >> 16)
-                if match and kind in (0, stat.S_IFREG):
-                    _check_size(file, path, member.filename, member.file_size)
-                    yield match, archive.read(member)
-    # RuntimeError: encrypted, or compressed in a way that zipfile does not know; lzma.LZMAError and
-    # others from inside the decoders, which share no base.
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-    ) as error:
-        raise _damaged(file, path, "zip", error) from error
+    yield from _checked(file, path, _zip(path, wanted), "zip")
+
+
+def _tar(path, wanted):
+    """Yields match, name, size and a function that reads the content, of each wanted member."""
+    # tarfile's own decoder does not look at the checksum.
+    with gzip.open(path) as content, tarfile.open(fileobj=content, mode="r|") as archive:
+        for member in archive:
+            match = wanted.fullmatch(member.name.removeprefix("./"))
+            if match and member.isreg() and (stream := archive.extractfile(member)):
+                yield match, member.name, member.size, stream.read
+        while content.read(1 << 20):  # past the end, where the checksum is
+            pass
+
+
+def _zip(path, wanted):
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            match = wanted.fullmatch(member.filename)
+            # Archives made on Windows know no file types: 0.
+            if match and stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG):
+                read = functools.partial(archive.read, member)
+                yield match, member.filename, member.file_size, read
+
+
+def _checked(file, path, members, kind):
+    seen = set()
+    while True:
+        try:
+            match, name, size, read = next(members)
+            content = read() if size <= _MEMBER_BYTES and match[0] not in seen else None
+        except StopIteration:
+            return
+        # Encrypted or compressed in a way that is not known, cut off, no archive: the decoders
+        # raise whatever a damaged byte leads them to.
+        except Exception as error:
+            raise source_files.mismatch(
+                file,
+                path,
+                expected=f"a complete {kind} archive",
+                got=f"a damaged or truncated file ({source_files.reason(error)})",
+            ) from error
+        if content is None:
+            raise source_files.mismatch(
+                file,
+                path,
+                expected=f"members, each once, of at most {_MEMBER_BYTES:,} bytes",
+                got=f"{name} twice" if match[0] in seen else f"{name} of {size:,}",
+            )
+        seen.add(match[0])
+        yield match, content
 
 
 def rgb(
@@ -120,24 +143,3 @@ def rgb(
             expected=f"{format} pictures of at most {_PIXELS:,} pixels that can be decoded",
             got=f"{name} ({source_files.reason(error)})",
         ) from error
-
-
-def _check_size(file: source_files.PublishedFile, path: Path, name: str, size: int) -> None:
-    if size > _MEMBER_BYTES:
-        raise source_files.mismatch(
-            file,
-            path,
-            expected=f"members of at most {_MEMBER_BYTES:,} bytes",
-            got=f"{name} of {size:,}",
-        )
-
-
-def _damaged(
-    file: source_files.PublishedFile, path: Path, kind: str, error: BaseException
-) -> ValueError:
-    return source_files.mismatch(
-        file,
-        path,
-        expected=f"a complete {kind} archive",
-        got=f"a damaged or truncated file ({source_files.reason(error)})",
-    )

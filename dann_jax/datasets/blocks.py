@@ -47,7 +47,7 @@ def generate(
 
     Raises:
         ValueError: ``processes`` is not positive.
-        RuntimeError: a process failed; the message has the last line of its errors.
+        ChildProcessError: a process failed; the message has the last line of its errors.
     """
     if processes is None:
         processes = max(1, min(_cores(), size // (_BLOCK * _WORTH)))
@@ -106,7 +106,7 @@ def _read(process, errors):
         status = process.wait()
         errors.seek(0)
         lines = errors.read().decode(errors="replace").strip().splitlines() or ["nothing"]
-        raise RuntimeError(
+        raise ChildProcessError(
             f"a process that makes images ended with status {status} and said: {lines[-1]}"
         ) from error
 

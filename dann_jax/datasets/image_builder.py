@@ -2,10 +2,15 @@
 
 import abc
 import collections
+import contextlib
+import errno
 import functools
 import io
 import itertools
+import json
 import math
+import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_serializer, writer
+from tensorflow_datasets.core import example_serializer, file_adapters, writer
 from tqdm import tqdm
 
-from dann_jax.datasets import image_sets, source_files
+from dann_jax.datasets import image_sets, source_files, whole_files
 
 __all__ = ["PAPER", "Find", "ImageBuilder", "pixels", "png"]
 
@@ -33,6 +38,8 @@ PAPER = """\
 Find = Callable[[source_files.PublishedFile], Path]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_DIGESTS = "digests.json"  # SHA-256 of each split, as ``datasets.digest``
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # whose file Python does not always name
 _SHARD_BYTES = 1 << 28  # of images that go into one file
 
 
@@ -83,7 +90,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
             manual_dir: folder with published files already on disk, or None to download them.
             **kwargs: those of ``tfds.core.GeneratorBasedBuilder`` but ``file_format``.
         """
-        self.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser()
+        self.manual_dir = None if manual_dir is None else Path(os.path.expanduser(manual_dir))
         self.progress = False
         # The one format that TFDS reads at random without TensorFlow: of a Parquet file it finds
         # a part of the records alone.
@@ -103,6 +110,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return _LocalInfo(
+            self.CLASS_COUNTS.keys(),
             builder=self,
             description=self.DESCRIPTION,
             features=tfds.features.FeaturesDict(
@@ -131,6 +139,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         self, split: str, images: Iterable[np.ndarray], labels: Sequence[int]
     ) -> Iterator[tuple[int, dict]]:
         written = self._written[split] = collections.Counter()
+        digest = self._digests[split] = image_sets.Digest((len(labels), *self.IMAGE_SHAPE))
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             if image.shape != self.IMAGE_SHAPE or image.dtype != np.uint8:
                 raise ValueError(
@@ -138,6 +147,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
                     f"got {image.dtype} {image.shape}: mend _image_sets of the builder"
                 )
             written[int(label)] += 1
+            digest.add(image, int(label))
             yield i, {"image": png(image), "label": int(label)}
 
     def _generate_splits(self, dl_manager, download_config):
@@ -146,14 +156,14 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         # written when it is made.
         most = download_config.max_examples_per_split
         return [
-            self._write_split(split, images, labels, most)
+            self._write_split(split, itertools.islice(images, most), labels[:most])
             for split, (images, labels) in self._split_generators(dl_manager).items()
         ]
 
-    def _write_split(self, split, images, labels, most) -> tfds.core.SplitInfo:
-        size = len(labels) if most is None else min(most, len(labels))
+    def _write_split(self, split, images, labels) -> tfds.core.SplitInfo:
+        size = len(labels)
         examples = tqdm(
-            itertools.islice(self._generate_examples(split, images, labels), most),
+            self._generate_examples(split, images, labels),
             desc=f"{self.name}/{split}",
             total=size,
             unit=" images",
@@ -175,7 +185,11 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         shard_writer = writer.ExampleWriter(file_format=self.info.file_format)
         for shard, length in enumerate(lengths):
             path = template.sharded_filepath(shard_index=shard, num_shards=shards)
-            shard_writer.write(path, itertools.islice(records, length))
+            try:
+                shard_writer.write(path, itertools.islice(records, length))
+            except RuntimeError as error:  # array_record's, which knows no other
+                first, *_ = source_files.reason(error).split(";")
+                raise OSError(errno.EIO, first, str(path)) from error
         next(records, None)  # past the last one, where one too many is noticed
         return tfds.core.SplitInfo(
             name=split,
@@ -184,15 +198,49 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
             filename_template=template,
         )
 
+    def download_and_prepare(self, **kwargs) -> None:
+        """Prepares the data set on disk, if it is not yet.
+
+        Of several processes that prepare one data set at once, one does it and the others wait.
+        What a killed one left behind is removed.
+
+        Args:
+            **kwargs: those of TFDS.
+
+        Raises:
+            ValueError: what lies on disk, or a published file, is damaged.
+            OSError: the folder cannot be written, or a published file not be found.
+        """
+        place = self.data_path.parent
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with whole_files.alone(place) as alone:
+                for leftover in place.glob(f"incomplete.*_{self.version}") if alone else ():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                super().download_and_prepare(**kwargs)
+        except OSError as error:
+            # Another process may have finished first, and its folder cannot be replaced.
+            if self.data_path.exists():
+                return
+            file, root = os.fsdecode(error.filename or ""), os.fspath(self.data_dir_root)
+            if not file.startswith(root) and error.errno not in _FULL:
+                raise
+            raise OSError(
+                f"{root}: {self.name} cannot be written there ({error.strerror}): "
+                "free space on its disk, or choose another folder with data_dir (--data-dir)"
+            ) from error
+
     def _download_and_prepare(self, dl_manager, download_config):
         # Runs inside the temporary folder that TFDS renames at the very end: what is raised
         # here leaves nothing behind.
         if download_config.manual_dir is not None:
             self.manual_dir = Path(download_config.manual_dir).expanduser()
         self._written: dict[str, collections.Counter] = {}
+        self._digests: dict[str, image_sets.Digest] = {}
         super()._download_and_prepare(dl_manager, download_config)
         if download_config.max_examples_per_split is None:
             self._check_counts()
+        self._keep_digests({split: each.hexdigest() for split, each in self._digests.items()})
 
     def _check_counts(self) -> None:
         """Raises unless every split holds the expected number of examples of each label."""
@@ -209,11 +257,74 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
                 )
 
     def is_prepared(self) -> bool:
-        """Returns whether the data set lies on disk, complete."""
-        # TFDS logs a warning about a folder that does not exist, which is the usual case.
-        return self.data_path.exists() and super().is_prepared()
+        """Returns whether the data set lies on disk, complete.
 
-    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        Raises:
+            ValueError: its folder is there, but what describes it is not or is damaged.
+        """
+        # TFDS logs a warning about a folder that does not exist, which is the usual case.
+        if not self.data_path.exists():
+            return False
+        if not self.info.initialized:  # another builder has prepared it meanwhile
+            self.info.read_from_directory(self.data_dir)
+        return True
+
+    def digest(self, split: str) -> str | None:
+        """Returns the ``datasets.digest`` that a split on disk must have; None if not known."""
+        return self._read_digests().get(split)
+
+    def confirm(self, split: str, digest: str) -> None:
+        """Raises unless the records of a split are those that were prepared.
+
+        Data that an earlier version prepared have no digest yet: it is kept from here on.
+
+        Args:
+            split: one of CLASS_COUNTS.
+            digest: the ``datasets.digest`` of its records.
+
+        Raises:
+            ValueError: the records are others.
+        """
+        known = self.digest(split)
+        if known is None:
+            self._check_shards(split)
+            with contextlib.suppress(OSError):  # a folder that may only be read
+                self._keep_digests(self._read_digests() | {split: digest})
+        elif known != digest:
+            raise self.damaged(split, f"SHA-256 {digest[:12]}, where {_DIGESTS} says {known[:12]}")
+
+    def _check_shards(self, split):
+        """Raises unless the files hold as many records as their description says."""
+        described = self.info.splits[split]
+        adapter = file_adapters.ADAPTER_FOR_FORMAT[self.info.file_format]
+        stored = [adapter.num_examples(path) for path in described.filepaths]
+        if stored != list(described.shard_lengths):
+            raise self.damaged(
+                split, f"{stored}, where dataset_info.json says {described.shard_lengths}"
+            )
+
+    def damaged(self, split: str, got: str) -> ValueError:
+        """Returns the error for records that are not what they should be."""
+        first, *others = self.info.splits[split].filepaths
+        return ValueError(
+            f"{first}{f' or its {len(others)} further parts' if others else ''}: expected the "
+            f"records as they were prepared, got {got}: {_anew(self.data_dir)}"
+        )
+
+    def _read_digests(self):
+        try:
+            content = json.loads((Path(self.data_dir) / _DIGESTS).read_text())
+            digests = content["splits"]
+            return digests if content["crc32"] == _crc32(digests) else {}
+        except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or damaged
+            return {}
+
+    def _keep_digests(self, digests):
+        content = {"splits": digests, "crc32": _crc32(digests)}
+        with whole_files.whole(Path(self.data_dir) / _DIGESTS) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+    def read(self, split: str) -> image_sets.ImageSet:
         """Returns all images and labels of a prepared split, in order.
 
         Args:
@@ -221,6 +332,9 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
 
         Returns:
             uint8 ``[n, height, width, channel]`` and int32 ``[n]``.
+
+        Raises:
+            ValueError: the records are damaged, or not those that were prepared.
         """
         from dann_jax.datasets.image_records import ImageRecords  # which imports this module
 
@@ -229,7 +343,9 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         label = np.empty(len(records), np.int32)
         for i, record in enumerate(records):
             image[i], label[i] = record["image"], record["label"]
-        return image, label
+        image_set = image_sets.ImageSet(image, label)
+        self.confirm(split, image_sets.digest(image_set))
+        return image_set
 
     def _make_download_manager(self, download_dir, download_config):
         # Nothing of ours is mirrored by TFDS: do not ask its bucket over the network.
@@ -248,14 +364,43 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
-    """Information that comes from this code alone.
+    """Information that comes from this code and from the prepared folder alone.
 
     TFDS would otherwise look in its own bucket for a data set with the same name and version,
     and there is another mnist.
     """
 
+    def __init__(self, stored, **kwargs):
+        super().__init__(**kwargs)
+        self._stored = stored  # names of the splits that must be on disk
+
     def initialize_from_bucket(self) -> None:
         pass
+
+    def read_from_directory(self, dataset_info_dir) -> None:
+        """Reads what a prepared folder says of itself, or raises with the name of the file."""
+        name = "features.json"  # which other programs read by
+        try:
+            if "featuresDict" not in json.loads((Path(dataset_info_dir) / name).read_text()):
+                raise ValueError("no featuresDict in it")
+            name = "dataset_info.json"
+            super().read_from_directory(dataset_info_dir)
+            if missing := [s for s in self._stored if not self.splits[s].num_examples]:
+                raise ValueError(f"no examples of {', '.join(missing)}")
+        except Exception as error:  # TFDS raises whatever a damaged byte leads it to
+            raise ValueError(
+                f"{Path(dataset_info_dir) / name}: expected what describes a prepared data set, "
+                f"got a missing or damaged file ({source_files.reason(error)}): "
+                f"{_anew(dataset_info_dir)}"
+            ) from error
+
+
+def _crc32(digests) -> int:
+    return zlib.crc32(json.dumps(digests, sort_keys=True).encode())
+
+
+def _anew(folder) -> str:
+    return f"delete {folder}, which the next start prepares anew"
 
 
 def png(image: np.ndarray) -> bytes:

@@ -1,13 +1,11 @@
 """The records of a prepared data set, for readers that never hold all of it in memory."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from dann_jax.datasets import image_builder, image_sets
+from dann_jax.datasets import image_builder, image_sets, source_files
 
 __all__ = ["ImageRecords"]
 
@@ -44,13 +42,16 @@ class ImageRecords(Sequence):
 
         Raises:
             IndexError: there is no such record.
-            ValueError: what is stored is not an image of the data set.
+            ValueError: what is stored is damaged, or not an image of the data set.
         """
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records, which takes less time than one by one."""
-        stored = self._stored.__getitems__(list(indices))
+        try:
+            stored = self._stored.__getitems__(list(indices))
+        except (RuntimeError, IndexError) as error:  # array_record has a checksum of each record
+            raise self.builder.damaged(self.split, source_files.reason(error)) from error
         return [self._decoded(i, record) for i, record in zip(indices, stored, strict=True)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -59,24 +60,22 @@ class ImageRecords(Sequence):
             yield from self.__getitems__(range(start, min(start + _BLOCK, len(self))))
 
     def digest(self) -> str:
-        """Returns the SHA-256 that ``datasets.digest`` gives for the arrays, from one pass."""
-        sha256, label = hashlib.sha256(), np.empty(len(self), np.int32)
-        shape = (len(self), *self.builder.IMAGE_SHAPE)
-        sha256.update(image_sets.digest_header(np.dtype(np.uint8), shape))
-        for i, record in enumerate(self):
-            sha256.update(np.ascontiguousarray(record["image"]).data)
-            label[i] = record["label"]
-        sha256.update(image_sets.digest_header(label.dtype, label.shape))
-        sha256.update(label.astype("<i4").data)
-        return sha256.hexdigest()
+        """Returns the SHA-256 that ``datasets.digest`` gives for the arrays, from one pass.
+
+        Raises:
+            ValueError: the records are damaged, or not those that were prepared.
+        """
+        digest = image_sets.Digest((len(self), *self.builder.IMAGE_SHAPE))
+        for record in self:
+            digest.add(**record)
+        self.builder.confirm(self.split, digest.hexdigest())
+        return digest.hexdigest()
 
     def _decoded(self, index, record):
         try:
             image = image_builder.pixels(record["image"]).reshape(self.builder.IMAGE_SHAPE)
         except Exception as error:  # zlib, struct, Pillow and NumPy each have their own
-            raise ValueError(
-                f"record {index} of {self.builder.name}/{self.split} is not an image of "
-                f"{self.builder.IMAGE_SHAPE} ({error}): delete {self.builder.data_dir} and "
-                "prepare it anew"
-            ) from error
+            got = f"record {index}, which is no image of {self.builder.IMAGE_SHAPE} "
+            got += f"({source_files.reason(error)})"
+            raise self.builder.damaged(self.split, got) from error
         return {"image": image, "label": int(record["label"])}

@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import operator
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +13,19 @@ import numpy as np
 from dann_jax.datasets import draws
 from dann_jax.datasets.whole_files import whole
 
-__all__ = ["ImageSet", "Subset", "cached", "digest", "digest_header", "subset"]
+__all__ = [
+    "Digest",
+    "ImageSet",
+    "Subset",
+    "cached",
+    "digest",
+    "load_array",
+    "save_array",
+    "subset",
+]
+
+
+_TYPES = np.dtype(np.uint8), np.dtype(np.int32)
 
 
 class ImageSet(NamedTuple):
@@ -47,9 +61,20 @@ def subset(label: np.ndarray, per_class: int, key: int, *, at_most: bool = False
         rest is ``np.delete`` of it.
 
     Raises:
-        ValueError: ``per_class`` is not positive, a class has fewer images, or no label is known.
+        ValueError: ``per_class`` is not positive, a class has fewer images, no label is known, or
+            these are no labels.
+        TypeError: ``per_class`` or ``key`` is no whole number.
     """
+    per_class, key = operator.index(per_class), operator.index(key)
+    if not 0 <= key < 2**64:
+        raise ValueError(f"expected a key from 0 to 2^64 - 1, got {key}")
     label = np.asarray(label)
+    lowest = label.min(initial=0) if label.dtype.kind in "iu" else None
+    if label.ndim != 1 or lowest is None or lowest < -1:
+        raise ValueError(
+            "expected labels as whole numbers [n], 0, 1, ... or -1 where not known, got "
+            f"{label.dtype} {list(label.shape)}{f' from {lowest}' if lowest else ''}"
+        )
     if not (label >= 0).any():
         raise ValueError("expected labelled images to draw from each class, got none with a label")
     classes, counts = np.unique(label[label >= 0], return_counts=True)
@@ -79,54 +104,92 @@ def digest(image_set: ImageSet) -> str:
     for array in image_set:
         array = np.asarray(array)
         little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-        sha256.update(digest_header(little.dtype, little.shape))
+        sha256.update(_header(little.dtype, little.shape))
         sha256.update(little.data)
     return sha256.hexdigest()
 
 
-def digest_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """Returns type and shape of an array as bytes, which ``digest`` puts before the numbers."""
+class Digest:
+    """The ``digest`` of images that come one at a time.
+
+    Args:
+        shape: ``[n, height, width, channel]``, that of all images.
+    """
+
+    def __init__(self, shape: tuple[int, ...]):
+        self._sha256 = hashlib.sha256(_header(np.dtype(np.uint8), shape))
+        self._labels: list[int] = []
+
+    def add(self, image: np.ndarray, label: int) -> None:
+        """Takes the next image, uint8, and its label."""
+        self._sha256.update(np.ascontiguousarray(image).data)
+        self._labels.append(label)
+
+    def hexdigest(self) -> str:
+        """Returns the digest, once all images are there."""
+        labels = np.array(self._labels, "<i4")
+        sha256 = self._sha256.copy()
+        sha256.update(_header(labels.dtype, labels.shape))
+        sha256.update(labels.data)
+        return sha256.hexdigest()
+
+
+def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """Returns type and shape of an array as bytes, which come before the numbers."""
     return f"{dtype.newbyteorder('<').str}{tuple(shape)}".encode()
 
 
 def cached(
-    folder: Path, split: str, shape: tuple[int, ...], read: Callable[[], ImageSet]
+    folder: Path, split: str, expected: str | None, read: Callable[[], ImageSet]
 ) -> ImageSet:
-    """Returns a split from ``.npy`` files, which the first call writes.
-
-    Incomplete files are written again.
+    """Returns a split from ``.npy`` files if they hold what they should; else they are written.
 
     Args:
         folder: where the files lie; its parent exists.
         split: part of their names.
-        shape: that of the images.
-        read: makes the images and labels, uint8 and int32.
+        expected: the ``digest`` of the split; None where it is not known, so that the files are
+            compared with what ``read`` returns.
+        read: makes the images and labels, uint8 and int32, as they should be.
+
+    Warns:
+        UserWarning: The files held something else.
     """
-    image_set = _read(folder, split, shape)
-    if image_set is None:
-        image_set = read()
-        # A folder that may only be read (shared data, a container) costs the next start some
-        # seconds; it is no reason to fail.
-        with contextlib.suppress(OSError):
-            _write(folder, split, image_set)
+    paths = [folder / f"{split}-{name}.npy" for name in ImageSet._fields]
+    are_there = all(path.exists() for path in paths)  # now: another process may write them soon
+    image, label = (load_array(path) for path in paths)
+    stored = None
+    if image is not None and label is not None and (image.dtype, label.dtype) == _TYPES:
+        image_set = ImageSet(image, label)
+        stored = digest(image_set)
+        if stored == expected:
+            return image_set
+    image_set = read()
+    if expected is None and stored == digest(image_set):
+        return image_set
+    if are_there:
+        warnings.warn(
+            f"{paths[0]} or {paths[1].name} is damaged, or of other data: both are made anew",
+            stacklevel=2,
+        )
+    # A folder that may only be read (shared data, a container) or a full disk costs the next start
+    # some seconds; it is no reason to fail.
+    with contextlib.suppress(OSError):
+        for path, array in zip(paths, image_set, strict=True):
+            save_array(path, array)
     return image_set
 
 
-def _paths(folder: Path, split: str) -> tuple[Path, Path]:
-    return folder / f"{split}-image.npy", folder / f"{split}-label.npy"
-
-
-def _read(folder: Path, split: str, shape: tuple[int, ...]) -> ImageSet | None:
-    """Returns the cached arrays, or None if they are absent or not what they should be."""
+def load_array(path: Path) -> np.ndarray | None:
+    """Returns the array in a ``.npy`` file, or None if it is absent or not such a file."""
     try:
-        image_set = ImageSet(*(np.load(path, allow_pickle=False) for path in _paths(folder, split)))
-    except (OSError, ValueError, EOFError):
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy warns of some damaged headers
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except Exception:  # NumPy raises whatever a damaged byte leads it to
         return None
-    expected = [(shape, np.uint8), (shape[:1], np.int32)]
-    return image_set if [(array.shape, array.dtype) for array in image_set] == expected else None
 
 
-def _write(folder: Path, split: str, image_set: ImageSet) -> None:
-    for path, array in zip(_paths(folder, split), image_set, strict=True):
-        with whole(path) as temporary:
-            np.save(temporary, array, allow_pickle=False)
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes a ``.npy`` file, whole or not at all."""
+    with whole(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)

@@ -1,11 +1,13 @@
 """Images in memory or left on disk, behind the same functions."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from dann_jax import memory
 from dann_jax.datasets.image_sets import ImageSet
 
 __all__ = ["Streamed", "blocks", "chosen", "fitted", "over_blocks", "padded", "resized", "size"]
@@ -153,4 +155,10 @@ def padded(image: np.ndarray, size: int, name: str) -> np.ndarray:
         )
     if max(spare) == 0:
         return image
+    needed, free = image.size // math.prod(image.shape[1:3]) * size**2, memory.free_bytes()
+    if needed > free:
+        raise ValueError(
+            f"images of {name} take {needed / 1e9:,.0f} GB at {size}x{size} pixels, and "
+            f"{free / 1e9:,.0f} GB are free: lower image_size"
+        )
     return np.pad(image, [(0, 0), *((s // 2, s - s // 2) for s in spare), (0, 0)])

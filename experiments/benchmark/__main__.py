@@ -8,11 +8,11 @@ its reason. With --against-pytorch the same networks are trained in PyTorch, in 
 import sys
 
 import jax
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from dann_jax import memory
+from experiments import arguments as command_line
 from experiments import runtime
 from experiments.benchmark import tables
 from experiments.benchmark.cases import Benchmark
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     cached = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)  # or compiling would take no time
     try:
-        options = tyro.cli(Options, args=arguments, prog=PROGRAM, description=__doc__)
+        options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
         _run(options, Console(highlight=False))
     except KeyboardInterrupt:
         print("interrupted: the file has what was measured until then", file=sys.stderr)
@@ -75,7 +75,7 @@ def _pytorch_twin(platform):
     torch = pytorch_twin.torch
     if platform == "gpu" and not torch.cuda.is_available():
         raise ValueError("--against-pytorch: JAX has a GPU, torch has none: install torch for CUDA")
-    torch.set_num_threads(runtime.threads())
+    torch.set_num_threads(runtime.cores())
     return pytorch_twin
 
 

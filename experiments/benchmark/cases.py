@@ -1,10 +1,8 @@
 """The cases of a benchmark, one after the other; the file has each as soon as it is measured."""
 
-import contextlib
 import functools
 import os
 import pathlib
-import platform
 import time
 from typing import Any
 
@@ -47,8 +45,8 @@ class Benchmark:
             "platform": backend,
             "device_count": len(devices),
             "simulated_devices": backend == "cpu" and len(devices) > 1,
-            "processor": _processor(),
-            "cores": runtime.threads(),
+            "processor": runtime.processor(),
+            "cores": runtime.cores(),
             "versions": runtime.versions(),
             "command": self.options.command(),
             "compilation_cache": "off",
@@ -164,12 +162,3 @@ class Benchmark:
             return self.options.devices
         count = jax.local_device_count()
         return sorted({2**i for i in range(1, count.bit_length())} | {count} - {1})
-
-
-def _processor():
-    """Returns the name of the CPU."""
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

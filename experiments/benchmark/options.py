@@ -1,14 +1,21 @@
 """The command line of the benchmark."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Literal
 
+from experiments import arguments as command_line
 from experiments.benchmark.workload import SIZES
 
 __all__ = ["PROGRAM", "Options"]
 
 PROGRAM = "python -m experiments.benchmark"
+MOST = 1_000_000  # of keys, of steps a call and of examples
+
+
+def _are_counts(numbers):
+    return all(1 <= number <= MOST for number in numbers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,19 +56,23 @@ class Options:
     def check(self) -> None:
         """Raises a ValueError if a value makes no sense."""
         counts = (*self.keys, *self.steps_per_call, *(self.devices or ()))
-        if not self.networks or not self.steps_per_call or min(counts, default=1) < 1:
+        if not self.networks or not self.steps_per_call or not _are_counts(counts):
             raise ValueError(
-                "expected at least one of --networks and of --steps-per-call, and numbers of at "
-                "least 1 for --keys, --steps-per-call and --devices"
+                "expected at least one of --networks and of --steps-per-call, and numbers of 1 to "
+                f"{MOST} for --keys, --steps-per-call and --devices, got {counts}"
             )
-        if self.batch < 2 or self.batch % 2:
-            raise ValueError(f"--batch must be even (half source, half target), got {self.batch}")
-        if not self.seconds > 0:
+        if not _are_counts([self.batch]) or self.batch % 2:
+            raise ValueError(
+                f"--batch must be even (half source, half target) and at most {MOST}, got "
+                f"{self.batch}"
+            )
+        if not 0 < self.seconds < math.inf:
             raise ValueError(f"--seconds must be positive, got {self.seconds}")
 
     def path(self, device_kind: str) -> pathlib.Path:
         """Returns the file of the result; a ValueError if it exists and may not be replaced."""
         words = "".join(c if c.isalnum() else " " for c in device_kind.lower()).split()
+        command_line.check_folder((self.output or pathlib.Path()).parent, "--output")
         path = self.output or pathlib.Path("runs", "benchmark", f"{'_'.join(words)}.json")
         if path.exists() and not self.overwrite:
             raise ValueError(f"{path} exists: choose another --output, or --overwrite it")

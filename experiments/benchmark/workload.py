@@ -1,9 +1,7 @@
 """What the benchmark trains: networks on random images, their memory and their operations."""
 
-import contextlib
 import functools
 import math
-import pathlib
 import time
 from typing import Any
 
@@ -12,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax import DannModel, lambda_p, make_optimizer, make_update_step, mu_p, progress
+from dann_jax import DannModel, lambda_p, make_optimizer, make_update_step, memory, mu_p, progress
 from dann_jax.batches import DomainArrays, DomainBatch
 from dann_jax.programs import make_study_steps, make_train_steps, replicate
 from dann_jax.training import init_state
@@ -154,14 +152,9 @@ def _check_room(needed, device):
 
     Without this check a process on a CPU would be killed without a message.
     """
-    memory, free = _memory(device), math.inf
-    if "bytes_limit" in memory:
-        free = memory["bytes_limit"] - memory["bytes_in_use"]
-    else:
-        with contextlib.suppress(OSError):
-            for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
-                if line.startswith("MemAvailable"):
-                    free = int(line.split()[1]) * 1024
+    stats, free = _memory(device), memory.free_bytes()
+    if "bytes_limit" in stats:
+        free = stats["bytes_limit"] - stats["bytes_in_use"]
     if needed > free:
         raise MemoryError(f"needs {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free")
 

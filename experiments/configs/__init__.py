@@ -45,8 +45,9 @@ def find_config(name: str) -> tuple[Config, str]:
     """Returns an experiment's settings and its description."""
     if name not in config_names():
         near = difflib.get_close_matches(name, config_names(), n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {config_names()}"
-        raise ValueError(f"unknown config {name!r}: {hint}")
+        known = f"expected one of {', '.join((*config_names(), *table_names()))}"
+        hint = f"did you mean {' or '.join(near)}?" if near else known
+        raise ValueError(f"unknown config {name[:60]!r}: {hint}")
     return _experiments()[name][:2]
 
 

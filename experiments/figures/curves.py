@@ -37,8 +37,6 @@ _CURVES = {
 }
 
 PANELS = (*_CURVES, "schedules")
-NEEDED = ("config", "steps", "resolved_config", "curves")  # entries of a result
-PARTS = ("evaluations", "training")  # of its curves
 DRAWABLE = [name for name, method in METHODS.items() if method.line]  # in the order of a legend
 
 
@@ -67,19 +65,11 @@ main = functools.partial(style.run, Options, _draw, __doc__)
 
 def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns the results of the methods that have curves; a ValueError says what is wrong."""
-    paths = {method: folder / f"{method}.json" for method in DRAWABLE}
-    results = {method: result for method, path in paths.items() if (result := record.read(path))}
+    results = record.read_results(folder)
+    results = {method: result for method, result in results.items() if method in DRAWABLE}
     if not results:
-        names = ", ".join(path.name for path in paths.values())
+        names = ", ".join(f"{method}.json" for method in DRAWABLE)
         raise ValueError(f"no results in {folder}: expected one of {names}")
-    for method, result in results.items():
-        problem = None
-        if missing := [name for name in NEEDED if not result.get(name)]:
-            problem = f"it has no {', '.join(missing)}"
-        elif not all(isinstance(c, dict) and c.keys() >= set(PARTS) for c in result["curves"]):
-            problem = f"its curves lack {' or '.join(PARTS)}"
-        if problem:
-            raise ValueError(f"{paths[method]} is no result: {problem}")
     return results
 
 
@@ -140,13 +130,19 @@ def _draw_methods(axis, panel, results):
     axis.set_ylabel(label)
     for method, result in results.items():
         entries = [curve[part] for curve in result["curves"]]
-        values = np.array([entry[name] for entry in entries], float)  # [key, step]; null is NaN
+        longest = max(entries, key=lambda entry: len(entry.get("step", ())))
+        if not longest.get("step"):
+            continue
+        values = np.full([len(entries), len(longest["step"])], np.nan)  # [key, step]
+        for row, entry in zip(values, entries, strict=True):
+            known = np.array(entry.get(name, ()), float)  # null is NaN
+            row[: len(known)] = known  # one that diverged ends early
         if name.endswith("accuracy"):
             values = 1 - values
         known = ~np.isnan(values).all(0)  # of no key: not finite, no target labels, or no G_d
         if not known.any():
             continue
-        steps, values = np.array(entries[0]["step"])[known], values[:, known]
+        steps, values = np.array(longest["step"])[known], values[:, known]
         mean = np.nanmean(values, 0)
         if part == "training":
             mean = running_mean(mean, len(steps) // WINDOWS)
@@ -158,12 +154,14 @@ def _draw_methods(axis, panel, results):
 def _draw_schedules(axis, results):
     """Draws mu, and lambda of the first method with a domain classifier if there is one."""
     result = next(iter(_with_domain_loss(results) or results.values()))
-    training = result["curves"][0]["training"]
+    training = max((c["training"] for c in result["curves"]), key=lambda c: len(c.get("mu", ())))
     mu0 = result["resolved_config"]["mu0"]
+    axis.set_ylabel(rf"schedules ($\mu_0$ = {mu0:g})")
+    if not training.get("step"):  # all diverged before the first entry
+        return
     axis.plot(training["step"], np.divide(training["mu"], mu0), "0.45", label=r"$\mu_p / \mu_0$")
     if _with_domain_loss(results):
         axis.plot(training["step"], training["lam"], "k", dashes=(5, 1.5), label=r"$\lambda_p$")
-    axis.set_ylabel(rf"schedules ($\mu_0$ = {mu0:g})")
     axis.legend(loc="best")
 
 

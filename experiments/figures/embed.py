@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from dann_jax import datasets, evaluation
-from experiments import plan, record, train
+from experiments import plan, record, studies, trained
 from experiments.figures import style
 from experiments.methods import DRAWN, METHODS
 
@@ -64,8 +64,8 @@ class Options(style.DataOptions):
             raise ValueError("--methods must name each method at most once, and at least one")
         if self.images < FOLDS:
             raise ValueError(f"--images must be at least {FOLDS}, got {self.images}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must not be negative, got {self.seed}")
+        style.check_key(self.seed, "--seed")
+        style.check_key(self.key, "--key")
         if not 1 < self.perplexity < 2 * self.images:
             raise ValueError(
                 f"--perplexity must be between 1 and the number of images of both domains, "
@@ -150,8 +150,8 @@ def domain_error(features: np.ndarray, is_target: np.ndarray, seed: int) -> floa
 
 def _record(folder, key):
     """Returns the record of a finished training."""
-    training = record.read(folder / f"key_{key}" / "record.json")
-    if training is None or not training.get("finished"):
+    training = record.read_record(folder, key)
+    if training is None or not training["finished"]:
         raise ValueError(
             f"no finished training in {folder / f'key_{key}'}: train it with python -m "
             "experiments.run"
@@ -161,10 +161,9 @@ def _record(folder, key):
 
 def _features(method, training, options, load_pair):
     """Returns features ``[n, d]`` of both domains, and which are the target's, ``[n]`` bool."""
-    version = training["origin"]["versions"].get("dann_jax")
-    config = plan.config_of(training["settings"], options.weights, version=version)
-    prepared = train.prepare(config, METHODS[method], load_pair(config), jax.devices()[:1])
-    state = train.restored(prepared, options.key, options.folder / method)
+    config = plan.config_of(training["settings"], options.weights)
+    prepared = studies.prepare(config, METHODS[method], load_pair(config), jax.devices()[:1])
+    state = trained.restored(prepared, options.key, options.folder / method)
     hidden = evaluation.last_hidden_layer(prepared.model)
     if options.layer == "hidden" and hidden == "f":
         raise ValueError("this G_y has no hidden layer: leave out --layer hidden")

@@ -24,6 +24,7 @@ WHITE = 255
 INCHES = 0.45  # side of an image in print
 TITLE = 0.3  # of a picture, inches
 SHEET = 12, 8  # rows and columns of a contact sheet
+MOST = 100  # of either
 BLOCK = 2, 4  # and of a domain among several pairs
 # Data sets whose titles are the paper's names.
 PRINTED = ("mnist", "mnist_m", "svhn", "syn_numbers", "syn_signs", "gtsrb")
@@ -59,12 +60,14 @@ class Options(style.DataOptions):
         """Raises a ValueError if a value makes no sense."""
         if not self.pairs:
             raise ValueError(f"expected a PAIR: one of {', '.join(configs.config_names())}")
-        if min(self.rows, self.columns) < 1:
+        if not 1 <= min(self.rows, self.columns) <= max(self.rows, self.columns) <= MOST:
             raise ValueError(
-                f"--columns and --rows must be at least 1, got {self.columns} and {self.rows}"
+                f"--columns and --rows must be at least 1 and at most {MOST}, got {self.columns} "
+                f"and {self.rows}"
             )
-        if self.key < 0:
-            raise ValueError(f"--key must not be negative, got {self.key}")
+        style.check_key(self.key, "--key")
+        for name in self.pairs:
+            configs.find_config(name)  # raises where there is none
         if (self.source or self.target) and len(self.pairs) > 1:
             raise ValueError(f"--source and --target need a single pair, got {len(self.pairs)}")
 

@@ -102,8 +102,8 @@ def draw(options: Options) -> pathlib.Path:
     Panels, from left to right: the boundary of G_y, the first two principal components of the
     features, the boundary of G_d, and the line on which each hidden unit is 0.
     """
-    if options.key < 0:
-        raise ValueError(f"--key must not be negative, got {options.key}")
+    style.check_key(options.key, "--key")
+    style.check_format(options.output)
     source, target = moons(options.key, 0), moons(options.key + 100, DEGREES)
     keys = jax.random.split(jax.random.key(options.key), 1)
     command = f"python -m experiments.moons --key {options.key}"

@@ -7,18 +7,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import tyro
-
 from dann_jax.datasets.whole_files import whole
+from experiments import arguments as command_line
 from experiments import domains, paper
 from experiments.methods import METHODS
 from experiments.settings import Config
 
 __all__ = [
     *("COLUMN", "DOMAINS", "LINE_HEIGHT", "PAGE"),
-    *("DataOptions", "check_format", "figure", "frame", "legend_names", "run"),
+    *("DataOptions", "check_format", "check_key", "figure", "frame"),
+    *("legend_names", "run"),
 ]
 
+LAST_KEY = 2**32 - 100  # the moons of the target have one of 100 more
 PAGE = 6.75  # width of the paper's text, inches
 COLUMN = 3.25  # and of one of its columns
 LINE_HEIGHT = 0.2  # of a legend, inches
@@ -81,9 +82,9 @@ def run(
     ``draw`` takes the options, a dataclass, and returns the path of the picture; a ValueError or an
     OSError of it is printed without its trace. Without arguments, those of the process are taken.
     """
-    program = f"python -m experiments.{draw.__module__.rpartition('.')[2]}"
+    about = {"program": f"python -m experiments.{draw.__module__.rpartition('.')[2]}"}
     try:
-        path = draw(tyro.cli(options, args=arguments, prog=program, description=description))
+        path = draw(command_line.parse(options, arguments, **about, description=description))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -99,8 +100,15 @@ def legend_names(methods: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def check_key(key: int, option: str) -> None:
+    """Raises a ValueError unless a number can be that of a random generator."""
+    if not 0 <= key < LAST_KEY:
+        raise ValueError(f"{option} must be 0 to {LAST_KEY - 1}, got {key}")
+
+
 def check_format(path: pathlib.Path) -> None:
     """Raises a ValueError if a figure cannot have this name; call it before the work is done."""
+    command_line.check_folder(path.parent, "--output")
     if path.suffix not in FORMATS:
         raise ValueError(
             f"{path}: expected a name that ends in {' or '.join(FORMATS)}, got {path.suffix!r}"

@@ -2,6 +2,11 @@
 
 import difflib
 import hashlib
+import math
+import operator
+import os
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,16 +14,20 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dann_jax.datasets import image_builder
+from dann_jax.datasets import image_builder, source_files
 
 __all__ = ["Builder"]
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIXES = (
-    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff"),
-    ".webp",
+    *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"),
+    *(".ppm", ".tif", ".tiff", ".webp"),
 )
-_UNREADABLE = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".svg")  # images that need more packages
+_UNREADABLE = (  # images that need more packages
+    *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".heic", ".heics", ".heif", ".ico", ".jp2"),
+    *(".jxl", ".nef", ".psd", ".raw", ".svg", ".tga"),
+)
+_SYSTEM = ("desktop.ini", "thumbs.db")  # what Windows leaves in folders
 _SPLITS = ("train", "test")
 _MOST_PIXELS = 80_000_000  # Pillow warns of more; a crafted file must not fill the memory
 _NAME_LETTERS = 40  # of the folder's name that the name of the prepared data repeats
@@ -30,6 +39,14 @@ class _Picture(NamedTuple):
 
     path: Path
     class_name: str | None
+
+
+class _Content(NamedTuple):
+    """What a folder holds, apart from what systems hide in it."""
+
+    pictures: list[Path]
+    folders: list[Path]
+    others: list[Path]
 
 
 class Builder(image_builder.ImageBuilder):
@@ -64,11 +81,19 @@ class Builder(image_builder.ImageBuilder):
 
         Raises:
             NotADirectoryError: there is no such folder.
-            ValueError: it holds no images, or a class that is not in ``class_names``.
+            ValueError: it holds no images, something that would be left out in silence, or a
+                class that is not in ``class_names``.
+
+        Warns:
+            UserWarning: it holds files that are not images by their names.
         """
-        self.folder = Path(folder).expanduser().resolve()
-        if image_size < 1:
-            raise ValueError(f"expected image_size of at least 1 pixel, got {image_size}")
+        self.folder = Path(os.path.realpath(os.path.expanduser(folder)))
+        image_size, most = operator.index(image_size), math.isqrt(_MOST_PIXELS)
+        if not 1 <= image_size <= most:
+            raise ValueError(f"expected image_size from 1 to {most:,} pixels, got {image_size:,}")
+        if isinstance(class_names, str) or len(set(class_names or ())) < len(class_names or ()):
+            raise ValueError(f"expected a list of different class_names, got {class_names!r}")
+        _check_name(self.folder.parent, self.folder.name)
         self._pictures = _splits(self.folder)
         everything = [picture for some in self._pictures.values() for picture in some]
         folders = sorted({p.class_name for p in everything if p.class_name is not None})
@@ -97,14 +122,22 @@ class Builder(image_builder.ImageBuilder):
         return builder_config
 
     def _check_classes(self, folders):
-        for name in folders:
-            if name not in self.CLASS_NAMES:
-                near = difflib.get_close_matches(name, self.CLASS_NAMES, n=1) or self.CLASS_NAMES
+        spelt: dict[str, str] = {}
+        for name in [*self.CLASS_NAMES, *folders]:
+            if (other := spelt.setdefault(_plain(name), name)) != name:
                 raise ValueError(
-                    f"{self.folder}: expected sub-folders named after the classes "
-                    f"{', '.join(self.CLASS_NAMES)}, got {name!r} (nearest: {near[0]}): rename it, "
-                    "or take it out if the source has no such class"
+                    f"{self.folder}: expected one spelling of a class, got {other!r} and {name!r}: "
+                    "rename one of the sub-folders, or put their images together"
                 )
+        unknown = [name for name in folders if name not in self.CLASS_NAMES]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], self.CLASS_NAMES, n=1) or self.CLASS_NAMES
+            raise ValueError(
+                f"{self.folder}: expected sub-folders named after the classes "
+                f"{', '.join(self.CLASS_NAMES)}, got {', '.join(map(repr, unknown))} (nearest: "
+                f"{near[0]}): rename what is spelt in another way, and take out what the source "
+                "does not have, since the methods know no other classes"
+            )
 
     def _labels_of(self, pictures):
         numbers = {name: number for number, name in enumerate(self.CLASS_NAMES)}
@@ -128,21 +161,35 @@ class Builder(image_builder.ImageBuilder):
         }
 
     def _image(self, path):
-        from PIL import Image, ImageOps
+        from PIL import Image
 
-        size = self.IMAGE_SHAPE[:2]
         try:
-            with Image.open(path, formats=_FORMATS) as image:
-                if image.width * image.height > _MOST_PIXELS:
-                    raise ValueError(f"{image.width}x{image.height} pixels")
-                image.draft("RGB", size)  # a large JPEG is decoded at a fraction of its size
-                resized = _rgb(ImageOps.exif_transpose(image)).resize(size, Image.BILINEAR)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                return np.asarray(_decoded(path, self.IMAGE_SHAPE[:2]))
         except Exception as error:  # a decoder raises whatever a damaged byte leads it to
             raise ValueError(
                 f"{path}: expected an image of at most {_MOST_PIXELS:,} pixels that can be "
-                f"decoded, got {error}: replace it, or take it out of the folder"
+                f"decoded, got {source_files.reason(error)}: replace it, or take it out of the "
+                "folder"
             ) from error
-        return np.asarray(resized)
+
+
+def _decoded(path, size):
+    from PIL import Image, ImageOps
+
+    with Image.open(path, formats=_FORMATS) as image:
+        image.verify()  # the checksums of a PNG, which decoding alone may not reach
+    with Image.open(path, formats=_FORMATS) as image:
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels")
+        image.draft("RGB", size)  # a large JPEG is decoded at a fraction of its size
+        return _rgb(ImageOps.exif_transpose(image)).resize(size, Image.BILINEAR)
+
+
+def _plain(name):
+    """Returns a name without what makes two spellings of it: case, white space, composition."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _rgb(image):
@@ -166,50 +213,115 @@ def _splits(folder: Path) -> dict[str, list[_Picture]]:
             f"expected a folder with a sub-folder of images for each class, got {folder}, which "
             "is not a folder"
         )
+    others: list[Path] = []
     if all((folder / split).is_dir() for split in _SPLITS):
-        return {split: _pictures(folder / split) for split in _SPLITS}
-    return {"train": _pictures(folder)}
-
-
-def _pictures(folder: Path) -> list[_Picture]:
-    inside = _inside(folder)
-    unlabelled = [_Picture(path, None) for path in inside if _is_picture(path)]
-    labelled = []
-    for sub in filter(Path.is_dir, inside):
-        pictures = [path for path in _inside(sub) if _is_picture(path)]
-        deeper = [path for path in _inside(sub) if path.is_dir()]
-        if deeper and not pictures:
+        inside = _inside(folder, others)
+        beside = [*inside.pictures, *(sub for sub in inside.folders if sub.name not in _SPLITS)]
+        if beside:
             raise ValueError(
-                f"{folder}: expected a sub-folder of images for each class, got {sub.name}/, "
-                f"which holds folders ({deeper[0].name}/): give the folder of the classes, {sub}?"
+                f"{folder}: expected train/ and test/, which are its splits, alone, got "
+                f"{beside[0].name} beside them: take it out, or rename the two if they are classes"
             )
-        labelled += [_Picture(path, sub.name) for path in pictures]
-    if unlabelled and labelled:
+        splits = {split: _pictures(folder / split, others) for split in _SPLITS}
+    else:
+        splits = {"train": _pictures(folder, others)}
+    if others:
+        warnings.warn(
+            f"{folder}: left out {len(others)} files that are not images by their names "
+            f"({', '.join(_SUFFIXES)}), the first of which is {others[0].relative_to(folder)}",
+            stacklevel=4,
+        )
+    return splits
+
+
+def _pictures(folder: Path, others: list[Path]) -> list[_Picture]:
+    inside = _inside(folder, others)
+    labelled = [
+        _Picture(path, sub.name)
+        for sub in inside.folders
+        for path in _of_class(folder, sub, others)
+    ]
+    if inside.pictures and labelled:
         raise ValueError(
             f"{folder}: expected either images or sub-folders of images, got both "
-            f"({unlabelled[0].path.name} lies beside {labelled[0].class_name}/): move the images "
+            f"({inside.pictures[0].name} lies beside {labelled[0].class_name}/): move the images "
             "into the sub-folder of their class"
         )
-    if not unlabelled and not labelled:
+    if not inside.pictures and not labelled:
         raise ValueError(
             f"{folder}: expected images ({', '.join(_SUFFIXES)}), alone or in a sub-folder for "
             "each class, got none"
         )
-    return unlabelled or labelled
+    return labelled or [_Picture(path, None) for path in inside.pictures]
 
 
-def _inside(folder: Path) -> list[Path]:
-    """Returns what a folder holds, apart from what systems hide in it by a dot."""
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    unreadable = [path for path in inside if path.suffix.lower() in _UNREADABLE]
+def _of_class(folder: Path, sub: Path, others: list[Path]) -> list[Path]:
+    """Returns the pictures of a class, or raises where some or all of them would be left out."""
+    if sub.name != sub.name.strip() or not sub.name.isprintable():
+        raise ValueError(
+            f"{folder}: expected names of classes without white space around them and characters "
+            f"that cannot be printed, got {sub.name!r}: rename the sub-folder"
+        )
+    inside = _inside(sub, others)
+    if inside.folders:
+        deeper = f"{sub.name}/, which holds folders ({inside.folders[0].name}/)"
+        raise ValueError(
+            f"{folder}: expected a sub-folder of images for each class, got {deeper}: "
+            + (
+                "move the images up or take the folders out"
+                if inside.pictures
+                else f"give the folder of the classes, {sub}?"
+            )
+        )
+    if not inside.pictures:
+        got = f"{len(inside.others)} other files" if inside.others else "nothing, or hidden files"
+        raise ValueError(
+            f"{folder}: expected images ({', '.join(_SUFFIXES)}) in each sub-folder, got "
+            f"{sub.name}/ with {got}: put images into it, or take it out"
+        )
+    return inside.pictures
+
+
+def _inside(folder: Path, others: list[Path]) -> _Content:
+    """Returns what a folder holds, and adds the files that are not images to ``others``."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: expected a folder that can be read, got {error.strerror}: change its "
+            "permissions, or take it out"
+        ) from error
+    unreadable = [path for path in paths if path.suffix.lower() in _UNREADABLE]
     if unreadable:
         raise ValueError(
             f"{folder}: expected images that can be read ({', '.join(_SUFFIXES)}), got "
             f"{len(unreadable)} others, the first of which is {unreadable[0].name}: convert them "
             "to JPEG or PNG, or take them out of the folder"
         )
-    return inside
+    content = _Content([], [], [])
+    for path in paths:
+        if not path.name.isascii():
+            _check_name(folder, path.name)
+        if path.is_dir():
+            content.folders.append(path)
+        elif path.suffix.lower() not in _SUFFIXES:
+            content.others.append(path)
+        elif path.is_file():
+            content.pictures.append(path)
+        else:
+            raise ValueError(
+                f"{path}: expected an image, got a link to a file that is not there, or no file: "
+                "mend it, or take it out of the folder"
+            )
+    content.others[:] = [path for path in content.others if path.name.lower() not in _SYSTEM]
+    others += content.others
+    return content
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and path.is_file()
+def _check_name(folder: Path, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{ascii(str(folder))}: expected names in UTF-8, got {ascii(name)}: rename it"
+        ) from None

@@ -7,9 +7,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dann_jax.datasets import image_builder, source_files
+from dann_jax.datasets.svhn import mat
 
 __all__ = ["Builder", "read"]
 
+_IMAGE_BYTES = 32 * 32 * 3
+_MOST_OTHERS = 1 << 20  # bytes of all but the images in a file
 _HOMEPAGE = "http://ufldl.stanford.edu/housenumbers/"
 
 
@@ -93,16 +96,13 @@ def read(
     Raises:
         ValueError: a damaged file, another layout, or other numbers.
     """
-    import scipy.io
-
     sizes = [sum(counts) for counts in accepted.values()]
     try:
-        # Sizes are checked first: a crafted file must not fill the memory.
-        listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-        n = listed["y"][0][0]
+        content = mat.parse(path.read_bytes(), max(sizes) * _IMAGE_BYTES + _MOST_OTHERS)
+        n = len(content["y"])
+        listed = {name: (array.shape, array.dtype.name) for name, array in content.items()}
         if n not in sizes or listed["X"] != ((32, 32, 3, n), "uint8") or listed["y"][0] != (n, 1):
             raise ValueError(f"it holds {listed}")
-        content = scipy.io.loadmat(path, variable_names=("X", "y"))
         images, labels = content["X"].transpose(3, 0, 1, 2), content["y"][:, 0]
         if not np.isin(labels, range(1, 11)).all():
             raise ValueError(f"labels from {labels.min()} to {labels.max()}")

@@ -1,0 +1,155 @@
+"""Parses the command line of each program: an error is one sentence, with exit status 2."""
+
+import argparse
+import dataclasses
+import difflib
+import os
+import pathlib
+import re
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import tyro
+from tyro import _errors  # the events of errors; tyro has no public form of them
+
+__all__ = ["Parser", "check_folder", "parse"]
+
+NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
+SHOWN = 60  # characters of a value
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``argparse.ArgumentParser`` whose errors are one sentence."""
+
+    def parse_args(self, args=None, namespace=None):
+        """Returns the options; an empty word is refused."""
+        args = sys.argv[1:] if args is None else args
+        _refuse_empty(args)
+        return super().parse_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the sentence, and ends the program."""
+        _leave(f"{message}: see python -m {self.prog.rpartition(' ')[2]} --help")
+
+
+def parse(
+    options: Any,
+    arguments: Sequence[str] | None,
+    *,
+    program: str,
+    description: str | None,
+    default: Any = None,
+) -> Any:
+    """Returns the options, a dataclass or one with annotations, that a command line gives.
+
+    Args:
+      options: The type.
+      arguments: The words; None for those of the process.
+      program: What the user calls.
+      description: For ``--help``.
+      default: An instance with the defaults; None for those of the type.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _refuse_empty(arguments)
+    with _errors.on_parse_error(lambda event: _leave(_sentence(event, options, program))):
+        return tyro.cli(
+            options,
+            args=arguments,
+            prog=program,
+            description=description,
+            **({} if default is None else {"default": default}),
+        )
+
+
+def _leave(sentence):
+    print("error:", " ".join(sentence.split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _refuse_empty(arguments):
+    """Ends the program at an empty word, which would be a path to the current folder."""
+    for before, word in zip(["the program's name", *arguments], arguments, strict=False):
+        if not word.strip():
+            _leave(
+                f"expected a value after {before}, got {word!r}: is a variable of the shell unset?"
+            )
+
+
+def _sentence(event, options, program):
+    """Returns what is wrong: what was expected, what was got, and what to change."""
+    argument = getattr(event, "argument", None)
+    name = argument.display_name() if argument is not None else ""
+    match event:
+        case _errors.InvalidChoice(value=value, choices=choices):
+            near = difflib.get_close_matches(value, choices, n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            known = sorted(choices) if "None" in choices else choices  # of a union, in any order
+            return f"{name}: expected one of {', '.join(known)}, got {value[:SHOWN]!r}{hint}"
+        case _errors.BadValue():
+            metavar = argument.lowered.metavar or "no value"
+            got = event.offending_value
+            got = "none" if got is None else repr(got[:SHOWN])
+            return f"{name}: expected {_kind(metavar)}, got {got}"
+        case _errors.UnrecognizedArgs(tokens=tokens):
+            flags = [f"--{name.replace('_', '-')}" for name in _fields(options)]
+            near = difflib.get_close_matches(tokens[0], flags, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"see {program} --help"
+            words = " ".join(tokens)[:SHOWN]
+            return f"unknown {'option' if words.startswith('-') else 'argument'} {words}: {hint}"
+        case _errors.MissingArgs():
+            names = [each.arg.display_name() for each in event.missing_arguments]
+            return f"expected {', '.join(names)}, got none: see {program} --help"
+        case _errors.InstantiationFailure(message=message) if argument is not None:
+            got = re.search(r"'([^']*)'", message)
+            got = repr(got[1][:SHOWN]) if got else "a number with too many digits"
+            return f"{name}: expected {_kind(argument.lowered.metavar)}, got {got}"
+        case _errors.InstantiationFailure(message=message):
+            return str(message)
+    return f"the arguments cannot be understood ({type(event).__name__}): see {program} --help"
+
+
+def _kind(metavar):
+    """Returns what a value of an option should be, in words."""
+    words = re.findall(r"[^{}|\[\] ]+", metavar.replace("...", ""))
+    return " or ".join(dict.fromkeys(NUMBERS.get(word, word) for word in words))
+
+
+def _fields(options):
+    """Returns the names of the fields of a dataclass, and of those in it."""
+    options = typing.get_args(options)[0] if typing.get_args(options) else options
+    for field in dataclasses.fields(options):
+        kind = typing.get_args(field.type)[0] if typing.get_args(field.type) else field.type
+        if dataclasses.is_dataclass(kind):
+            yield from _fields(kind)
+        else:
+            yield field.name
+
+
+def check_folder(path: pathlib.Path | None, option: str, *, written: bool = True) -> None:
+    """Raises unless a folder can be written to, or made.
+
+    Args:
+      path: The folder; None for none.
+      option: That names it.
+      written: Whether it will be written to, or may be read only.
+
+    Raises:
+      ValueError: It is a file or in one, or may not be written to, or its name is none.
+    """
+    if path is None:
+        return
+    try:
+        path = path.expanduser()
+        place = next(each for each in (path, *path.parents, pathlib.Path()) if each.exists())
+    except (OSError, ValueError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        got = repr(str(path)[:SHOWN])
+        raise ValueError(f"{option}: expected the path of a folder, got {got} ({why})") from None
+    if not place.is_dir():
+        raise ValueError(
+            f"{option} {path}: expected a folder, but {place} is a file: choose another"
+        )
+    if written and not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"{option} {path}: {place} may not be written to: choose another folder")

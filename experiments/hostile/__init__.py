@@ -1,0 +1,1 @@
+"""Damage of every kind: python -m experiments.hostile (docs/hostile.md)."""
