@@ -128,11 +128,13 @@ def make_optimizer(
     return optax.chain(*steps)
 
 
-class AverageState(NamedTuple):
-    """State of ``with_average``."""
+@flax.struct.dataclass
+class AverageState:
+    """State of ``with_average``: the average over the parameters before the last update."""
 
     average: Any  # pytree like theta
     inner: Any
+    decay: float = flax.struct.field(pytree_node=False)
 
 
 def with_average(
@@ -148,21 +150,20 @@ def with_average(
       decay: Share of the average that each update keeps, in [0, 1).
 
     Raises:
+      TypeError: The decay is no number.
       ValueError: The decay is another number.
 
-    Source: Polyak and Juditsky (1992); as teacher: Tarvainen and Valpola (2017).
+    Source: Polyak and Juditsky (1992); as a teacher: Tarvainen and Valpola (2017).
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"expected a decay in [0, 1), got {decay}: 0.999 is usual")
+    check_number(decay, "decay", below=1, remedy="0.999 is usual")
 
     def init(theta):
-        return AverageState(jax.tree.map(jnp.copy, theta), optimizer.init(theta))
+        return AverageState(jax.tree.map(jnp.copy, theta), optimizer.init(theta), float(decay))
 
     def update(updates, state, params=None):
         updates, inner = optimizer.update(updates, state.inner, params)
-        theta = optax.apply_updates(params, updates)
-        average = optax.incremental_update(theta, state.average, 1 - decay)
-        return updates, AverageState(average, inner)
+        average = optax.incremental_update(params, state.average, 1 - decay)
+        return updates, AverageState(average, inner, state.decay)
 
     return optax.GradientTransformation(init, update)
 
@@ -177,12 +178,13 @@ def averaged(state: TrainState) -> TrainState:
       ValueError: The optimizer keeps no average.
     """
     states = jax.tree.leaves(state.opt_state, is_leaf=lambda s: isinstance(s, AverageState))
-    average = next((s.average for s in states if isinstance(s, AverageState)), None)
-    if average is None:
+    kept = next((s for s in states if isinstance(s, AverageState)), None)
+    if kept is None:
         raise ValueError(
             "the optimizer keeps no average of the parameters: make it with with_average"
         )
-    return dataclasses.replace(state, theta=average)
+    theta = optax.incremental_update(state.theta, kept.average, 1 - kept.decay)
+    return dataclasses.replace(state, theta=theta)
 
 
 def _scale_by_factors(factors):

@@ -341,8 +341,9 @@ def _of_steps(result):
 
 
 def _of_columns(entry, columns):
-    for name in sorted(columns.model_fields_set - {"step"}):
-        count = len(getattr(columns, name))
+    every = {name: getattr(columns, name) for name in sorted(columns.model_fields_set - {"step"})}
+    for name, values in (every | every.pop("penalties", {})).items():
+        count = len(values)
         if count != len(columns.step):
             expected = f"{len(columns.step)} entries, as many as steps"
             yield Fault(f"{entry}.{name}", expected, f"{count}")

@@ -691,7 +691,7 @@ def test_no_average_and_no_decay_are_refused():
     state = init_state(MODEL, make_optimizer(0.1), KEY, a_batch().source_image)
     with pytest.raises(ValueError, match="make it with with_average"):
         averaged(state)
-    with pytest.raises(ValueError, match=r"a decay in \[0, 1\), got 1.0"):
+    with pytest.raises(ValueError, match="decay must be a number, 0 or more and below 1, got 1.0"):
         with_average(make_optimizer(0.1), 1.0)
 
 

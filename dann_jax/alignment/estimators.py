@@ -9,10 +9,11 @@ the target goes along as a parameter of the step, and predictions are for the ta
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.exceptions import ConvergenceWarning
@@ -21,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 
-from dann_jax.alignment.subspace import Subspace, align, principal_subspace
+from dann_jax.alignment.subspace import Alignment, Subspace, align, principal_subspace
 from dann_jax.objective import SOURCE, TARGET, check_domain
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "DomainTransformer",
     "GeodesicFlowKernel",
     "SubspaceAlignment",
+    "closed_form",
 ]
 
 DISAGREEMENT = 1e-3  # of the measure from 1, where finite samples count as orthogonal
@@ -359,3 +361,28 @@ def _mixture(source, target, share, random):
         x[random.permutation(len(x))[:n]] for x, n in zip((source, target), counts, strict=True)
     ]
     return random.permutation(np.concatenate(drawn))
+
+
+def closed_form(
+    transformer: DomainTransformer,
+) -> Callable[[np.ndarray, np.ndarray | None, np.ndarray], Alignment]:
+    """Returns a transformer as a function that is fitted to features, like ``subspace_alignment``.
+
+    Args:
+      transformer: Not fitted; there is nothing to choose in what it gives.
+    """
+
+    def fit(source, labels, target):
+        fitted = clone(transformer).fit(source, target, labels)
+        count = fitted.transform(source[:1], SOURCE).shape[1]
+
+        def of(domain):
+            def transformed(x, most):
+                z = fitted.transform(x, domain)
+                return lambda d: z
+
+            return transformed
+
+        return Alignment([count], [count], of(SOURCE), of(TARGET), {})
+
+    return fit
