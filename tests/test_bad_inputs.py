@@ -744,7 +744,7 @@ PROGRAMS = {
     "seeds of a study": (
         lambda: init_states(model(), OPTIMIZER, [0, 1], X),
         TypeError,
-        r"keys must be PRNG keys \[K\], got \[0, 1\]: pass jax.random.split\(key, K\)",
+        r"keys must be PRNG keys \[K\], got \[0, 1\]: pass K of jax.random.split",
     ),
     "one key of a study": (
         lambda: study(KEY),

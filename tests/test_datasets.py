@@ -1061,6 +1061,15 @@ def test_a_damaged_description_is_named(digits, name, content):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("other", ["array_rey_record", "tfrecord", "parquet", ""])
+def test_another_file_format_is_named(digits, other):
+    data_dir, folder, _ = digits
+    path = folder / "dataset_info.json"
+    path.write_text(path.read_text().replace('"array_record"', f'"{other}"'))
+    with pytest.raises(ValueError, match=f"^{path}: .* missing or damaged"):
+        datasets.load("digits", "train", data_dir=data_dir)
+
+
 def test_another_number_of_records_is_noticed_without_a_digest(digits):
     data_dir, folder, golden = digits
     (folder / "digests.json").unlink()  # as prepared by an earlier version

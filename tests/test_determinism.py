@@ -31,7 +31,7 @@ from dann_jax.datasets.gtsrb.gtsrb_dataset_builder import permutation
 from dann_jax.digests import digest
 from dann_jax.objective import Terms
 from dann_jax.programs import Group, check_replicated
-from experiments import heads, train
+from experiments import heads, train, trained
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -56,7 +56,7 @@ def first_state(model, key):
     return init_state(model, optimizer(), key, jnp.zeros([2, 2, 2, 1]))
 
 
-def trained(count, key=KEY, model=NORMED, steps=STEPS, **options):
+def trained_on(count, key=KEY, model=NORMED, steps=STEPS, **options):
     """The state and the metrics of a training on so many devices."""
     devices = jax.devices()[:count]
     make_update = functools.partial(make_update_step, model, optimizer(), lam)
@@ -77,7 +77,7 @@ def work(path):
     assert jax.device_count() == max(COUNTS)
     found = {}
     for count in COUNTS:
-        every = trained(count)
+        every = trained_on(count)
         check_replicated(every)
         found |= numbers(f"{count}: ", every)
     np.savez(path, **found)

@@ -77,7 +77,7 @@ def test_a_key_that_diverges_stops_and_the_others_keep_their_bits(ready, tmp_pat
     with pytest.raises(ValueError, match="holds a training that diverged, and no state"):
         trained.restored(ready, 1, folder)
     assert train.train(ready, keys, folder, **options) == [
-        record.read(folder / f"key_{key}/record.json") for key in keys
+        record.read_record(folder, key) for key in keys
     ], "nothing is trained again"
 
 

@@ -355,5 +355,5 @@ def test_errors_say_what_was_expected():
         domain_loss(jnp.zeros(3), jnp.zeros(3), normalization="sum")
     with pytest.raises(ValueError, match="unknown normalization"):
         chance_domain_loss("means")
-    with pytest.raises(ValueError, match=r"one weight for each example \[3\], got \[3, 1\]"):
+    with pytest.raises(ValueError, match=r"for each example \[3\], got weights \[3, 1\]"):
         domain_loss(jnp.zeros(3), jnp.zeros(3), jnp.ones([3, 1]))

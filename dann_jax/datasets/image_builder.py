@@ -38,6 +38,7 @@ PAPER = """\
 Find = Callable[[source_files.PublishedFile], Path]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+FORMAT = "array_record"  # of the prepared records
 _DIGESTS = "digests.json"  # SHA-256 of each split, as ``datasets.digest``
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # whose file Python does not always name
 _SHARD_BYTES = 1 << 28  # of images that go into one file
@@ -94,7 +95,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         self.progress = False
         # The one format that TFDS reads at random without TensorFlow: of a Parquet file it finds
         # a part of the records alone.
-        super().__init__(file_format="array_record", **kwargs)
+        super().__init__(file_format=FORMAT, **kwargs)
         self._original_state |= {"manual_dir": self.manual_dir}  # by which TFDS copies a builder
 
     @abc.abstractmethod
@@ -387,6 +388,8 @@ class _LocalInfo(tfds.core.DatasetInfo):
             super().read_from_directory(dataset_info_dir)
             if missing := [s for s in self._stored if not self.splits[s].num_examples]:
                 raise ValueError(f"no examples of {', '.join(missing)}")
+            if self.file_format is None or self.file_format.value != FORMAT:
+                raise ValueError(f"expected the file format {FORMAT}")
         except Exception as error:  # TFDS raises whatever a damaged byte leads it to
             raise ValueError(
                 f"{Path(dataset_info_dir) / name}: expected what describes a prepared data set, "
