@@ -341,8 +341,7 @@ def _of_steps(result):
 
 
 def _of_columns(entry, columns):
-    every = {name: getattr(columns, name) for name in sorted(columns.model_fields_set - {"step"})}
-    for name, values in (every | every.pop("penalties", {})).items():
+    for name, values in _by_name(columns, columns.model_fields_set):
         count = len(values)
         if count != len(columns.step):
             expected = f"{len(columns.step)} entries, as many as steps"
@@ -350,6 +349,13 @@ def _of_columns(entry, columns):
     for i, (step, after) in enumerate(itertools.pairwise(columns.step), 1):
         if after <= step:
             yield Fault(f"{entry}.step[{i}]", f"more than the step before, {step}", shown(after))
+
+
+def _by_name(columns, names):
+    """Returns columns of these names but that of the steps; penalties each by themselves."""
+    every = [(name, getattr(columns, name)) for name in sorted(names - {"step", "penalties"})]
+    penalties = getattr(columns, "penalties", {})
+    return [*every, *((f"penalties.{name}", values) for name, values in penalties.items())]
 
 
 def _of_end(entry, end, steps, diverged):
@@ -365,8 +371,7 @@ def _of_curves(result):
         end = math.inf if diverged is None else diverged.step
         if diverged is not None and diverged.step > result.steps:
             yield Fault(f"diverged[{i}].step", f"at most {result.steps}", shown(diverged.step))
-        for name in sorted(type(training).model_fields.keys() - {"step"}):
-            column = getattr(training, name)
+        for name, column in _by_name(training, type(training).model_fields.keys()):
             known = any(value is not None for value in column)
             if name in _OF_DOMAINS and not method.adversarial:
                 if known:

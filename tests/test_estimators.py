@@ -13,8 +13,11 @@ from dann_jax.alignment import (
     CorrelationAlignment,
     GeodesicFlowKernel,
     SubspaceAlignment,
+    linear_svm,
     subspace_alignment,
 )
+from dann_jax.alignment.estimators import closed_form
+from dann_jax.alignment.linear_svm import Examples
 
 EVERY = [
     SubspaceAlignment(n_components=2),
@@ -193,3 +196,15 @@ def test_the_mixtures_hold_the_shares_of_each_domain():
     for share, counts in ((0.0, (100, 0)), (0.25, (75, 10)), (1.0, (0, 40))):
         mixed = _mixture(source, target, share, random)
         assert (int((mixed == 0).sum()), int((mixed == 1).sum())) == counts
+
+
+@pytest.mark.parametrize("form", EVERY[1:], ids=IDS[1:])
+def test_a_closed_form_is_measured_with_a_linear_svm(form):
+    xs, ys, xt, yt = domains()
+    tests = {"source_test": Examples(xs, ys), "target_test": Examples(xt, yt)}
+    entries = linear_svm.aligned(closed_form(form), Examples(xs, ys), xt, **tests)
+    fitted = clone(form).fit(xs, xt, ys)
+    head = linear_svm.fit(Examples(fitted.transform(xs, SOURCE), ys), entries["C"])
+    expected = linear_svm.accuracy(head, Examples(fitted.transform(xt, TARGET), yt))
+    assert entries["target_accuracy"] == expected == entries["oracle_accuracy"]
+    assert entries["components"] == fitted.transform(xt).shape[1]
