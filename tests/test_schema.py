@@ -408,7 +408,7 @@ def test_any_file_is_one_sentence_of_verify_run_and_report(file_and_text, monkey
         ("together", [1], "together"),
         ("together", [0, 0], "together"),
         ("together", [2**70], "together[0]"),
-        ("settings.method", "dan", "settings.method"),
+        ("settings.method", "dam", "settings.method"),
         ("settings.crop", 99, "settings"),
         ("settings.warp", 9, "settings.warp"),
         ("origin.data.mnist/test", ABSENT, "origin.data.mnist/test"),
