@@ -29,6 +29,15 @@ from dann_jax.objective import (
     reversed_objective,
     saddle_objective,
 )
+from dann_jax.objectives import (
+    cdan_objective,
+    coral_objective,
+    dan_objective,
+    ddc_objective,
+    entropy_objective,
+    mmd,
+    vada_objective,
+)
 from dann_jax.parts import PureFunction, nnx_part
 from dann_jax.programs import (
     init_states,
@@ -39,7 +48,14 @@ from dann_jax.programs import (
 )
 from dann_jax.reversal import reverse_gradient
 from dann_jax.schedules import lambda_p, mu_p, progress
-from dann_jax.training import TrainState, init_state, make_optimizer, make_update_step
+from dann_jax.training import (
+    TrainState,
+    averaged,
+    init_state,
+    make_optimizer,
+    make_update_step,
+    with_average,
+)
 
 __version__ = "0.2.0"
 
@@ -53,9 +69,15 @@ __all__ = [
     "TARGET",
     "TrainState",
     "accuracy_counts",
+    "averaged",
     "batch_indices",
+    "cdan_objective",
     "check_labels",
+    "coral_objective",
+    "dan_objective",
+    "ddc_objective",
     "domain_loss",
+    "entropy_objective",
     "evaluate",
     "features",
     "gather",
@@ -70,6 +92,7 @@ __all__ = [
     "make_study_steps",
     "make_train_steps",
     "make_update_step",
+    "mmd",
     "mnist",
     "mnist_batch_norm",
     "mu_p",
@@ -86,4 +109,6 @@ __all__ = [
     "split_key",
     "svhn",
     "svhn_batch_norm",
+    "vada_objective",
+    "with_average",
 ]

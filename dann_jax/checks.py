@@ -19,6 +19,7 @@ __all__ = [
     "LabelWatch",
     "check_count",
     "check_domains",
+    "check_finite",
     "check_fits",
     "check_images",
     "check_key",
@@ -90,6 +91,26 @@ def check_domains(domains: Any, *, name: str = "domains") -> None:
     if values is not None:
         wrong = (values != 0) & (values != 1)
         _refuse(values, wrong, name, "0 (source) or 1 (target)")
+
+
+def check_finite(x: Any, name: str) -> None:
+    """Raises where a number is NaN or infinite.
+
+    >>> check_finite(np.array([[0.0, np.nan]]), "features")
+    Traceback (most recent call last):
+    ...
+    ValueError: features[0, 1] is nan: expected finite numbers; did a training diverge?
+
+    Args:
+      x: Numbers of any shape. Under a trace, where they have no values, nothing is checked.
+      name: What the caller calls them.
+
+    Raises:
+      ValueError: One is not finite.
+    """
+    values = known_values(x)
+    if values is not None:
+        _refuse(values, ~np.isfinite(values), name, "finite numbers; did a training diverge?")
 
 
 def check_weights(weights: Any, shape: tuple[int, ...], *, name: str = "weights") -> None:

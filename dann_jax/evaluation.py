@@ -286,11 +286,7 @@ def _statistics_of(model, domain, shapes):
     """Returns which leaves of the batch statistics an output depends on."""
 
     def outputs(batch_stats, theta, x):
-        f, _ = model.parts["f"].apply(theta["f"], batch_stats["f"], x, domain=domain)
-        return [f] + [
-            model.parts[part].apply(theta[part], batch_stats[part], f, domain=domain)[0]
-            for part in "yd"
-        ]
+        return _outputs(model, theta, batch_stats, x, domain)
 
     batch_stats, theta, sample = shapes.tree
     jaxpr = jax.make_jaxpr(outputs)(batch_stats, theta, sample).jaxpr
@@ -323,13 +319,25 @@ def _compiled(model, domain, preprocess, layer):
 
 def _activations(model, theta, batch_stats, x, domain):
     """Returns the outputs of the parts and of the layers in them, by name."""
+    layers = {}
+    outputs = _outputs(model, theta, batch_stats, x, domain, layers)
     activations = {}
-    for name, part in model.parts.items():
-        y, layers = part.layers(theta[name], batch_stats[name], x, domain=domain)
-        activations |= {name: y} | {f"{name}/{layer}": output for layer, output in layers.items()}
-        if name == "f":
-            x = y
+    for name, output in outputs.items():
+        activations[name] = output
+        activations |= {f"{name}/{layer}": each for layer, each in layers[name].items()}
     return activations
+
+
+def _outputs(model, theta, batch_stats, x, domain, layers=None):
+    """Returns the outputs of the parts by name, and adds those of their layers to ``layers``."""
+    outputs = {}
+    for name, part in model.parts.items():
+        of_part = None if layers is None else layers.setdefault(name, {})
+        inputs = model.inputs(name, x, outputs)
+        outputs[name], _ = part.apply(
+            theta[name], batch_stats[name], inputs, domain=domain, layers=of_part
+        )
+    return outputs
 
 
 def _in_batches(forward, state, images, batch_size):

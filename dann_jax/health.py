@@ -34,16 +34,17 @@ def first_not_finite(metrics: Mapping[str, np.ndarray]) -> tuple[int, str] | Non
     (2, 'label_loss')
 
     Args:
-      metrics: Values of each step, ``[steps]``, by the names of ``training.Metrics``; without
-        those that the objective does not have.
+      metrics: Values of each step, ``[steps]``, by the names of ``training.Metrics`` and of the
+        penalties; without those that the objective does not have.
 
     Returns:
       The first step, and of several terms there the first in the order label_loss, domain_loss,
-      feature_norm, lambda, label_logits, domain_logits; None where all are finite.
+      feature_norm, lambda, label_logits, domain_logits, penalties; None where all are finite.
     """
+    terms = _TERMS | {name: name for name in metrics if name not in _TERMS}
     first = [
         (int(np.argmin(np.isfinite(metrics[name]))), order, term)
-        for order, (name, term) in enumerate(_TERMS.items())
+        for order, (name, term) in enumerate(terms.items())
         if name in metrics and not np.isfinite(metrics[name]).all()
     ]
     return min(first)[::2] if first else None

@@ -52,6 +52,11 @@ __all__ = [
 Initializer = Callable[..., Any]
 
 
+def _features_alone(features, label_logits):
+    del label_logits
+    return features
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DannModel:
     """G_f, G_y and G_d of the paper's Fig. 1, each of the kinds that ``parts.adapt`` takes.
@@ -63,6 +68,8 @@ class DannModel:
         reversal before it is not part of it: the objective puts it there.
       max_norm: Bound c on the Euclidean norm of the incoming weights of each unit of G_f and
         G_y, restored after each update (Srivastava et al. 2014); none if None.
+      domain_input: What G_d takes, as a function of features and label logits: the features
+        alone, or ``objectives.multilinear_map``. An objective passes G_d the same.
       parts: The three under ``'f'``, ``'y'`` and ``'d'``, in the form that training and
         evaluation call.
 
@@ -76,6 +83,7 @@ class DannModel:
     label_predictor: nn.Module | PureFunction | Part
     domain_classifier: nn.Module | PureFunction | Part
     max_norm: float | None = None
+    domain_input: Callable[[Any, Any], Any] = _features_alone
     parts: dict[str, Part] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -85,6 +93,18 @@ class DannModel:
         names = {"f": "feature_extractor", "y": "label_predictor", "d": "domain_classifier"}
         parts = {part: adapt(getattr(self, name), name) for part, name in names.items()}
         object.__setattr__(self, "parts", parts)  # the dataclass is frozen
+
+    def inputs(self, part: str, x: Any, outputs: dict[str, Any]) -> Any:
+        """Returns what a part takes: inputs ``x`` of G_f, and else outputs of those before it.
+
+        Args:
+          part: ``'f'``, ``'y'`` or ``'d'``.
+          x: Input of G_f.
+          outputs: Of the parts before this one, by name.
+        """
+        if part == "f":
+            return x
+        return outputs["f"] if part == "y" else self.domain_input(outputs["f"], outputs["y"])
 
 
 # --- layers ------------------------------------------------------------------------------

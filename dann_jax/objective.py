@@ -20,6 +20,7 @@ from dann_jax.reversal import reverse_gradient
 
 __all__ = [
     "Apply",
+    "Forward",
     "NORMALIZATIONS",
     "Objective",
     "SOURCE",
@@ -28,8 +29,10 @@ __all__ = [
     "chance_domain_loss",
     "check_domain",
     "domain_loss",
+    "joint_forward",
     "label_loss",
     "label_objective",
+    "of_domains",
     "reversed_objective",
     "saddle_objective",
     "weighted_mean",
@@ -69,13 +72,15 @@ class Terms(NamedTuple):
     domain_logits: chex.Array | None  # [n]
     domains: chex.Array | None  # [n] 0 source, 1 target
     weights: chex.Array | None  # [n] of the examples, None for 1 each
+    penalties: dict[str, chex.Array] = {}  # [] each, what else is added to L_y, unweighted
 
 
 class Objective(Protocol):
     """A function of theta to minimize: ``reversed_objective``, ``label_objective``, your own.
 
     It may pass the joint batch through a part at once, or one domain after the other with
-    ``domain=SOURCE`` and ``domain=TARGET``.
+    ``domain=SOURCE`` and ``domain=TARGET``. It may declare ``key`` and ``average`` as further
+    keyword arguments, see ``training.make_update_step``.
     """
 
     def __call__(
@@ -339,16 +344,96 @@ def _terms(theta, batch, apply, reversal, normalization, axis_name):
     return Terms(L_y, L_d, f, z_y, y, z_d.reshape(d.shape), d, w)
 
 
+class Forward(NamedTuple):
+    """G_f and G_y on the joint batch, for objectives that need logits of the target as well."""
+
+    features: Any  # [n, ...] source examples first, then target
+    label_logits: chex.Array  # [n, classes]
+    label_loss: chex.Array  # [] L_y, over the labelled examples
+    labels: chex.Array  # [labelled], the first of the n
+    domains: chex.Array  # [n] 0 source, 1 target
+    weights: chex.Array | None  # [n], None for 1 each
+    n_source: int  # of the n
+    layers: list[chex.Array]  # [n, ...], of G_y from the first to the logits, where asked for
+
+    def terms(self, domain_loss=None, domain_logits=None, **penalties) -> Terms:
+        """Returns the terms of an objective, with a domain branch where there is one."""
+        return Terms(
+            self.label_loss,
+            domain_loss,
+            self.features,
+            self.label_logits[: len(self.labels)],
+            self.labels,
+            None if domain_logits is None else domain_logits.reshape(self.domains.shape),
+            None if domain_logits is None else self.domains,
+            self.weights,
+            penalties,
+        )
+
+
+def joint_forward(
+    theta: Any,
+    batch: DomainBatch,
+    apply: Apply,
+    *,
+    layers: bool = False,
+    axis_name: str | None = None,
+) -> Forward:
+    """Returns the outputs of G_f and G_y for the joint batch, and L_y.
+
+    Args:
+      theta: Parameters ``{'f', 'y', 'd'}``.
+      batch: Source and target examples, preprocessed for G_f.
+      apply: G_f and G_y as functions of (theta, x).
+      layers: Whether to give the outputs of G_y's top-level layers too. Functions that do not
+        declare ``layers`` have one, the logits.
+      axis_name: As in ``label_loss``.
+    """
+    G_f, G_y, _ = apply
+    _check_batch(batch, ("source", "target"))
+    x, d, y, w = _joint(batch)
+    f = G_f(theta["f"], x)
+    inside: dict[str, Any] = {}
+    z = G_y(theta["y"], f, **({"layers": inside} if layers and _has(G_y, "layers") else {}))
+    labelled = z[: len(y)]
+    _check_batch(batch, ("source", "target"), labelled)
+    L_y = label_loss(labelled, y, None if w is None else w[: len(y)], axis_name=axis_name)
+    top = [output for name, output in inside.items() if "/" not in name and output is not z]
+    n_source = checks.count_examples(batch.source_image)
+    return Forward(f, z, L_y, y, d, w, n_source, [*top, z])
+
+
+def of_domains(
+    values: Any, batch: DomainBatch, *, axis_name: str | None = None
+) -> tuple[chex.Array, chex.Array]:
+    """Returns values of the source ``[n, D]`` and of the target ``[m, D]``, of all devices.
+
+    Args:
+      values: ``[n + m, ...]``, source examples first; a pytree where there are several.
+      batch: Which they are of.
+      axis_name: Mapped axis of the devices; None for one.
+    """
+    rows = [jnp.asarray(a).reshape(len(a), -1) for a in jax.tree.leaves(values)]
+    joint = jnp.concatenate(rows, 1).astype(jnp.float32)
+    n = checks.count_examples(batch.source_image)
+    if axis_name is None:
+        return joint[:n], joint[n:]
+    source, target = (
+        jax.lax.all_gather(part, axis_name, tiled=True) for part in (joint[:n], joint[n:])
+    )
+    return source, target
+
+
 def _call(function, theta, x, domain):
     """Returns ``function(theta, x)``, and passes the domain on if it has a parameter for it."""
-    if domain is None or not _has_domain(function):
+    if domain is None or not _has(function, "domain"):
         return function(theta, x)
     return function(theta, x, domain=domain)
 
 
-def _has_domain(function):
+def _has(function, parameter):
     try:
-        return "domain" in inspect.signature(function).parameters
+        return parameter in inspect.signature(function).parameters
     except (TypeError, ValueError):  # some callables have no signature
         return False
 

@@ -65,16 +65,13 @@ class Part(Protocol):
         domain: int | None = None,
         axis_name: str | None = None,
         examples: int | None = None,
+        layers: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Returns the output and the batch statistics after it, which move in training only.
 
-        ``examples`` is how many the larger domain in ``x`` has on this device, if it is known.
+        ``examples`` is how many the larger domain in ``x`` has on this device, if it is known. The
+        outputs of the part's layers are added to ``layers``, by their paths.
         """
-
-    def layers(
-        self, theta: Any, batch_stats: dict[str, Any], x: Any, *, domain: int
-    ) -> tuple[Any, dict[str, Any]]:
-        """Returns the output and that of each layer by its path, outside training."""
 
 
 # --- plain functions ---------------------------------------------------------------------
@@ -98,10 +95,6 @@ class _FunctionPart:
 
     def apply(self, theta, batch_stats, x, *, key=None, **_):
         return self.function.apply(self._with_streams(theta, x, key), x), batch_stats
-
-    def layers(self, theta, batch_stats, x, *, domain):
-        del domain
-        return self.apply(theta, batch_stats, x)[0], {}
 
     def _with_streams(self, theta, x, key):
         if not _is_nnx_state(theta):
@@ -234,6 +227,7 @@ class _NnxPart:
         domain=None,
         axis_name=None,
         examples=None,
+        **_,
     ):
         from flax import nnx
 
@@ -257,9 +251,6 @@ class _NnxPart:
         with _checked_layers(module, checks):
             y = module(x, **options)
         return y, _like(nnx.to_pure_dict(_split(module)[3]), batch_stats)
-
-    def layers(self, theta, batch_stats, x, *, domain):
-        return self.apply(theta, batch_stats, x, domain=domain)[0], {}
 
 
 _NNX_CHECKS: contextvars.ContextVar[Any] = contextvars.ContextVar("checks", default=None)
@@ -373,18 +364,24 @@ class _LinenPart:
         domain=None,
         axis_name=None,
         examples=None,
+        layers=None,
     ):
         options = accepted(self.module, {"train": train, "domain": domain, "axis_name": axis_name})
-        rngs = None
         if key is not None:  # 'params' is the stream of all that are not given
-            rngs = {"dropout": key, "params": jax.random.fold_in(key, _OTHER_STREAMS)}
+            other = jax.random.fold_in(key, _OTHER_STREAMS)
+            options["rngs"] = {"dropout": key, "params": other}
+        mutable = list(batch_stats) if train else []
+        if layers is not None:
+            options["capture_intermediates"] = True
+            mutable.append("intermediates")
         variables = {"params": theta, **batch_stats}
-        mutable = train and list(batch_stats)
         checked = _LayerChecks(bool(SWITCHES.keys() & options), examples)
         with nn.intercept_methods(checked) if train else contextlib.nullcontext():
-            y = self._called(variables, x, rngs=rngs, mutable=mutable or False, **options)
-        y, new_stats = y if mutable else (y, batch_stats)
-        return y, dict(new_stats)
+            y = self._called(variables, x, mutable=mutable or False, **options)
+        y, changed = y if mutable else (y, {})
+        if layers is not None:
+            layers.update(_by_path(changed["intermediates"]))
+        return y, ({name: changed[name] for name in batch_stats} if train else batch_stats)
 
     def _called(self, variables, x, **options):
         name = type(self.module).__name__
@@ -406,24 +403,18 @@ class _LinenPart:
                 "pass the state of this model, and inputs of the shape that it was made with"
             ) from error
 
-    def layers(self, theta, batch_stats, x, *, domain):
-        options = {"train": False, "domain": domain, "axis_name": None}
-        y, captured = self._called(
-            {"params": theta, **batch_stats},
-            x,
-            capture_intermediates=True,
-            mutable=["intermediates"],
-            **accepted(self.module, options),
-        )
-        outputs = jax.tree_util.tree_leaves_with_path(
-            captured["intermediates"], is_leaf=lambda node: isinstance(node, tuple)
-        )
-        layers = {}
-        for path, calls in outputs:
-            names = [str(key.key) for key in path if str(key.key) != "__call__"]
-            if names:
-                layers["/".join(names)] = calls[0]
-        return y, layers
+
+def _by_path(intermediates):
+    """Returns the output of the first call of each layer by its path."""
+    outputs = jax.tree_util.tree_leaves_with_path(
+        intermediates, is_leaf=lambda node: isinstance(node, tuple)
+    )
+    layers = {}
+    for path, calls in outputs:
+        names = [str(key.key) for key in path if str(key.key) != "__call__"]
+        if names:
+            layers["/".join(names)] = calls[0]
+    return layers
 
 
 def _short(error):

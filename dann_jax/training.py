@@ -4,6 +4,8 @@
 let ``programs`` run it many times a call.
 """
 
+import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,9 +32,11 @@ __all__ = [
     "ABSENT",
     "Metrics",
     "TrainState",
+    "averaged",
     "init_state",
     "make_optimizer",
     "make_update_step",
+    "with_average",
 ]
 
 
@@ -71,6 +75,7 @@ class Metrics(NamedTuple):
     domain_accuracy: chex.Array  # [] share of the batch's source and target examples
     feature_norm: chex.Array  # [] mean Euclidean norm of the features of one example
     lam: chex.Array  # [] lambda
+    penalties: dict[str, chex.Array] = {}  # [] each, what else the objective adds, unweighted
 
 
 def make_optimizer(
@@ -123,6 +128,65 @@ def make_optimizer(
     return optax.chain(*steps)
 
 
+@flax.struct.dataclass
+class AverageState:
+    """State of ``with_average``: the average over the parameters before the last update."""
+
+    average: Any  # pytree like theta
+    inner: Any
+    decay: float = flax.struct.field(pytree_node=False)
+
+
+def with_average(
+    optimizer: optax.GradientTransformation, decay: float
+) -> optax.GradientTransformation:
+    """Returns an optimizer that also keeps an exponential moving average of the parameters.
+
+    ``a <- decay a + (1 - decay) theta`` after each update, from ``a = theta`` at the start. The
+    updates do not depend on it; ``averaged`` gives the state to evaluate.
+
+    Args:
+      optimizer: What makes the updates.
+      decay: Share of the average that each update keeps, in [0, 1).
+
+    Raises:
+      TypeError: The decay is no number.
+      ValueError: The decay is another number.
+
+    Source: Polyak and Juditsky (1992); as a teacher: Tarvainen and Valpola (2017).
+    """
+    check_number(decay, "decay", below=1, remedy="0.999 is usual")
+
+    def init(theta):
+        return AverageState(jax.tree.map(jnp.copy, theta), optimizer.init(theta), float(decay))
+
+    def update(updates, state, params=None):
+        updates, inner = optimizer.update(updates, state.inner, params)
+        average = optax.incremental_update(params, state.average, 1 - decay)
+        return updates, AverageState(average, inner, state.decay)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(state: TrainState) -> TrainState:
+    """Returns the state with its averaged parameters in place of the last ones.
+
+    Args:
+      state: Of a training by an optimizer from ``with_average``.
+
+    Raises:
+      ValueError: The optimizer keeps no average.
+    """
+    states = jax.tree.leaves(state.opt_state, is_leaf=lambda s: isinstance(s, AverageState))
+    kept = next((s for s in states if isinstance(s, AverageState)), None)
+    if kept is None:
+        raise ValueError(
+            "the optimizer keeps no average of the parameters: make it with with_average"
+        )
+    theta = optax.incremental_update(state.theta, kept.average, 1 - kept.decay)
+    return dataclasses.replace(state, theta=theta)
+
+
 def _scale_by_factors(factors):
     def update(updates, state, params=None):
         del params
@@ -161,12 +225,18 @@ def init_state(
     check_key(key)
     check_images(image, "image", empty=True)
     theta, batch_stats = {}, {}
-    x = image
+    outputs: dict[str, Any] = {}
     for i, (name, part) in enumerate(model.parts.items()):
+        x = model.inputs(name, image, outputs)
         theta[name], batch_stats[name] = part.init(jax.random.fold_in(key, i), x)
         _check_parameters(theta[name], name)
-        if name == "f":
-            x = _features_of(part, theta["f"], batch_stats["f"], image, key)
+        outputs[name] = _zeros_like_output(part, theta[name], batch_stats[name], x, key)
+        if name == "f" and count_examples(outputs["f"], "features") != count_examples(image):
+            shapes = ", ".join(str(list(a.shape)) for a in jax.tree.leaves(outputs["f"]))
+            raise ValueError(
+                f"G_f must return features [n, ...] of all n={count_examples(image)} examples, got "
+                f"{shapes}"
+            )
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         theta=theta,
@@ -175,18 +245,13 @@ def init_state(
     )
 
 
-def _features_of(part, theta, batch_stats, image, key):
-    """Returns zeros in the shape of the features."""
+def _zeros_like_output(part, *arguments):
+    """Returns zeros in the shape of the output of a part."""
 
-    def features(theta, batch_stats, image, key):
-        return part.apply(theta, batch_stats, image, key=key, domain=SOURCE)[0]
+    def output(theta, batch_stats, x, key):
+        return part.apply(theta, batch_stats, x, key=key, domain=SOURCE)[0]
 
-    shapes = jax.eval_shape(features, theta, batch_stats, image, key)
-    if count_examples(shapes, "features") != count_examples(image):
-        raise ValueError(
-            f"G_f must return features [n, ...] of all n={count_examples(image)} examples, got "
-            f"{', '.join(str(list(a.shape)) for a in jax.tree.leaves(shapes))}"
-        )
+    shapes = jax.eval_shape(output, *arguments)
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
@@ -266,6 +331,7 @@ def make_update_step(
         raise TypeError(
             f"objective must be a function such as reversed_objective, got {objective!r:.40}"
         )
+    declared = inspect.signature(objective).parameters
 
     def update(state, batch, key):
         _check_state(state)
@@ -274,6 +340,11 @@ def make_update_step(
         key = jax.random.fold_in(key, state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, _axis_index(axis_name))
+
+        beside = {  # what an objective may declare
+            "key": lambda: jax.random.fold_in(key, len(model.parts)),
+            "average": lambda: averaged(state).theta,
+        }
 
         def loss(theta):
             calls = {
@@ -287,8 +358,10 @@ def make_update_step(
                 )
                 for i, (name, part) in enumerate(model.parts.items())
             }
+            options = {name: value() for name, value in beside.items() if name in declared}
+            apply = Apply(*calls.values())
             value, terms = _value_and_terms(
-                objective(theta, batch, lam_t, Apply(*calls.values()), axis_name=axis_name)
+                objective(theta, batch, lam_t, apply, axis_name=axis_name, **options)
             )
             return value, (terms, {name: of_part.batch_stats for name, of_part in calls.items()})
 
@@ -351,10 +424,11 @@ def _value_and_terms(returned):
 
 
 class _Calls:
-    """The calls of a part in one update, by an objective: ``(theta, x, domain=None)``.
+    """The calls of a part in one update, by an objective: ``(theta, x, *, ...) -> output``.
 
     Each call starts from the batch statistics that the one before it left. The first one has the
-    dropout key of the part, each further one a key of its own.
+    dropout key of the part, each further one a key of its own. One ``aside`` has the first one's
+    key, leaves the statistics as they are and does not count.
     """
 
     def __init__(self, part, name, *, batch, batch_stats, key, axis_name):
@@ -362,13 +436,12 @@ class _Calls:
         self._key, self._axis_name, self._count = key, axis_name, 0
         self.batch_stats = batch_stats
 
-    def __call__(self, theta, x, *, domain=None):
+    def __call__(self, theta, x, *, domain=None, layers=None, aside=False):
         check_domain(domain)
         if domain is None and self._part.uses_domain:
             _check_joint(self._name, x, self._batch)
-        key = jax.random.fold_in(self._key, self._count) if self._count else self._key
-        self._count += 1
-        y, self.batch_stats = self._part.apply(
+        key = jax.random.fold_in(self._key, self._count) if self._count and not aside else self._key
+        y, batch_stats = self._part.apply(
             theta,
             self.batch_stats,
             x,
@@ -377,7 +450,10 @@ class _Calls:
             domain=domain,
             axis_name=self._axis_name,
             examples=_examples(x, domain, self._batch),
+            layers=layers,
         )
+        if not aside:
+            self._count, self.batch_stats = self._count + 1, batch_stats
         return y
 
 
@@ -453,6 +529,7 @@ def _metrics(terms, lam, axis_name):
         domain_accuracy=domain_accuracy,
         feature_norm=feature_norm,
         lam=jnp.asarray(lam, jnp.float32),
+        penalties=terms.penalties,
     )
 
 

@@ -36,6 +36,7 @@ SUMMARIES = {  # prefix of the mean and the deviation -> accuracy of each key
     "oracle_": "oracle_accuracy",
 }
 BY_COMPONENTS = "by_components.target_accuracy"
+PENALTIES = "penalties."  # before the names of what objectives add
 FEW_LABELS = "few labels"  # the entry of data
 PACKAGES = ("dann_jax", "python", "jax", "jaxlib", "flax", "optax", "numpy")  # of every training
 LONGEST = 10_000_000  # updates whose schedules are compared
@@ -368,14 +369,21 @@ def _of_steps(result):
 
 
 def _of_columns(entry, columns):
-    for name in sorted(columns.model_fields_set - {"step"}):
-        count = len(getattr(columns, name))
+    for name, values in _by_name(columns, columns.model_fields_set):
+        count = len(values)
         if count != len(columns.step):
             expected = f"{len(columns.step)} entries, as many as steps"
             yield Fault(f"{entry}.{name}", expected, f"{count}")
     for i, (step, after) in enumerate(itertools.pairwise(columns.step), 1):
         if after <= step:
             yield Fault(f"{entry}.step[{i}]", f"more than the step before, {step}", shown(after))
+
+
+def _by_name(columns, names):
+    """Returns columns of these names but that of the steps; penalties each by themselves."""
+    every = [(name, getattr(columns, name)) for name in sorted(names - {"step", "penalties"})]
+    penalties = getattr(columns, "penalties", {})
+    return [*every, *((PENALTIES + name, values) for name, values in penalties.items())]
 
 
 def _of_end(entry, end, steps, diverged):
@@ -391,14 +399,13 @@ def _of_curves(result):
         end = math.inf if diverged is None else diverged.step
         if diverged is not None and diverged.step > result.steps:
             yield Fault(f"diverged[{i}].step", f"at most {result.steps}", shown(diverged.step))
-        for name in sorted(type(training).model_fields.keys() - {"step"}):
-            column = getattr(training, name)
+        for name, column in _by_name(training, type(training).model_fields.keys()):
             known = any(value is not None for value in column)
             if name in _OF_DOMAINS and not method.adversarial:
                 if known:
                     expected = f"null, as {method.name} has no domain branch"
                     yield Fault(f"{entry}.{name}", expected, shown(column))
-            elif known or name in ("label_loss", "domain_loss", "lam"):  # else it does not apply
+            elif known or name in _ALWAYS or name.startswith(PENALTIES):  # else it does not apply
                 for j, step in enumerate(training.step):
                     if step < end and (not column or column[j] is None):
                         expected = f"a number at step {step}, as nothing diverged by then"
@@ -408,6 +415,7 @@ def _of_curves(result):
 
 
 _OF_DOMAINS = ("domain_loss", "domain_accuracy")
+_ALWAYS = ("label_loss", "domain_loss", "lam")  # of a method that has any
 
 
 def _of_schedules(entry, training, result, end):
@@ -417,25 +425,28 @@ def _of_schedules(entry, training, result, end):
     if last > LONGEST:
         return
     horizon, of_mu = config.lambda_horizon or result.steps, (config.mu0, config.alpha, config.beta)
-    mu, lam = _schedules(last, result.steps, horizon, config.gamma, of_mu)
+    of_lam = config.gamma, config.lambda_max
+    mu, lam = _schedules(last, result.steps, horizon, of_lam, of_mu)
+    rounding = {"mu": _ROUNDING, "lam": _ROUNDING * max(1.0, config.lambda_max)}
     for j, (start, step) in enumerate(itertools.pairwise([0, *training.step])):
         means = {"mu": mu[step - 1], "lam": (lam[step] - lam[start]) / (step - start)}
         for name, expected in means.items():
             got = (getattr(training, name) or [None] * (j + 1))[j]
-            near = got is None or math.isclose(got, expected, rel_tol=DIGITS, abs_tol=_ROUNDING)
+            tolerances = {"rel_tol": DIGITS, "abs_tol": rounding[name]}
+            near = got is None or math.isclose(got, expected, **tolerances)
             if step < end and not near:
                 expected = f"{expected:.6g}, as the settings say at step {step}"
                 yield Fault(f"{entry}.{name}[{j}]", expected, shown(got))
 
 
-_ROUNDING = 1e-7  # of a lambda near 0, in float32
+_ROUNDING = 1e-7  # of a lambda_p near 0, in float32
 
 
 @functools.lru_cache(maxsize=8)
-def _schedules(last, steps, horizon, gamma, of_mu):
+def _schedules(last, steps, horizon, of_lam, of_mu):
     """Returns mu at each step up to the last, and the sum of lambda before each."""
-    done = np.arange(last)
-    lam = schedules.lambda_p(schedules.progress(done, horizon), gamma)
+    done, (gamma, most) = np.arange(last), of_lam
+    lam = most * schedules.lambda_p(schedules.progress(done, horizon), gamma)
     mu = schedules.mu_p(schedules.progress(done, steps), *of_mu)
     return np.asarray(mu, float), np.concatenate([[0.0], np.cumsum(np.asarray(lam, float))])
 

@@ -8,7 +8,7 @@ import numpy as np
 from dann_jax import datasets
 from dann_jax.backbones import BACKBONES
 from dann_jax.batches import DomainArrays
-from dann_jax.datasets.streamed import Streamed, blocks, chosen, padded, size
+from dann_jax.datasets.streamed import Streamed, blocks, chosen, fitted, size
 from dann_jax.preprocessing import Preprocess, image_mean
 from experiments import pretraining
 from experiments.methods import Method
@@ -169,12 +169,15 @@ def _load(builder, split, config, *, name, features, streaming, progress):
         from dann_jax.datasets.image_records import ImageRecords  # imports TFDS
 
         builder = datasets.prepare(builder, progress=progress)
-        images = Streamed(ImageRecords(builder, split), config.image_size, name)
+        images = Streamed(
+            ImageRecords(builder, split), config.image_size, name, resize=config.resize
+        )
         origin = {"examples": len(images), "sha256": images.records.digest()}
     else:
         stored = datasets.arrays(builder, split, progress=progress)  # checks the split's name first
         builder = datasets.prepare(builder)
-        images = stored._replace(image=padded(stored.image, config.image_size, name))
+        image = fitted(stored.image, config.image_size, name, resize=config.resize)
+        images = stored._replace(image=image)
         sha256 = builder.digest(split)  # that of a whole split is verified, and need not be made
         origin = {"examples": len(stored.label), "sha256": sha256 or datasets.digest(stored)}
     if config.frozen:

@@ -13,7 +13,15 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from dann_jax import objectives
 from dann_jax.alignment import Alignment, subspace_alignment
+from dann_jax.alignment.estimators import (
+    DLID,
+    CorrelationAlignment,
+    GeodesicFlowKernel,
+    closed_form,
+)
+from dann_jax.networks import DannModel
 from dann_jax.objective import Objective, label_objective, reversed_objective
 from experiments.settings import Config
 
@@ -55,6 +63,7 @@ class Method:
     """Labelled images, and images beside them: of the target without labels, the few with labels,
     or these first and then the others."""
     objective: Callable[[Config], Objective] | None = None
+    model: Callable[[DannModel], DannModel] | None = None  # what it makes of the network
     length: Literal["steps", "baseline_steps"] = "steps"  # the setting with its number of updates
     adversarial: bool = False  # whether it trains G_d: with lambda and L_d
     svm_head: bool = False  # whether a linear SVM is measured in place of its last layer
@@ -107,11 +116,31 @@ def _label_of_both(_):
     return objective
 
 
-def _reversed(config):
+def _with(objective, **names):
+    """Returns an objective whose options are the settings with these names."""
+
+    def of_settings(config):
+        options = {option: getattr(config, name) for option, name in names.items()}
+        return functools.partial(objective, **options)
+
+    return of_settings
+
+
+def _dan(config):
     return functools.partial(
-        reversed_objective, normalization=config.normalization, domain_weight=config.domain_weight
+        objectives.dan_objective,
+        weight=config.alignment_weight,
+        features=config.network.startswith("office"),  # those of a bottleneck, not of convolutions
     )
 
+
+_OF_L_D = {"normalization": "normalization", "domain_weight": "domain_weight"}
+_OF_VADA = {
+    **_OF_L_D,
+    "target_weight": "entropy_weight",
+    "source_weight": "vat_weight",
+    "radius": "vat_radius",
+}
 
 METHODS = {
     method.name: method
@@ -145,6 +174,31 @@ METHODS = {
             "delta 0.1, gamma 1e5)",
         ),
         Method(
+            name="gfk",
+            label="GFK",
+            default=False,
+            aligns="source-only",
+            fit=closed_form(GeodesicFlowKernel(n_components=None)),
+            selection="no target labels: the smallest dimension at which the subspaces of both "
+            "domains have a direction orthogonal to that of the joint data (Gong et al. 2012)",
+        ),
+        Method(
+            name="coral",
+            label="CORAL",
+            default=False,
+            aligns="source-only",
+            fit=closed_form(CorrelationAlignment()),
+            selection="nothing to choose",
+        ),
+        Method(
+            name="dlid",
+            label="DLID",
+            default=False,
+            aligns="source-only",
+            fit=closed_form(DLID()),
+            selection="nothing to choose: 5 data sets, 64 codes each",
+        ),
+        Method(
             name="source-and-few-labels",
             label="source and few labels",
             default=False,
@@ -154,11 +208,84 @@ METHODS = {
             length="baseline_steps",
         ),
         Method(
+            name="ddc",
+            label="DDC",
+            default=False,
+            line=Line("#009988", (0, (3, 1)), "<"),
+            trains_on=("source", "target"),
+            objective=_with(objectives.ddc_objective, weight="alignment_weight"),
+            svm_head=True,
+        ),
+        Method(
+            name="dan",
+            label="DAN",
+            default=False,
+            line=Line("#33bbee", (0, (3, 1, 1, 1)), ">"),
+            trains_on=("source", "target"),
+            objective=_dan,
+            svm_head=True,
+        ),
+        Method(
+            name="deep-coral",
+            label="Deep CORAL",
+            default=False,
+            line=Line("#997700", (0, (1, 2)), "p"),
+            trains_on=("source", "target"),
+            objective=_with(objectives.coral_objective, weight="alignment_weight"),
+            svm_head=True,
+        ),
+        Method(
             name="dann",
             label="**DANN**",
             line=Line("#cc3311", "-", "o"),
             trains_on=("source", "target"),
-            objective=_reversed,
+            objective=_with(reversed_objective, **_OF_L_D),
+            adversarial=True,
+            svm_head=True,
+        ),
+        Method(
+            name="cdan",
+            label="CDAN",
+            default=False,
+            line=Line("#994455", (0, (6, 2)), "h"),
+            trains_on=("source", "target"),
+            objective=_with(objectives.cdan_objective, **_OF_L_D),
+            model=objectives.conditioned,
+            adversarial=True,
+            svm_head=True,
+        ),
+        Method(
+            name="cdan-e",
+            label="CDAN+E",
+            default=False,
+            line=Line("#ee99aa", (0, (6, 2, 1, 2)), "H"),
+            trains_on=("source", "target"),
+            objective=_with(
+                functools.partial(objectives.cdan_objective, entropy_conditioning=True), **_OF_L_D
+            ),
+            model=objectives.conditioned,
+            adversarial=True,
+            svm_head=True,
+        ),
+        Method(
+            name="entropy",
+            label="DANN + entropy",
+            default=False,
+            line=Line("#aa3377", (0, (8, 1)), "*"),
+            trains_on=("source", "target"),
+            objective=_with(
+                objectives.entropy_objective, **_OF_L_D, entropy_weight="entropy_weight"
+            ),
+            adversarial=True,
+            svm_head=True,
+        ),
+        Method(
+            name="vada",
+            label="VADA",
+            default=False,
+            line=Line("#6699cc", (0, (8, 1, 1, 1)), "X"),
+            trains_on=("source", "target"),
+            objective=_with(objectives.vada_objective, **_OF_VADA),
             adversarial=True,
             svm_head=True,
         ),
@@ -168,7 +295,7 @@ METHODS = {
             default=False,
             line=Line("#111111", "-", "P"),
             trains_on=("source", "few + target"),
-            objective=_reversed,
+            objective=_with(reversed_objective, **_OF_L_D),
             adversarial=True,
         ),
         Method(

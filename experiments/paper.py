@@ -16,8 +16,10 @@ DATA_SETS = {  # as the paper prints their names
     "mnist_m": "MNIST-M",
     "svhn": "SVHN",
     "syn_numbers": "SYN NUMBERS",
+    "syn_numbers_published": "SYN NUMBERS (published)",
     "syn_signs": "SYN SIGNS",
     "gtsrb": "GTSRB",
+    "usps": "USPS",
     "office31/amazon": "Amazon",
     "office31/dslr": "DSLR",
     "office31/webcam": "Webcam",
@@ -38,6 +40,7 @@ PUBLISHED = {
     "office31_dslr_webcam": {"source-only": (0.961, None), "dann": (0.964, None)},
     "office31_webcam_dslr": {"source-only": (0.978, None), "dann": (0.992, None)},
 }
+PUBLISHED["syn_numbers_published_svhn"] = PUBLISHED["syn_numbers_svhn"]  # of the same images
 
 # Table 2, Office-31: the ICML paper's figure, and that of JMLR where it is another one.
 OFFICE31_DIRECTIONS = ("A→W", "D→W", "W→D")

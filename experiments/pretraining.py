@@ -68,7 +68,7 @@ def features(
     decisive = {
         "images": digest,
         "weights": weights_origin(config)["sha256"],
-        "shown": [config.image_size, crop, config.mirror],
+        "shown": [config.image_size, crop, config.mirror, *["resize"] * config.resize],
         "dtype": config.dtype,
         "versions": [__version__, jax.__version__],
         "device": [jax.local_devices()[0].device_kind, kernels.plain_xla()],

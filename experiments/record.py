@@ -257,7 +257,13 @@ def curves(record: dict[str, Any]) -> dict[str, dict[str, list]]:
 def _columns(rows, model):
     """Returns rows as columns of numbers, rounded to the six digits that result files keep."""
     always = [name for name, field in model.model_fields.items() if field.is_required()]
-    return {name: [_rounded(row[name]) for row in rows] for name in (rows[0] if rows else always)}
+    names = [name for name in (rows[0] if rows else always) if name != "penalties"]
+    columns = {name: [_rounded(row[name]) for row in rows] for name in names}
+    if rows and "penalties" in rows[0]:
+        penalties = rows[0]["penalties"]
+        of_rows = [row["penalties"] for row in rows]
+        columns["penalties"] = {n: [_rounded(each[n]) for each in of_rows] for n in penalties}
+    return columns
 
 
 def _rounded(value):

@@ -14,10 +14,11 @@ __all__ = ["accuracy", "markdown", "read", "tables"]
 
 BENCHMARKS, HOSTILE = "benchmark", "hostile"  # folders beside those of the configs
 PAIRS = {  # of the paper, and those of ours beside them
-    "table1": (*configs.find_rows("table1"), "mnist_svhn"),
+    "table1": (*configs.find_rows("table1"), "syn_numbers_published_svhn", "mnist_svhn"),
     "office31": (*configs.find_rows("office31"), *configs.find_rows("office31_others")),
 }
 SEMI_SUPERVISED = "syn_signs_gtsrb_semi"
+OWN_PAIR = "own_pair"  # stands for any two folders: no row
 LOWER = next(method for method in METHODS.values() if method.bound == "lower")
 ADVERSARIAL = next(method for method in METHODS.values() if method.adversarial and method.default)
 PAPER = ("published", "preprint", "published gap")
@@ -120,7 +121,7 @@ def _pairs(own, results):
         others.sort(key=lambda name: results[name][ADVERSARIAL.name]["mean"] or 0)
         columns = [[base] if base in names and base not in own else [], others[-1:]]
         shown = [name for column in columns for name in column]
-        if shown or base in paper.PUBLISHED:
+        if shown or base in (*configs.find_rows("table1"), *configs.find_rows("office31")):
             config, _ = configs.find_config(base)
             domains = [paper.DATA_SETS.get(n, n) for n in (config.source, config.target)]
             minutes = [_minutes(results[name][ADVERSARIAL.name], device=True) for name in shown]
@@ -202,8 +203,8 @@ def _picks(method, result):
 def _rows(name, base, results):
     """Returns the rows of a config: those with a file, and those with a figure of the paper.
 
-    A row of dashes stands for one of the paper's, or a variant of one, that has neither. ``base``
-    is the paper's row that the config belongs to; None for one of our own.
+    A row of dashes stands for a config that has neither. ``base`` is the paper's row that the
+    config belongs to; None for one of our own.
     """
     ours, published = results.get(name, {}), paper.PUBLISHED.get(base, {})
     theirs = {pick: figures[0] for pick, figures in published.items()}
@@ -225,7 +226,7 @@ def _rows(name, base, results):
                 gap = _gap(method, means | {method.name: result["mean"]})
                 row |= _cells(name, method, result) | {"our gap": gap}
             rows.append(row)
-    if not rows and base is not None:
+    if not rows and name != OWN_PAIR:
         rows = [{}]
     if rows:
         rows[0]["config"] = _title(name, base)

@@ -176,6 +176,9 @@ def _curves(name, about, always, if_any):
     columns = {n: (list[kind], ...) for n, (kind, _) in row.items()}
     row |= {n: (kind | None, None) for n, kind in if_any.items()}
     columns |= {n: (list[kind | None], []) for n, kind in if_any.items()}
+    if if_any:  # what an objective adds to L_y and L_d
+        row["penalties"] = dict[Name, float | None], {}
+        columns["penalties"] = dict[Name, list[float | None]], {}
     make = pydantic.create_model
     return (
         make(f"{name}Row", __base__=_Entries, __doc__=f"{about} at a step.", **row),

@@ -57,8 +57,11 @@ _COUNTS = (
     *("classes", "image_size", "crop", "few_labels", "few_labels_in_batch"),
 )
 _LAST = 2**31 - 1  # of counts, steps among them
-_POSITIVE = ("mu0", "input_scale", "backbone_factor", "bias_factor")
-_NOT_NEGATIVE = ("alpha", "beta", "gamma", "weight_decay", "domain_weight")
+_POSITIVE = ("mu0", "input_scale", "backbone_factor", "bias_factor", "vat_radius")
+_NOT_NEGATIVE = (
+    *("alpha", "beta", "gamma", "lambda_max", "weight_decay"),
+    *("domain_weight", "alignment_weight", "entropy_weight", "vat_weight"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,9 @@ class Config:
     image_size: int = 32
     """Height and width of the images, pixels; smaller ones are padded with black."""
 
+    resize: bool = False
+    """Whether images of another size are resized to image_size (bilinear) instead."""
+
     crop: int | None = None
     """Height and width of what the network sees of an image, pixels: a random part in training, the
     middle in evaluation and below a frozen backbone; None for all of it."""
@@ -149,6 +155,9 @@ class Config:
     gamma: float = 10.0
     """Steepness of lambda's rise, dimensionless."""
 
+    lambda_max: float = 1.0
+    """Largest lambda, dimensionless: what G_f feels of G_d, whose own learning rate it leaves."""
+
     lambda_horizon: int | None = None
     """When lambda is complete, updates; None for the last."""
 
@@ -173,6 +182,24 @@ class Config:
     domain_weight: float = 1.0
     """Weight of L_d, dimensionless."""
 
+    alignment_weight: float = 1.0
+    """Weight of the distance between domains in ddc, dan and deep-coral, at lambda 1,
+    dimensionless."""
+
+    entropy_weight: float = 0.1
+    """Weight of the target's entropy, in entropy and vada, and of virtual adversarial training on
+    the target in vada, dimensionless."""
+
+    vat_weight: float = 1.0
+    """Weight of virtual adversarial training on the source in vada, dimensionless."""
+
+    vat_radius: float = 3.5
+    """Norm of vada's perturbations, in units of the network's input."""
+
+    average_decay: float | None = None
+    """Share of an average of the parameters, for evaluation, that each update keeps; None for the
+    last parameters."""
+
     evaluate_every: int = 1_000
     """Updates between two evaluations on the test images."""
 
@@ -194,7 +221,7 @@ class Config:
             (_COUNTS, lambda value: 1 <= value <= _LAST, f"be at least 1 and at most {_LAST}"),
             (_POSITIVE, lambda value: 0 < value < math.inf, "be positive"),
             (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative"),
-            (("momentum",), lambda value: 0 <= value < 1, "be in [0, 1)"),
+            (("momentum", "average_decay"), lambda value: 0 <= value < 1, "be in [0, 1)"),
         ):
             for name in names:
                 value = getattr(self, name)
@@ -281,11 +308,13 @@ def example_bytes(config: Config) -> int:
     """
     part, image = make_model(config, config.classes or 2).parts["f"], _input(config)
 
-    def layers(key, image):
+    def outputs(key, image):
         theta, batch_stats = part.init(key, image)
-        return part.layers(theta, batch_stats, image, domain=0)[1]
+        layers = {}
+        part.apply(theta, batch_stats, image, domain=0, layers=layers)
+        return layers
 
-    shapes = jax.tree.leaves((image, jax.eval_shape(layers, jax.random.key(0), image)))
+    shapes = jax.tree.leaves((image, jax.eval_shape(outputs, jax.random.key(0), image)))
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in shapes)
 
 

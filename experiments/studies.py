@@ -52,8 +52,15 @@ class Study:
         streams = isinstance(self.pair.source_train, Streamed)
         return streams or self.devices[0].platform == "cpu"
 
+    def evaluated(self, state: Any) -> Any:
+        """Returns what is evaluated of a state: the averaged parameters where there are any."""
+        averages = self.config.average_decay is not None and state.opt_state != ()
+        state = training.averaged(state) if averages else state
+        return dataclasses.replace(state, opt_state=())
+
     def outputs(self, function: Callable, state: Any, name: str, images=None, **options):
         """Returns what a function of ``evaluation`` gives for images (to test on), and labels."""
+        state = self.evaluated(state)
         test, preprocess, domain = self.tests[name]
         options |= {"preprocess": preprocess, "domain": domain}
         of_block = functools.partial(function, self.model, state, **options)
@@ -64,6 +71,8 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
     """Returns all that trainings of a method on a pair of domains share."""
     check_settings(config, [method])
     model, steps = make_model(config, len(pair.class_names)), method.steps(config)
+    if method.model is not None:
+        model = method.model(model)
 
     def mu(step):
         p = schedules.progress(step, steps)
@@ -71,7 +80,7 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
 
     def lam(step):
         p = schedules.progress(step, config.lambda_horizon or steps)
-        return schedules.lambda_p(p, config.gamma)
+        return config.lambda_max * schedules.lambda_p(p, config.gamma)
 
     optimizer = _optimizer(config, mu)
     make_update = functools.partial(
@@ -118,13 +127,16 @@ def _optimizer(config, mu):
         of_part = config.backbone_factor if path[:2] == ("f", "backbone") else 1.0
         return of_part * (config.bias_factor if path[-1] == "bias" else 1.0)
 
-    return training.make_optimizer(
+    optimizer = training.make_optimizer(
         mu,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
         factors=None if config.backbone_factor == config.bias_factor == 1.0 else factor,
     )
+    if config.average_decay is None:
+        return optimizer
+    return training.with_average(optimizer, config.average_decay)
 
 
 def _start(model, optimizer, shape, backbone):

@@ -199,7 +199,6 @@ class _Run:
         steps = of_steps["lam"].shape[1]
         self.pace.end(steps)
         mu = float(self.study.mu(done - 1))
-        absent = dict.fromkeys(training.Metrics._fields, training.ABSENT)  # a domain branch, say
         for i, each in enumerate(self.records):
             if each["diverged"]:
                 continue
@@ -212,13 +211,14 @@ class _Run:
                 index, term = place
                 self._diverge(i, done - steps + 1 + min(index, steps - 1), term)
             elif means:
-                entry = absent | {name: column[i].item() for name, column in means.items()}
-                each["curves"].append({"step": done, **entry, "mu": mu})
+                columns = {name: column[i].item() for name, column in means.items()}
+                each["curves"].append(_ABSENT | _entry(done, columns, mu))
                 self._show(i)
 
     def _by_key(self, metrics):
         """Returns metrics by name, those that are present, with a first axis of keys."""
         present = {} if metrics is None else metrics._asdict()
+        present |= present.pop("penalties", {})
         return {
             name: np.reshape(values, (len(self.group.keys), -1))
             for name, values in present.items()
@@ -288,7 +288,7 @@ class _Run:
 
     def _evaluate(self, states, step):
         """Enters the accuracies of all keys, or of none where a signal comes."""
-        study, views = self.study, jax.device_get(states.replace(opt_state=()))
+        study, views = self.study, jax.device_get(self.study.evaluated(states))
         outputs = {}
         with interruption.raised():
             for i, each in enumerate(self.records):
@@ -392,11 +392,11 @@ class _Run:
         }
         steps = range(last + 1 - len(columns["lam"]), last + 1)
         return [
-            {
-                "step": step,
-                **{name: column[n] for name, column in columns.items()},
-                "mu": float(self.study.mu(step - 1)),
-            }
+            _entry(
+                step,
+                {name: column[n] for name, column in columns.items()},
+                float(self.study.mu(step - 1)),
+            )
             for n, step in enumerate(steps)
         ]
 
@@ -413,22 +413,34 @@ class _Run:
             self.checkpoints.delete()
 
 
+_NAMES = [name for name in training.Metrics._fields if name != "penalties"]
+_ABSENT = dict.fromkeys(["step", *_NAMES], training.ABSENT)  # a domain branch, say
+
+
+def _entry(step, metrics, mu):
+    """Returns an entry of a record, with what the objective adds as its penalties."""
+    penalties = {name: value for name, value in metrics.items() if name not in _NAMES}
+    known = {name: value for name, value in metrics.items() if name in _NAMES}
+    return {"step": step, **known, "mu": mu} | ({"penalties": penalties} if penalties else {})
+
+
 def _row(entry):
     """Returns an entry of a record with NaN for what is not known, as before it was written."""
-    return {name: math.nan if value is None else value for name, value in entry.items()}
+    known = {name: math.nan if value is None else value for name, value in entry.items()}
+    return known | {"penalties": _row(entry["penalties"])} if "penalties" in entry else known
 
 
 def _metrics(rows):
     """Returns what ``_Run._rows`` was given, of one key or of all keys of a group."""
-    names = [name for name in training.Metrics._fields if name in rows[0][0]]
-    columns = {
-        name: np.array([[row[name] for row in of_key] for of_key in rows], np.float32)
-        for name in names
-    }
-    absent = dict.fromkeys(training.Metrics._fields, training.ABSENT)
-    return training.Metrics(
-        **absent | {n: c if len(rows) > 1 else c[0] for n, c in columns.items()}
-    )
+    flat = [[row | row.get("penalties", {}) for row in of_key] for of_key in rows]
+    names = [*(n for n in _NAMES if n in flat[0][0]), *flat[0][0].get("penalties", {})]
+    columns = {}
+    for name in names:
+        of_keys = np.array([[row[name] for row in of_key] for of_key in flat], np.float32)
+        columns[name] = of_keys if len(rows) > 1 else of_keys[0]
+    penalties = {name: columns.pop(name) for name in names if name not in _NAMES}
+    absent = dict.fromkeys(_NAMES, training.ABSENT)
+    return training.Metrics(**absent | columns, penalties=penalties)
 
 
 def _joined(parts, concatenate):

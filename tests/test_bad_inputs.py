@@ -1263,7 +1263,7 @@ COMMANDS = [
         "run DIGITS --methods dann dann",
         "--methods names each method at most once, and at least one",
     ),
-    ("run DIGITS --methods dan", "--methods: expected one of .*, got 'dan': did you mean dann"),
+    ("run DIGITS --methods dam", "--methods: expected one of .*, got 'dam': did you mean dan"),
     ("run DIGITS --methods dann,sa", "--methods: expected one of .*, got 'dann,sa': did you mean"),
     (
         "run DIGITS --network minst",

@@ -190,7 +190,7 @@ def test_preprocessing_subtracts_the_mean_of_the_training_images(small):
         (["digits_digit_m"], "did you mean digits_digits_m"),
         (["digits_digits_m", "--kees", "3"], "--keys"),
         (["digits_digits_m", "--network", "minst"], "mnist"),
-        (["digits_digits_m", "--methods", "dan"], "expected one of"),
+        (["digits_digits_m", "--methods", "dam"], "expected one of"),
         (["digits_digits_m", "--batch-size", "9"], "batch_size must be even"),
         (["digits_digits_m", "--mu0", "-1"], "mu0 must be positive"),
         (["digits_digits_m", "--keys", "0"], "at least 1"),

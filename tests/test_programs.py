@@ -109,15 +109,10 @@ def assert_same(study, keys=KEYS, settings=None, sharing=1):
         train = alone(sharing, tuple(chosen.items()))
         state = replicate(first_state(key, SAMPLE), devices)
         state, metrics_alone = train(state, replicate(ARRAYS, devices), key, STEPS)
-        for name, values in metrics_alone._asdict().items():
-            np.testing.assert_allclose(
-                getattr(metrics, name)[i], values, atol=1e-4, rtol=1e-4, err_msg=f"{name} {i}"
-            )
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, atol=1e-4),
-            jax.tree.map(lambda x, i=i: x[i], states.theta),
-            state.theta,
-        )
+        of_key = jax.tree.map(lambda x, i=i: x[i], (metrics, states.theta))
+        close = functools.partial(np.testing.assert_allclose, atol=1e-4, err_msg=f"key {i}")
+        jax.tree.map(functools.partial(close, rtol=1e-4), of_key[0], metrics_alone)
+        jax.tree.map(close, of_key[1], state.theta)
 
 
 SPLITS = {  # trainings, devices, and how many of these are to share a training: how many do

@@ -235,7 +235,10 @@ def test_without_a_file_only_the_papers_figures_are_there(tmp_path):
     assert rows_of(tables["office31"], "office31_amazon_webcam")["DANN"]["published"] == ".730"
     assert set(rows_of(tables["table1"], "mnist_mnist_m_batch_norm")) == {"—"}  # a variant
     assert set(rows_of(tables["office31"], "office31_amazon_webcam_resnet50")) == {"—"}
-    assert len(tables["own"]) == len(tables["commands"]) == 2  # heads alone
+    assert set(rows_of(tables["table1"], "syn_numbers_published_svhn")) == set(rows)
+    assert {row[0] for row in tables["own"][2:]} == {"digits_digits_m", "mnist_usps", "usps_mnist"}
+    assert {cell for row in tables["own"][2:] for cell in row[1:]} == {"—"}
+    assert len(tables["commands"]) == 2  # heads alone
     assert {cell for row in tables["semi"][2:] for cell in row[2:]} == {"—"}
 
 
@@ -474,6 +477,7 @@ def test_a_pair_is_one_line_with_the_papers_network_and_another(tmp_path):
     }  # fmt: skip
     assert lines_of(tables)["Amazon → Webcam"]["paper"] == ".642 → .730"
     assert "Amazon → DSLR" not in lines_of(tables)  # neither the paper nor we have a figure
+    assert "SYN NUMBERS (published) → SVHN" not in lines_of(tables)  # the paper's line stands above
 
 
 def test_a_short_training_is_called_so(tmp_path):

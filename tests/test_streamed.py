@@ -1,5 +1,7 @@
 """Images in memory and on disk give the same to those who read them."""
 
+import doctest
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,23 @@ def test_what_is_on_disk_is_padded_with_black(images, on_disk):
     np.testing.assert_allclose(on_disk.mean, images.image.mean((0, 1, 2)) * 16 / 36)
     with pytest.raises(ValueError, match="images of letters are 4x4 pixels: .* at least 4, got 3"):
         streamed.padded(images.image, 3, "letters")
+
+
+def test_resized_images_are_those_of_the_bilinear_formula(images, on_disk):
+    # The centre of new pixel j lies at (j + 1/2) 4/6 - 1/2: old pixels 0 to 3, held at the border.
+    place = np.clip((np.arange(6) + 0.5) * 4 / 6 - 0.5, 0, 3)
+    weight = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(4)))
+    expected = np.einsum("ij,njkc,lk->nilc", weight, images.image, weight)
+    actual = streamed.resized(images.image, 6)
+    assert actual.dtype == np.uint8
+    assert np.abs(actual - expected).max() < 1.01  # each direction rounds, by a half at most
+    on_disk = streamed.Streamed(on_disk.records, 6, "letters", resize=True)
+    np.testing.assert_array_equal(on_disk[3]["image"], actual[3])
+    some = streamed.chosen(on_disk, np.array([4, 2]))
+    np.testing.assert_array_equal(next(iter(streamed.blocks(some)))[0], actual[[4, 2]])
+    assert streamed.resized(images.image, 3).shape == (7, 3, 3, 3)
+    assert streamed.resized(images.image, 4) is images.image
+    assert doctest.testmod(streamed).failed == 0
 
 
 def test_chosen_images_are_the_same_in_memory_and_on_disk(images, on_disk, monkeypatch):

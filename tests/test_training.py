@@ -20,6 +20,7 @@ from dann_jax import (
     TrainState,
     checkpoints,
     domain_loss,
+    features,
     init_state,
     label_loss,
     label_objective,
@@ -35,6 +36,7 @@ from dann_jax import (
 )
 from dann_jax.networks import DomainBatchNorm, FullyConnected, mnist, office_batch_norm
 from dann_jax.objective import Terms
+from dann_jax.training import averaged, with_average
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -651,3 +653,81 @@ def test_init_state_uses_the_shape_of_the_image_only_and_a_key_a_part():
     kernels = [np.asarray(theta[part]["logits"]["kernel"]) for part in "fyd"]
     assert np.any(kernels[0] != kernels[1])
     assert np.any(kernels[1] != kernels[2])
+
+
+def test_an_objective_may_declare_a_key_and_the_average_of_the_parameters():
+    keys, averages = [], []
+
+    def objective(theta, batch, lam, apply, *, key, average, axis_name=None):
+        keys.append(jax.random.key_data(key).tolist())
+        averages.append(average)
+        return reversed_objective(theta, batch, lam, apply, axis_name=axis_name)
+
+    decay, batch = 0.75, a_batch()
+    sgd = make_optimizer(0.1)
+    averaging = with_average(sgd, decay)
+    update = make_update_step(MODEL, averaging, 0.5, objective=objective)
+    states = [init_state(MODEL, averaging, KEY, batch.source_image)]
+    for _ in range(3):
+        states.append(update(states[-1], batch, KEY)[0])
+    assert len({tuple(key) for key in keys}) == 3  # one for each step
+    again = update(states[0], batch, KEY)[0]
+    equal(again, states[1])
+    assert keys[3] == keys[0]
+    close(averages[0], states[0].theta)
+    expected = states[0].theta
+    for i, state in enumerate(states[1:], start=1):
+        expected = jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, expected, state.theta)
+        close(averaged(state).theta, expected)
+        if i < 3:
+            close(averages[i], expected)
+    plain = init_state(MODEL, sgd, KEY, batch.source_image)
+    for _ in range(3):
+        plain = make_update_step(MODEL, sgd, 0.5)(plain, batch, KEY)[0]
+    equal(plain.theta, states[3].theta)  # the updates do not depend on the average
+
+
+def test_no_average_and_no_decay_are_refused():
+    state = init_state(MODEL, make_optimizer(0.1), KEY, a_batch().source_image)
+    with pytest.raises(ValueError, match="make it with with_average"):
+        averaged(state)
+    with pytest.raises(ValueError, match="decay must be a number, 0 or more and below 1, got 1.0"):
+        with_average(make_optimizer(0.1), 1.0)
+
+
+def test_the_domain_classifier_takes_what_the_model_says():
+    def pair(features, label_logits):
+        return jnp.concatenate([features, label_logits], 1)
+
+    model = dataclasses.replace(MODEL, domain_input=pair)
+    state = start(model)
+    kernel = state.theta["d"]["fc1"]["dense"]["kernel"]
+    assert kernel.shape == (6 + 3, 5)
+    images = a_batch().source_image
+    apply = model.parts["y"].apply
+    f = features(model, state, images, layer="f")
+    z, _ = apply(state.theta["y"], state.batch_stats["y"], f)
+    d, _ = model.parts["d"].apply(state.theta["d"], state.batch_stats["d"], pair(f, z))
+    close(features(model, state, images, layer="d"), d)
+
+
+def test_an_objective_sees_the_layers_of_a_part():
+    seen = {}
+
+    def objective(theta, batch, lam, apply, *, axis_name=None):
+        f = apply.feature_extractor(theta["f"], batch.source_image, domain=SOURCE)
+        z = apply.label_predictor(theta["y"], f, layers=seen)
+        seen["output"], seen["loss"] = z, jnp.mean(seen["fc1"] ** 2)
+        L_y = label_loss(z, batch.source_label)
+        return L_y + seen["loss"], Terms(L_y, None, f, z, batch.source_label, None, None, None)
+
+    model = dataclasses.replace(MODEL, label_predictor=FullyConnected((4,), 3))
+    batch = a_batch()
+    optimizer = make_optimizer(0.1)
+    state = init_state(model, optimizer, KEY, batch.source_image)
+    after, _ = make_update_step(model, optimizer, 0.0, objective=objective)(state, batch, KEY)
+    assert {"fc1", "fc1/dense", "logits"} <= seen.keys()
+    assert seen["logits"] is seen["output"]
+    plain, _ = make_update_step(model, optimizer, 0.0, objective=label_objective)(state, batch, KEY)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.theta["f"], plain.theta["f"])
+    assert any(jax.tree.leaves(moved))  # the gradient goes through the layer

@@ -1,5 +1,11 @@
 """Methods of domain adaptation that the paper is compared with: they align given features."""
 
+from dann_jax.alignment.estimators import (
+    DLID,
+    CorrelationAlignment,
+    GeodesicFlowKernel,
+    SubspaceAlignment,
+)
 from dann_jax.alignment.subspace import (
     Alignment,
     Subspace,
@@ -11,8 +17,12 @@ from dann_jax.alignment.subspace import (
 )
 
 __all__ = [
+    "DLID",
     "Alignment",
+    "CorrelationAlignment",
+    "GeodesicFlowKernel",
     "Subspace",
+    "SubspaceAlignment",
     "align",
     "deviation_bounds",
     "principal_subspace",

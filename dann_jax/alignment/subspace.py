@@ -34,7 +34,11 @@ class Subspace(NamedTuple):
 
     def project(self, x: np.ndarray, d: int) -> np.ndarray:
         """Returns the first ``d`` components ``[n, d]`` of features ``[n, D]``."""
-        return (x - self.mean) / self.deviation @ self.basis[:, :d]
+        return self.standardize(x) @ self.basis[:, :d]
+
+    def standardize(self, x: np.ndarray) -> np.ndarray:
+        """Returns z-scored features ``[n, D]``."""
+        return (x - self.mean) / self.deviation
 
 
 def principal_subspace(x: np.ndarray) -> Subspace:

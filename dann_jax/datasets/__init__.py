@@ -63,7 +63,9 @@ _NAMES = (
     "office31/webcam",
     "svhn",
     "syn_numbers",
+    "syn_numbers_published",
     "syn_signs",
+    "usps",
 )
 _DATA_DIR_VARIABLE = "DANN_JAX_DATA"
 

@@ -10,22 +10,23 @@ import numpy as np
 from dann_jax import memory
 from dann_jax.datasets.image_sets import ImageSet
 
-__all__ = ["Streamed", "blocks", "chosen", "over_blocks", "padded", "size"]
+__all__ = ["Streamed", "blocks", "chosen", "fitted", "over_blocks", "padded", "resized", "size"]
 
 BLOCK = 4096  # images that are in memory at once where a data set is not
 
 
 class Streamed(Sequence):
-    """Images that stay on disk: records for ``dann_jax.streaming``, padded to one size.
+    """Images that stay on disk: records for ``dann_jax.streaming``, brought to one size.
 
     Attributes:
       records: ``ImageRecords``.
-      size: Height and width, pixels; smaller images are padded with black.
+      size: Height and width, pixels.
       name: Of the data set, for errors.
+      resize: Whether images are resized to it; otherwise smaller ones are padded with black.
     """
 
-    def __init__(self, records: Any, size: int, name: str):
-        self.records, self.size, self.name = records, size, name
+    def __init__(self, records: Any, size: int, name: str, *, resize: bool = False):
+        self.records, self.size, self.name, self.resize = records, size, name, resize
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
@@ -45,9 +46,12 @@ class Streamed(Sequence):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records."""
         return [
-            {"image": padded(r["image"][None], self.size, self.name)[0], "label": r["label"]}
-            for r in self.records.__getitems__(indices)
+            {"image": self._fitted(record["image"][None])[0], "label": record["label"]}
+            for record in self.records.__getitems__(indices)
         ]
+
+    def _fitted(self, image):
+        return fitted(image, self.size, self.name, resize=self.resize)
 
 
 class _Chosen:
@@ -71,7 +75,8 @@ def size(images: ImageSet | Streamed) -> int:
 def chosen(images: ImageSet | Streamed, positions: np.ndarray) -> ImageSet | Streamed:
     """Returns the images at an array of positions."""
     if isinstance(images, Streamed):
-        return Streamed(_Chosen(images.records, positions), images.size, images.name)
+        records = _Chosen(images.records, positions)
+        return Streamed(records, images.size, images.name, resize=images.resize)
     return ImageSet(images.image[positions], images.label[positions])
 
 
@@ -99,6 +104,36 @@ def over_blocks(
     parts = [(function(image), label) for image, label in blocks(images)]
     outputs, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     return outputs, labels
+
+
+def fitted(image: np.ndarray, size: int, name: str, *, resize: bool = False) -> np.ndarray:
+    """Returns images ``[n, size, size, channel]``: ``resized``, or else ``padded``."""
+    return resized(image, size) if resize else padded(image, size, name)
+
+
+def resized(image: np.ndarray, size: int) -> np.ndarray:
+    """Returns images ``[n, size, size, channel]``, each channel resized by a bilinear filter.
+
+    Pixel centres lie at half numbers, and beyond the border the image goes on as there. Images
+    that have the size stay as they are.
+
+    >>> resized(np.array([[[[0], [100]], [[0], [100]]]], np.uint8), 4)[0, 0, :, 0]
+    array([  0,  25,  75, 100], dtype=uint8)
+
+    Args:
+      image: uint8 ``[n, height, width, channel]``.
+      size: Height and width, pixels.
+    """
+    if image.shape[1:3] == (size, size):
+        return image
+    from PIL import Image
+
+    output = np.empty((len(image), size, size, image.shape[3]), np.uint8)
+    for i, channel in np.ndindex(len(image), image.shape[3]):
+        plane = Image.fromarray(image[i, ..., channel])
+        plane = plane.resize((size, size), Image.Resampling.BILINEAR)
+        output[i, ..., channel] = np.asarray(plane)
+    return output
 
 
 def padded(image: np.ndarray, size: int, name: str) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""USPS: 7,291 and 2,007 handwritten digits of postcodes, 16x16, grey."""

@@ -1,0 +1,34 @@
+"""Objectives of other methods, on the same update, batches and keys as ``reversed_objective``.
+
+``make_update_step(..., objective=ddc_objective)`` trains with one; ``functools.partial`` sets its
+options.
+"""
+
+from dann_jax.objectives.adversarial import vada_objective, virtual_adversarial_loss
+from dann_jax.objectives.conditional import cdan_objective, conditioned, multilinear_map
+from dann_jax.objectives.correlation import coral_loss, coral_objective
+from dann_jax.objectives.discrepancy import (
+    dan_objective,
+    ddc_objective,
+    gaussian_kernel,
+    linear_kernel,
+    mmd,
+)
+from dann_jax.objectives.entropy import conditional_entropy, entropy_objective
+
+__all__ = [
+    "cdan_objective",
+    "conditional_entropy",
+    "conditioned",
+    "coral_loss",
+    "coral_objective",
+    "dan_objective",
+    "ddc_objective",
+    "entropy_objective",
+    "gaussian_kernel",
+    "linear_kernel",
+    "mmd",
+    "multilinear_map",
+    "vada_objective",
+    "virtual_adversarial_loss",
+]
