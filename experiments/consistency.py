@@ -410,12 +410,21 @@ def _of_curves(result):
                     if step < end and (not column or column[j] is None):
                         expected = f"a number at step {step}, as nothing diverged by then"
                         yield Fault(f"{entry}.{name}[{j}]", expected, "null")
+        if training.step:
+            yield from _of_penalties(entry, training, method)
         yield from _of_schedules(entry, training, result, end)
         yield from _of_evaluations(f"curves[{i}].evaluations", result, i)
 
 
 _OF_DOMAINS = ("domain_loss", "domain_accuracy")
 _ALWAYS = ("label_loss", "domain_loss", "lam")  # of a method that has any
+
+
+def _of_penalties(entry, row, method):
+    """Yields what a method does not add to L_y and L_d, and what is missing of that it does."""
+    if row.penalties.keys() != set(method.penalties):
+        expected = f"{', '.join(method.penalties) or 'none'}, as {method.name} adds"
+        yield Fault(f"{entry}.penalties", expected, shown(list(row.penalties)))
 
 
 def _of_schedules(entry, training, result, end):
@@ -512,10 +521,14 @@ def _of_alignment(result):
 
 def _of_record(record, key):
     """Yields what contradicts itself in the record of a key."""
-    steps = METHODS[record.settings.method].steps(_config(record.settings))
+    method = METHODS[record.settings.method]
+    steps = method.steps(_config(record.settings))
     if key not in record.together or len(set(record.together)) < len(record.together):
         yield Fault("together", f"distinct keys, {key} among them", shown(record.together))
     yield from _of_warnings("warnings", record.warnings, steps)
+    for name, rows in (("curves", record.curves), ("unfinished", record.unfinished)):
+        for i, row in enumerate(rows):
+            yield from _of_penalties(f"{name}[{i}]", row, method)
     for name, rows in (("curves", record.curves), ("evaluations", record.evaluations)):
         for i, (row, after) in enumerate(itertools.pairwise(rows), 1):
             if after.step <= row.step:

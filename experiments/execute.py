@@ -32,10 +32,18 @@ __all__ = ["check_data", "execute", "start"]
 
 
 OF_INPUTS = "label_loss", "domain_loss", "feature_norm", "label_logits", "domain_logits"
+_OF_WEIGHTS = {  # what is not finite -> the setting that weighs it
+    "domain_loss": "--domain-weight",
+    "domain_logits": "--domain-weight",
+    "mmd": "--alignment-weight",
+    "coral": "--alignment-weight",
+    "entropy": "--entropy-weight",
+    "vat_target": "--entropy-weight",
+    "vat_source": "--vat-weight",
+}
 REMEDIES = {  # by what is not finite; else the updates, or the inputs, are too large
     "lambda": "lower --gamma",
-    "domain_loss": "lower --mu0 or --domain-weight",
-    "domain_logits": "lower --mu0 or --domain-weight",
+    **{term: f"lower --mu0 or {option}" for term, option in _OF_WEIGHTS.items()},
 }
 
 

@@ -66,6 +66,7 @@ class Method:
     model: Callable[[DannModel], DannModel] | None = None  # what it makes of the network
     length: Literal["steps", "baseline_steps"] = "steps"  # the setting with its number of updates
     adversarial: bool = False  # whether it trains G_d: with lambda and L_d
+    penalties: tuple[str, ...] = ()  # names in its ``Terms`` of what it adds to L_y and L_d
     svm_head: bool = False  # whether a linear SVM is measured in place of its last layer
 
     # A closed form.
@@ -214,6 +215,7 @@ METHODS = {
             line=Line("#009988", (0, (3, 1)), "<"),
             trains_on=("source", "target"),
             objective=_with(objectives.ddc_objective, weight="alignment_weight"),
+            penalties=("mmd",),
             svm_head=True,
         ),
         Method(
@@ -223,6 +225,7 @@ METHODS = {
             line=Line("#33bbee", (0, (3, 1, 1, 1)), ">"),
             trains_on=("source", "target"),
             objective=_dan,
+            penalties=("mmd",),
             svm_head=True,
         ),
         Method(
@@ -232,6 +235,7 @@ METHODS = {
             line=Line("#997700", (0, (1, 2)), "p"),
             trains_on=("source", "target"),
             objective=_with(objectives.coral_objective, weight="alignment_weight"),
+            penalties=("coral",),
             svm_head=True,
         ),
         Method(
@@ -277,6 +281,7 @@ METHODS = {
                 objectives.entropy_objective, **_OF_L_D, entropy_weight="entropy_weight"
             ),
             adversarial=True,
+            penalties=("entropy",),
             svm_head=True,
         ),
         Method(
@@ -287,6 +292,7 @@ METHODS = {
             trains_on=("source", "target"),
             objective=_with(objectives.vada_objective, **_OF_VADA),
             adversarial=True,
+            penalties=("entropy", "vat_source", "vat_target"),
             svm_head=True,
         ),
         Method(

@@ -64,9 +64,10 @@ def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
     """
     every = []
     for kind in expected:
-        there, here = _rows(expected[kind]), _rows(actual[kind])
+        columns = [_flat(curves[kind]) for curves in (expected, actual)]
+        there, here = map(_rows, columns)
         steps = [step for step in there if step in here]
-        for name in expected[kind].keys() & actual[kind].keys() - {"step"}:
+        for name in columns[0].keys() & columns[1].keys() - {"step"}:
             pairs = [(there[step][name], here[step][name]) for step in steps]
             known = [abs(a) for a, _ in pairs if a is not None]
             if not known and all(b is None for _, b in pairs):
@@ -78,6 +79,12 @@ def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
                     relative = abs(a - b) / scale
                 every.append(Difference(key, step, name, a, b, relative))
     return sorted(every, key=lambda each: (each.step, each.name))
+
+
+def _flat(columns):
+    """Returns columns with those of the penalties among the others."""
+    others = {name: column for name, column in columns.items() if name != "penalties"}
+    return others | columns.get("penalties", {})
 
 
 def _rows(columns):

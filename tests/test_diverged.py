@@ -183,6 +183,8 @@ def test_the_command_line_says_so_gives_no_accuracy_and_ends_with_3(tmp_path, mo
         (2, "label_loss", "lower --mu0, or raise --input-scale, and train"),
         (1, "lambda", "lower --gamma, and train"),
         (3, "domain_loss", "lower --mu0 or --domain-weight, and train"),
+        (3, "mmd", "lower --mu0 or --alignment-weight, and train"),
+        (3, "vat_source", "lower --mu0 or --vat-weight, and train"),
         (3, "momentum", "lower --mu0, or raise --input-scale, and train"),
     ],
 )

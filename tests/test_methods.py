@@ -18,11 +18,11 @@ def test_a_method_of_another_paper_trains_and_its_record_holds_its_penalties(nam
     with small_config():
         study = studies.prepare(config, METHODS[name], PAIR, jax.local_devices()[:1])
         (done,) = train.train(study, [0], tmp_path)
-    expected = {"mmd": {"ddc", "dan"}, "coral": {"deep-coral"}, "entropy": {"entropy", "vada"}}
-    expected |= {"vat_source": {"vada"}, "vat_target": {"vada"}}
-    penalties = {key for key, methods in expected.items() if name in methods}
-    for entry in record.read_record(tmp_path, 0)["curves"]:
-        assert set(entry.get("penalties", {})) == penalties
+    curves = record.read_record(tmp_path, 0)["curves"]
+    assert curves
+    for entry in curves:
+        assert entry.get("penalties", {}).keys() == set(METHODS[name].penalties)
+        assert all(value is not None for value in entry.get("penalties", {}).values())
     assert done["finished"]
     state = trained.restored(study, 0, tmp_path)
     view = study.evaluated(state)

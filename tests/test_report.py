@@ -58,12 +58,18 @@ def scheduled(settings, length, steps):
     p = np.arange(length, dtype=np.float32) / length
     mu = settings.mu0 / (1 + settings.alpha * p) ** settings.beta
     p = np.minimum(np.arange(length) / (settings.lambda_horizon or length), 1)
-    lam = 2 / (1 + np.exp(-settings.gamma * p)) - 1
+    lam = settings.lambda_max * (2 / (1 + np.exp(-settings.gamma * p)) - 1)
     pairs = itertools.pairwise([0, *steps])
     return {
         "mu": [float(mu[step - 1]) for step in steps],
         "lam": [float(lam[start:step].mean()) for start, step in pairs],
     }
+
+
+def penalties_of(method, count):
+    """Returns the entry of the curves for what a method adds to L_y and L_d, if there is any."""
+    names = METHODS[method].penalties
+    return {"penalties": {name: [0.1] * count for name in names}} if names else {}
 
 
 def curves_of(settings, method, accuracy):
@@ -76,6 +82,7 @@ def curves_of(settings, method, accuracy):
             "step": [5, *steps],
             "label_loss": [2.0, *(1.0 for _ in steps)],
             "domain_loss": [of_domain] * (len(steps) + 1),
+            **penalties_of(method, len(steps) + 1),
             **scheduled(settings, length, [5, *steps]),
         },
         "evaluations": {
@@ -135,7 +142,10 @@ def lost(result, *places):
         result["target_accuracy"][i] = result["source_accuracy"][i] = None
         for columns in result["curves"][i].values():
             left = sum(step < 7 for step in columns["step"])
+            of_penalties = columns.pop("penalties", {})
             columns.update({name: column[:left] for name, column in columns.items()})
+            if of_penalties:
+                columns["penalties"] = {n: column[:left] for n, column in of_penalties.items()}
     return result | {"mean": None, "std": None}
 
 

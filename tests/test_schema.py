@@ -41,6 +41,8 @@ WHOLE = {
     "one key, which has no deviation": a_result(accuracy=[0.5]),
     "a baseline": a_result(method="source-only"),
     "a closed form": an_alignment(),
+    "a method with penalties": a_result(method="vada", settings={"lambda_max": 0.01}),
+    "one key of it diverged": lost(a_result(method="vada"), 1),
     "other settings": a_result(settings={"steps": 7, "mu0": 0.5, "mirror": True}),
     "one key diverged": lost(a_result(), 1),
     "all diverged": lost(a_result(), 0, 1),
@@ -160,6 +162,8 @@ FORGERIES = [  # entry, forged value, the entry that is told if it is another on
     ("curves[0].training.domain_loss", ABSENT, "curves[0].training.domain_loss[0]"),
     ("curves[0].training.mu[0]", "0.01"),
     ("curves[0].training.label_accuracy", [2.0], "curves[0].training.label_accuracy[0]"),
+    ("curves[0].training.penalties", {"mmd": [0.1]}, "curves[0].training.penalties.mmd"),
+    ("curves[0].training.penalties", {"mmd": [0.1] * 16}),
     ("curves[0].training.step[1]", 5),
     ("curves[0].training.step[2]", 4_001, "curves[0].training.step"),
     ("curves[0].training.step[-1]", 30_001, "curves[0].training.step"),
@@ -210,6 +214,17 @@ OF_CLOSED_FORMS = [
     ("curves", []),
 ]
 
+
+OF_PENALTIES = [
+    ("curves[0].training.penalties", ABSENT),
+    ("curves[1].training.penalties.entropy", ABSENT, "curves[1].training.penalties"),
+    ("curves[1].training.penalties.mmd", [0.1] * 16, "curves[1].training.penalties"),
+    ("curves[0].training.penalties.entropy[3]", None),
+    ("curves[0].training.penalties.vat_source", [0.1]),
+    ("curves[0].training.penalties.vat_target[0]", "0.1"),
+    ("curves[0].training.lam[0]", 0.1),
+    ("resolved_config.lambda_max", 0.02, "command"),
+]
 
 OF_SVMS = [
     ("svm_accuracy", [0.7, 0.7], "svm_mean"),
@@ -274,9 +289,10 @@ def test_a_forged_entry_is_refused_and_named(entry, value, told):
     [
         *(("a closed form", *case(each)) for each in OF_CLOSED_FORMS),
         *(("with SVMs", *case(each)) for each in OF_SVMS),
+        *(("a method with penalties", *case(each)) for each in OF_PENALTIES),
     ],
 )
-def test_a_forged_entry_of_a_closed_form_or_an_svm_is_refused(name, entry, value, told):
+def test_a_forged_entry_of_another_kind_of_result_is_refused(name, entry, value, told):
     faults = consistency.result_faults(forged(WHOLE[name], entry, value))
     assert told in [fault.entry for fault in faults], list(map(str, faults))
 
@@ -424,6 +440,7 @@ def test_any_file_is_one_sentence_of_verify_run_and_report(file_and_text, monkey
         ("together", [0, 0], "together"),
         ("together", [2**70], "together[0]"),
         ("settings.method", "dam", "settings.method"),
+        ("curves[3].penalties", {"mmd": 0.1}, "curves[3].penalties"),
         ("settings.crop", 99, "settings"),
         ("settings.warp", 9, "settings.warp"),
         ("origin.data.mnist/test", ABSENT, "origin.data.mnist/test"),

@@ -385,6 +385,19 @@ def test_differences_are_shares_of_the_largest_value_of_a_curve():
     assert shares["domain_loss", 100] == math.inf
 
 
+def test_penalties_are_compared():
+    columns = {"training": {"step": [50, 100], "mu": [0.1, 0.1], "penalties": {"mmd": [2.0, 1.0]}}}
+    got = json.loads(json.dumps(columns))
+    got["training"]["penalties"]["mmd"][1] = 1.5
+    expected = [
+        verify.Difference(3, 50, "mmd", 2.0, 2.0, 0.0),
+        verify.Difference(3, 50, "mu", 0.1, 0.1, 0.0),
+        verify.Difference(3, 100, "mmd", 1.0, 1.5, 0.25),
+        verify.Difference(3, 100, "mu", 0.1, 0.1, 0.0),
+    ]
+    assert verify.differences(3, columns, got) == expected
+
+
 def test_an_environment_differs_in_what_decides_the_last_bits():
     here = {
         "data": {}, "device": "cpu", "device_count": 1, "process_count": 1, "plain_xla": False,
