@@ -32,18 +32,9 @@ __all__ = ["check_data", "execute", "start"]
 
 
 OF_INPUTS = "label_loss", "domain_loss", "feature_norm", "label_logits", "domain_logits"
-_OF_WEIGHTS = {  # what is not finite -> the setting that weighs it
-    "domain_loss": "--domain-weight",
-    "domain_logits": "--domain-weight",
-    "mmd": "--alignment-weight",
-    "coral": "--alignment-weight",
-    "entropy": "--entropy-weight",
-    "vat_target": "--entropy-weight",
-    "vat_source": "--vat-weight",
-}
-REMEDIES = {  # by what is not finite; else the updates, or the inputs, are too large
-    "lambda": "lower --gamma",
-    **{term: f"lower --mu0 or {option}" for term, option in _OF_WEIGHTS.items()},
+_WEIGHTS = {  # what is not finite -> the setting that weighs it
+    **dict.fromkeys(("domain_loss", "domain_logits"), "domain_weight"),
+    **{term: setting for each in METHODS.values() for term, setting in each.penalties.items()},
 }
 
 
@@ -142,7 +133,11 @@ def _remedy(where):
     """Returns what to change where a training diverged."""
     if where["step"] == 1 and where["term"] in OF_INPUTS:  # before any update
         return "raise --input-scale, as nothing was updated before"
-    return REMEDIES.get(where["term"], "lower --mu0, or raise --input-scale")
+    if where["term"] == "lambda":
+        return "lower --gamma"
+    if weight := _WEIGHTS.get(where["term"]):
+        return f"lower --mu0 or --{weight.replace('_', '-')}"
+    return "lower --mu0, or raise --input-scale"  # updates, or inputs, are too large
 
 
 def _where(options, console):

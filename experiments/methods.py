@@ -66,7 +66,8 @@ class Method:
     model: Callable[[DannModel], DannModel] | None = None  # what it makes of the network
     length: Literal["steps", "baseline_steps"] = "steps"  # the setting with its number of updates
     adversarial: bool = False  # whether it trains G_d: with lambda and L_d
-    penalties: tuple[str, ...] = ()  # names in its ``Terms`` of what it adds to L_y and L_d
+    penalties: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    """What it adds to L_y and L_d, as its ``Terms`` name it, and the setting that weighs it."""
     svm_head: bool = False  # whether a linear SVM is measured in place of its last layer
 
     # A closed form.
@@ -215,7 +216,7 @@ METHODS = {
             line=Line("#009988", (0, (3, 1)), "<"),
             trains_on=("source", "target"),
             objective=_with(objectives.ddc_objective, weight="alignment_weight"),
-            penalties=("mmd",),
+            penalties={"mmd": "alignment_weight"},
             svm_head=True,
         ),
         Method(
@@ -225,7 +226,7 @@ METHODS = {
             line=Line("#33bbee", (0, (3, 1, 1, 1)), ">"),
             trains_on=("source", "target"),
             objective=_dan,
-            penalties=("mmd",),
+            penalties={"mmd": "alignment_weight"},
             svm_head=True,
         ),
         Method(
@@ -235,7 +236,7 @@ METHODS = {
             line=Line("#997700", (0, (1, 2)), "p"),
             trains_on=("source", "target"),
             objective=_with(objectives.coral_objective, weight="alignment_weight"),
-            penalties=("coral",),
+            penalties={"coral": "alignment_weight"},
             svm_head=True,
         ),
         Method(
@@ -281,7 +282,7 @@ METHODS = {
                 objectives.entropy_objective, **_OF_L_D, entropy_weight="entropy_weight"
             ),
             adversarial=True,
-            penalties=("entropy",),
+            penalties={"entropy": "entropy_weight"},
             svm_head=True,
         ),
         Method(
@@ -292,7 +293,11 @@ METHODS = {
             trains_on=("source", "target"),
             objective=_with(objectives.vada_objective, **_OF_VADA),
             adversarial=True,
-            penalties=("entropy", "vat_source", "vat_target"),
+            penalties={
+                "entropy": "entropy_weight",
+                "vat_target": "entropy_weight",
+                "vat_source": "vat_weight",
+            },
             svm_head=True,
         ),
         Method(
