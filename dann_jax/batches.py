@@ -322,6 +322,8 @@ def gather(
     if arrays.target_label is not None:
         target_label = jnp.take(arrays.target_label, target, axis=0)
         if labelled is not None:
+            if jnp.issubdtype(target_label.dtype, jnp.unsignedinteger):
+                target_label = target_label.astype(jnp.int32)  # unsigned numbers have no -1
             target_label = jnp.where(target < labelled[0], target_label, -1)
 
     def take(images, rows):

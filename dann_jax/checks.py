@@ -24,7 +24,6 @@ __all__ = [
     "check_images",
     "check_key",
     "check_labels",
-    "check_list",
     "check_number",
     "check_pair",
     "check_weights",
@@ -53,7 +52,8 @@ def check_labels(labels: Any, classes: int | None = None, *, name: str = "labels
     ValueError: labels[2] is 10: expected 0 to 9, or -1 where the label is not known...
 
     Args:
-      labels: Any shape. Under a trace, where they have no values, their type is checked.
+      labels: Any shape. Under a trace, where they have no values, their type is checked, and those
+        of 32 or 64 bits must be signed.
       classes: Number of classes; None for any.
       name: What the caller calls them.
 
@@ -63,13 +63,19 @@ def check_labels(labels: Any, classes: int | None = None, *, name: str = "labels
     """
     values = known_values(labels)
     watch = _WATCH.get()
+    watched = False
     if values is None and watch is not None:
-        watch.check(labels, classes)  # names the data set and the example
+        watched = watch.check(labels, classes)  # names the data set and the example
     dtype = labels.dtype if values is None else values.dtype
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(
             f"{name} must be integers, got {dtype}{_no_integer(values, name)}: pass the number of "
             "each example's class, or give make_update_step an objective for other labels"
+        )
+    if values is None and not watched and dtype in (jnp.uint32, jnp.uint64):
+        raise TypeError(
+            f"{name} must fit int32, got {dtype}, whose values a trace cannot check: call "
+            "check_labels on them and pass labels.astype(np.int32)"
         )
     if values is not None:
         last = np.iinfo(np.int32).max if classes is None else classes - 1
@@ -152,7 +158,6 @@ def check_images(images: Any, name: str = "images", *, empty: bool = False) -> i
       ValueError: There is no example, the arrays have different numbers of them, or a value is
         not finite.
     """
-    check_list(images, name)
     examples = count_examples(images, name)
     if not examples and not empty:
         raise ValueError(f"{name} has no examples: expected at least one")
@@ -166,24 +171,6 @@ def check_images(images: Any, name: str = "images", *, empty: bool = False) -> i
             _refuse(leaf, ~np.isfinite(leaf), place, "finite numbers")
             check_fits(leaf, place)
     return examples
-
-
-def check_list(images: Any, name: str = "images") -> None:
-    """Raises where images are a list of arrays of one shape, of which each may be an example.
-
-    Args:
-      images: An array, or a pytree of arrays where a network has several inputs.
-      name: What the caller calls them.
-
-    Raises:
-      TypeError: They are such a list.
-    """
-    if isinstance(images, list) and len({np.shape(image) for image in images}) == 1:
-        raise TypeError(
-            f"{name} must be an array [n, ...], got a list of {len(images)} of shape "
-            f"{list(np.shape(images[0]))}: pass a list of examples as np.asarray(list), and "
-            "several inputs as a tuple"
-        )
 
 
 def check_key(key: Any, name: str = "key", *, many: bool = False) -> None:
@@ -353,11 +340,17 @@ class LabelWatch:
         self._labels: dict[str, Any] = {}  # of the call, by name
         self._traced: dict[str, Any] = {}  # of the batch under the trace
         self._classes: dict[str, int | None] = {}  # of labels that are classes
+        self._after = ""
 
     @contextlib.contextmanager
-    def over(self, **labels: Any):
-        """Checks the labels of a call of the program, by their names; None for no labels."""
-        self._labels = labels
+    def over(self, labels: dict[str, Any], after: str = ""):
+        """Checks the labels of a call of the program.
+
+        Args:
+          labels: They, by name; None for no labels.
+          after: What was done to them, for the error.
+        """
+        self._labels, self._after = labels, after
         token = _WATCH.set(self)
         try:
             for name, classes in self._classes.items():
@@ -374,17 +367,21 @@ class LabelWatch:
         if watch is not None:
             watch._traced = labels
 
-    def check(self, labels: Any, classes: int | None) -> None:
-        """Raises what ``check_labels`` does for the data set that labels under a trace are of."""
-        for name, traced in self._traced.items():
-            if traced is labels:
-                self._classes[name] = classes
-                self._check(name, classes)
+    def check(self, labels: Any, classes: int | None) -> bool:
+        """Raises what ``check_labels`` does for the data set that labels under a trace are of.
+
+        Returns whether they are of one of the call.
+        """
+        names = [name for name, traced in self._traced.items() if traced is labels]
+        for name in names:
+            self._classes[name] = classes
+            self._check(name, classes)
+        return bool(names)
 
     def _check(self, name, classes):
         labels = self._labels.get(name)
         if labels is not None and known_values(labels) is not None:
-            check_labels(labels, classes, name=name)
+            check_labels(labels, classes, name=name + self._after)
 
 
 _WATCH: contextvars.ContextVar[LabelWatch | None] = contextvars.ContextVar("labels", default=None)

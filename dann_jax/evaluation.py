@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import kernels
-from dann_jax.checks import check_count, check_labels, check_list, count_examples, known_values
+from dann_jax.checks import check_count, check_labels, count_examples, known_values
 from dann_jax.networks import DannModel
 from dann_jax.objective import TARGET, check_domain
 
@@ -231,7 +231,6 @@ def _check_domain(model, state, images, preprocess, domain):
     of the other one. An array all 0 or all 1 is an average or a variance that never moved.
     """
     check_domain(domain, joint=False)
-    check_list(images)
     if not all(hasattr(state, name) for name in ("theta", "batch_stats")):
         raise TypeError(
             f"state must be a TrainState, got {type(state).__name__}: an update and a training "

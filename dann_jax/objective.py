@@ -108,7 +108,7 @@ def label_loss(
     Args:
       label_logits: ``[n, classes]``.
       labels: ``[n]``, integers 0..classes-1, or -1 where the label is not known. Under a trace,
-        where values cannot be checked, a label beyond the classes gives NaN.
+        where values cannot be checked, a label that is neither gives NaN.
       weights: ``[n]``, non-negative; 1 for each if None.
       axis_name: Mapped axis over which the normalizer is averaged, so that the mean of the
         devices' losses is the loss of the whole batch even where their weights differ.
@@ -142,8 +142,8 @@ def label_loss(
 
 
 def _known(labels, weights):
-    """Returns the weights of examples, 0 where the label is not known."""
-    known = (labels >= 0).astype(jnp.float32)
+    """Returns the weights of examples, 0 where the label is not known, NaN where it is none."""
+    known = jnp.where(labels >= -1, (labels >= 0).astype(jnp.float32), np.float32(np.nan))
     if weights is None:
         return known
     return _weights(weights, labels) * known

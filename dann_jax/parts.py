@@ -387,6 +387,13 @@ class _LinenPart:
         name = type(self.module).__name__
         try:
             return self.module.apply(variables, x, **options)
+        except (AttributeError, TypeError) as error:
+            if not isinstance(x, list):
+                raise
+            raise TypeError(
+                f"{name} does not take a list of {len(x)} arrays ({error}): pass a list of "
+                "examples as one array, np.asarray(list)"
+            ) from error
         except flax.errors.InvalidRngError as error:
             raise TypeError(
                 f"{name} needs random numbers outside training ({_short(error)}): switch its "

@@ -25,6 +25,7 @@ share the batches of each. The same axis can carry settings that vary:
 import dataclasses
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -36,7 +37,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dann_jax import batches, kernels
-from dann_jax.checks import LabelWatch, check_count, check_fits, check_key, check_pair
+from dann_jax.checks import (
+    LabelWatch,
+    check_count,
+    check_fits,
+    check_key,
+    check_pair,
+    known_values,
+)
 from dann_jax.networks import DannModel
 from dann_jax.training import Metrics, TrainState, init_state
 
@@ -86,8 +94,69 @@ def _step(update, preprocess, state, batch, key):
             f"preprocess must return a DomainBatch, got {type(batch).__name__}: "
             "return batch._replace(source_image=..., target_image=...)"
         )
-    LabelWatch.trace(source_label=batch.source_label, target_label=batch.target_label)
+    LabelWatch.trace(**_labels_of(batch))
     return update(state, batch, batches.split_key(key).noise)
+
+
+def _labels_of(data):
+    """Returns the labels of arrays or of a batch by name."""
+    return {name: getattr(data, name) for name in ("source_label", "target_label")}
+
+
+class _Labels:
+    """Checks labels as an objective gets them: after ``preprocess``, which may number them anew."""
+
+    def __init__(self, preprocess, sizes=None):
+        """Starts with the sizes that batches of arrays have; None for batches of a stream."""
+        self._preprocess, self._sizes = preprocess, sizes
+        self._watch = LabelWatch()
+        self._kept: bool | None = None  # whether preprocess leaves them alone, if known
+        self._mapped = jax.jit(lambda batch: _labels_of(preprocess(batch)))
+        self._last: tuple[list[Any], dict[str, Any]] = [], {}  # arrays, and their labels
+
+    def over(self, data):
+        """Returns a context in which the labels of arrays, or of a batch, are checked."""
+        labels = _labels_of(data)
+        if any(x is not None and known_values(x) is None for x in labels.values()):
+            return self._watch.over(labels)
+        if self._kept is None:
+            self._kept = self._keeps(data if self._sizes is None else next(self._blocks(data)))
+        if self._kept:
+            return self._watch.over(labels)
+        leaves = jax.tree.leaves(data)
+        same = len(leaves) == len(self._last[0])
+        if not (same and all(map(operator.is_, leaves, self._last[0]))):
+            self._last = leaves, self._all_mapped(data)
+        return self._watch.over(self._last[1], after=" after preprocess")
+
+    def _keeps(self, batch):
+        kept = []
+
+        def probe(batch):
+            after = self._preprocess(batch)
+            if isinstance(after, batches.DomainBatch):  # another type is refused in the step
+                before = _labels_of(batch)
+                kept.extend(x is before[name] for name, x in _labels_of(after).items())
+
+        jax.eval_shape(probe, batch)
+        return all(kept)
+
+    def _blocks(self, arrays):
+        """Yields batches that hold each example, as stored."""
+        ranges = zip(self._sizes.examples, self._sizes.batch, strict=True)
+        source, target = ([np.arange(i, i + b) % n for i in range(0, n, b)] for n, b in ranges)
+        for i in range(max(len(source), len(target))):
+            rows = source[i % len(source)], target[i % len(target)]
+            yield batches.gather(arrays, *rows, self._sizes.labelled)
+
+    def _all_mapped(self, data):
+        if self._sizes is None:
+            return self._mapped(data)
+        blocks = [self._mapped(batch) for batch in self._blocks(data)]
+        return {
+            name: None if blocks[0][name] is None else np.concatenate([b[name] for b in blocks])[:n]
+            for name, n in zip(blocks[0], self._sizes.examples, strict=True)
+        }
 
 
 def _step_of_rows(update, preprocess, labelled, state, arrays, source, target, key):
@@ -157,19 +226,19 @@ class Program:
       inputs: Takes what the program takes, and returns the inputs of each call of ``compiled``.
       axis: Axis of the steps in the metrics where ``compiled`` makes one step; None where it
         makes all of them.
-      labels: Checks the labels of the arrays.
+      labels: Checks the labels of the arrays in a call.
     """
 
     compiled: Callable[..., tuple[Any, Any]]
     inputs: Callable[..., list[tuple[Any, ...]]]
     axis: int | None
-    labels: LabelWatch = dataclasses.field(default_factory=LabelWatch, kw_only=True)
+    labels: _Labels
 
     def __call__(self, state, arrays, *args, **kwargs):
         """Returns the new state and the metrics."""
         of_calls = []
         inputs_of_calls = self.inputs(state, arrays, *args, **kwargs)
-        with self._checked(arrays):
+        with self.labels.over(arrays):
             for inputs in inputs_of_calls:
                 state, metrics = self.compiled(state, arrays, *inputs)
                 of_calls.append(metrics)
@@ -180,11 +249,8 @@ class Program:
     def lower(self, state, arrays, *args, **kwargs):
         """Returns the lowering of ``compiled``."""
         inputs, *_ = self.inputs(state, arrays, *args, **kwargs)
-        with self._checked(arrays):
+        with self.labels.over(arrays):
             return self.compiled.lower(state, arrays, *inputs)
-
-    def _checked(self, arrays):
-        return self.labels.over(source_label=arrays.source_label, target_label=arrays.target_label)
 
 
 def make_train_steps(
@@ -243,7 +309,8 @@ def make_train_steps(
     update = _update_of(make_update, AXIS if count > 1 else None)
     step = functools.partial(_step_of_rows, update, preprocess, labelled)
     compiled = _compile_over(devices, _scanned(step) if fused else step, (None, None, 0, 0, None))
-    draw = functools.partial(_rows, _Sizes(examples, batch, labelled))
+    sizes = _Sizes(examples, batch, labelled)
+    draw = functools.partial(_rows, sizes)
     local = np.array([d.process_index == jax.process_index() for d in devices])
 
     def by_device(rows):  # [steps, batch] -> [devices of this process, steps, share]
@@ -267,7 +334,7 @@ def make_train_steps(
         axis = 1 if count > 1 else 0
         return [(source.take(s, axis), target.take(s, axis), key) for s in range(steps)]
 
-    return Program(compiled, inputs, axis=None if fused else 0)
+    return Program(compiled, inputs, None if fused else 0, _Labels(preprocess, sizes))
 
 
 # --- devices -----------------------------------------------------------------------------
@@ -540,12 +607,13 @@ def make_study_steps(
 
         # jax.pmap, which is a jax.shard_map over one axis, has no place for the second.
         mesh = Mesh(np.reshape(devices, (-1, sharing)), ("training", AXIS))
-        return _study_program(jax.vmap(step, in_axes=(0, None, 0, 0, 0, 0)), sizes, mesh, fused)
+        each = jax.vmap(step, in_axes=(0, None, 0, 0, 0, 0))
+        return _study_program(each, sizes, mesh, fused, _Labels(preprocess, sizes))
 
     return StudySteps(program_of)
 
 
-def _study_program(step, sizes, mesh, fused):
+def _study_program(step, sizes, mesh, fused, labels):
     """Returns the program of trainings whose ``step`` is mapped already."""
 
     def steps(*args):
@@ -597,7 +665,7 @@ def _study_program(step, sizes, mesh, fused):
         of_steps = zip(*rows_on_host(keys, first, steps), strict=True)
         return [(*of_step, keys, settings) for of_step in of_steps]
 
-    return _SpreadProgram(compiled, inputs, None if fused else 1, prepared)
+    return _SpreadProgram(compiled, inputs, None if fused else 1, labels, prepared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -695,7 +763,7 @@ def make_stream_steps(
     update = _update_of(make_update, AXIS if count > 1 else None)
     compiled = _compile_over(devices, functools.partial(_step, update, preprocess), (None, 0, None))
     shares = _shares(devices)
-    local, watch = shares.num_devices, LabelWatch()
+    local, labels = shares.num_devices, _Labels(preprocess)
 
     def place(batch):
         if count > 1:
@@ -726,7 +794,7 @@ def make_stream_steps(
             )
         of_steps = []
         for s in range(steps):
-            with watch.over(source_label=batch.source_label, target_label=batch.target_label):
+            with labels.over(batch):
                 state, metrics = compiled(state, placed, key)
             of_steps.append(metrics)
             if s + 1 < steps:

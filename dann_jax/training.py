@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from dann_jax import batches, networks
-from dann_jax.checks import check_images, check_key, check_number, count_examples
+from dann_jax.checks import check_images, check_key, check_number, check_weights, count_examples
 from dann_jax.objective import (
     SOURCE,
     Apply,
@@ -494,28 +494,34 @@ def _varying(theta, axis_name):
 
 def _metrics(terms, lam, axis_name):
     weights = terms.weights
+    if weights is not None:
+        examples = max(map(len, jax.tree.leaves((terms.features, terms.labels, terms.domains))))
+        check_weights(weights, (examples,), name="the weights in Terms")
 
     def mean(values, weights):
         return weighted_mean(values.astype(jnp.float32), weights, axis_name)
 
-    def share(correct, logits, weights):
+    def share(correct, logits, numbers, weights, least=0):
         # The largest of logits that are not finite is no class, and their sign no domain.
-        finite = jnp.isfinite(logits).reshape(len(correct), -1).all(-1)
-        return mean(jnp.where(finite, correct.astype(jnp.float32), np.float32(np.nan)), weights)
+        count = max(2, logits.size // len(correct))  # of classes, or of domains
+        defined = jnp.isfinite(logits).reshape(len(correct), -1).all(-1)
+        defined &= (numbers >= least) & (numbers < count)
+        return mean(jnp.where(defined, correct.astype(jnp.float32), np.float32(np.nan)), weights)
 
     label_accuracy = domain_accuracy = feature_norm = ABSENT
-    if _are_numbers(terms.labels, terms.label_logits) and terms.label_logits.shape[1] > 1:
-        known = (terms.labels >= 0).astype(jnp.float32)
+    if _are_numbers(terms.labels, terms.label_logits) and _has_classes(terms.label_logits):
+        known = (terms.labels != -1).astype(jnp.float32)
         if weights is not None:
             known = known * weights[: len(known)]
         correct = jnp.argmax(terms.label_logits, -1) == terms.labels
-        label_accuracy = share(correct, terms.label_logits, known)
+        label_accuracy = share(correct, terms.label_logits, terms.labels, known, least=-1)
     if _are_numbers(terms.domains, terms.domain_logits) and terms.domain_logits.shape[1:] in (
         (),
         (1,),
     ):
         logits = terms.domain_logits.reshape(-1)
-        domain_accuracy = share((logits > 0) == (terms.domains > 0), logits, weights)
+        is_right = (logits > 0) == (terms.domains > 0)
+        domain_accuracy = share(is_right, logits, terms.domains, weights)
     if terms.features is not None:
         squares = [
             jnp.sum(a.astype(jnp.float32).reshape(len(a), -1) ** 2, -1)
@@ -531,6 +537,10 @@ def _metrics(terms, lam, axis_name):
         lam=jnp.asarray(lam, jnp.float32),
         penalties=terms.penalties,
     )
+
+
+def _has_classes(logits):
+    return jnp.ndim(logits) == 2 and jnp.shape(logits)[1] > 1
 
 
 def _are_numbers(numbers, logits):

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import errno
 import os
 import pathlib
 import re
@@ -14,10 +15,11 @@ from typing import Any, NoReturn
 import tyro
 from tyro import _errors  # the events of errors; tyro has no public form of them
 
-__all__ = ["Parser", "check_folder", "parse"]
+__all__ = ["Parser", "check_folder", "check_published", "either", "parse", "sentence"]
 
 NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
 SHOWN = 60  # characters of a value
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG  # a disk that takes no more
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,6 +63,26 @@ def parse(
             description=description,
             **({} if default is None else {"default": default}),
         )
+
+
+def sentence(error: BaseException) -> str:
+    """Returns what an error says: the file and why, and what to do where the system does not."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    text = f"{error.filename}: {error.strerror.lower()}" if error.filename else str(error)
+    if error.errno in FULL:
+        text += ": free some space, and the same command goes on from what is saved"
+    return text
+
+
+def either(names: Sequence[str]) -> str:
+    """Returns names in words.
+
+    >>> either(["a", "b", "c"])
+    'a, b or c'
+    """
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _leave(sentence):
@@ -113,7 +135,7 @@ def _sentence(event, options, program):
 def _kind(metavar):
     """Returns what a value of an option should be, in words."""
     words = re.findall(r"[^{}|\[\] ]+", metavar.replace("...", ""))
-    return " or ".join(dict.fromkeys(NUMBERS.get(word, word) for word in words))
+    return either(list(dict.fromkeys(NUMBERS.get(word, word) for word in words)))
 
 
 def _fields(options):
@@ -153,3 +175,12 @@ def check_folder(path: pathlib.Path | None, option: str, *, written: bool = True
         )
     if written and not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"{option} {path}: {place} may not be written to: choose another folder")
+
+
+def check_published(path: pathlib.Path | None) -> None:
+    """Raises a ValueError unless the folder of published files, if one is named, is one."""
+    if path is not None and not path.expanduser().is_dir():
+        raise ValueError(
+            f"--manual-dir {path}: expected a folder of data files, got none: name the folder that "
+            "holds them"
+        )

@@ -124,11 +124,7 @@ def _check(options):
         )
     command_line.check_folder(options.output, "--output")
     command_line.check_folder(options.data_dir, "--data-dir", written=False)  # if all is prepared
-    if options.manual_dir is not None and not options.manual_dir.expanduser().is_dir():
-        raise ValueError(
-            f"--manual-dir {options.manual_dir}: expected a folder of data files, got none: name "
-            "the folder that holds them"
-        )
+    command_line.check_published(options.manual_dir)
     check_size(options.config)
     _check_memory(options.config)
 

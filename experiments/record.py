@@ -115,7 +115,7 @@ def read(path: pathlib.Path) -> dict | None:
     except FileNotFoundError:
         return None
     except IsADirectoryError as error:
-        raise ValueError(f"{path}: expected a JSON file, got a folder: move it away") from error
+        raise ValueError(f"{path}: expected a JSON file, got a folder") from error
     except RecursionError as error:
         raise ValueError(
             f"{path} is not valid JSON (expected some levels of lists and objects, got more than "

@@ -11,7 +11,7 @@ import sys
 
 from dann_jax.datasets.whole_files import whole
 from experiments import record, result_tables, schema
-from experiments.arguments import Parser
+from experiments.arguments import Parser, sentence
 from experiments.benchmark import tables as benchmark_tables
 from experiments.hostile import tables as hostile_tables
 
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
             documents[SCHEMA] = SCHEMA.read_text() if SCHEMA.exists() else ""
             filled[SCHEMA] = record.as_text(schema.json_schema())
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     for path, new in filled.items():
         if new == documents[path]:

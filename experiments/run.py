@@ -8,7 +8,6 @@ also be a table, such as table1 or office31: all its experiments are run, with t
 --list shows all of them.
 """
 
-import errno
 import sys
 
 import jax
@@ -25,10 +24,10 @@ from experiments import (
     processes,
     record,
 )
+from experiments.arguments import sentence
 
 __all__ = ["main"]
 
-FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG  # a disk that takes no more
 DIVERGED = 3  # exit status
 DEFAULT = "digits_digits_m"  # whose settings --help shows where no config is named
 
@@ -63,15 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             )
         return getattr(stop, "status", 130)
     except (ValueError, OSError) as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
-
-
-def _sentence(error):
-    """Returns what an error says, and what to do where the system does not."""
-    if isinstance(error, OSError) and error.errno in FULL:
-        return f"{error}: free some space, and the same command goes on from what is saved"
-    return str(error)
 
 
 def _list(console):
@@ -115,9 +107,9 @@ def _run(name, every, console):
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             interruption.check()  # where a callback has made another error of a signal's
             alone = not processes.all_fail()
-            failures[row] = _sentence(error)  # an error itself would hold the arrays of its row
-            sentence = failures[row] if row == name else f"{row}: {failures[row]}"
-            print("error:", sentence, file=sys.stderr)
+            failures[row] = sentence(error)  # an error itself would hold the arrays of its row
+            text = failures[row] if row == name else f"{row}: {failures[row]}"
+            print("error:", text, file=sys.stderr)
             if alone:
                 processes.leave(2)
 

@@ -18,7 +18,7 @@ import jax
 from dann_jax import memory
 from dann_jax.programs import Group
 from experiments import domains, record, studies, train
-from experiments.arguments import Parser
+from experiments.arguments import Parser, check_published, sentence
 from experiments.methods import METHODS
 from experiments.plan import config_of
 
@@ -101,7 +101,7 @@ def _result(path):
     """Returns the content of a file that can be verified."""
     result = record.read_result(path)
     if result is None:
-        raise ValueError(f"there is no file {path}")
+        raise ValueError(f"{path}: expected a result CONFIG/METHOD.json, got no file")
     method = METHODS[result["method"]]
     if method.aligns:
         raise ValueError(
@@ -125,6 +125,7 @@ def _last_step(result, steps, keys):
 def _study(result, options):
     """Returns the result's method, ready to train on the same data."""
     config = config_of(result["resolved_config"], options.weights)
+    check_published(options.manual_dir)
     devices = jax.local_devices()
     count = options.devices
     if count is None:
@@ -311,7 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _verify(options)
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
 
 

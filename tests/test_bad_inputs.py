@@ -120,6 +120,24 @@ def stream(source=None, key=KEY, batch=(4, 4), **options):
     return batch_stream(source or records, records, key, batch=batch, workers=0, **options)
 
 
+def streamed(preprocess):
+    """Makes a step of a stream of images of label 0."""
+    make = functools.partial(make_update_step, model(), OPTIMIZER, 0.5)
+
+    def flat(batch):
+        images = (batch.source_image, batch.target_image)
+        source, target = (x.reshape(4, -1)[:, :3].astype(np.float32) for x in images)
+        return preprocess(batch._replace(source_image=source, target_image=target))
+
+    train = make_stream_steps(make, preprocess=flat, devices=jax.devices()[:1])
+    return train(state(), stream(), KEY, 1)
+
+
+def numbered(change):
+    """A preprocess that changes the numbers of the classes."""
+    return lambda batch: batch._replace(source_label=change(batch.source_label))
+
+
 def changed(value, dtype=None):
     labels = Y.astype(dtype or Y.dtype)
     labels[5] = value
@@ -288,6 +306,41 @@ LABELS = {
         lambda: update(source_label=np.eye(3, dtype=np.int32)[Y]),
         ValueError,
         r"expected source_label \[8\], one label for each of 8 source examples, got \[8, 3\]",
+    ),
+    "a label beyond the classes after preprocess": (
+        lambda: program(preprocess=numbered(lambda y: y + 1)),
+        ValueError,
+        rf"source_label after preprocess\[1\] is 3: {CLASSES}",
+    ),
+    "a label of the target beyond the classes after preprocess": (
+        lambda: program(
+            arrays={"target_label": Y},
+            labelled=(8, 4),
+            preprocess=lambda batch: batch._replace(target_label=2 * batch.target_label),
+        ),
+        ValueError,
+        rf"target_label after preprocess\[1\] is 4: {CLASSES}",
+    ),
+    "a label that preprocess makes of the images": (
+        lambda: program(
+            preprocess=lambda b: b._replace(
+                source_label=7 * (b.source_image[:, 0] < np.inf).astype(np.int32)
+            )
+        ),
+        ValueError,
+        rf"source_label after preprocess\[0\] is 7: {CLASSES}",
+    ),
+    "a stream's label beyond the classes after preprocess": (
+        lambda: streamed(numbered(lambda y: y + 3)),
+        ValueError,
+        rf"source_label after preprocess\[0\] is 3: {CLASSES}",
+    ),
+    "labels of 32 unsigned bits under jax.jit": (
+        lambda: jax.jit(make_update_step(model(), OPTIMIZER, 0.5))(
+            state(), DomainBatch(X, changed(2**32 - 5, np.uint32), T), KEY
+        ),
+        TypeError,
+        "source_label must fit int32, got uint32, whose values a trace cannot check: call",
     ),
     "one-hot to label_loss": (
         lambda: label_loss(LOGITS, np.eye(3)[Y]),
@@ -532,8 +585,8 @@ ARRAYS = {
     ),
     "a list": (
         lambda: predict(model(), state(), X.tolist()),
-        TypeError,
-        r"images must be an array .* list of 8 of shape \[3\]: pass a list .* np.asarray\(list\)",
+        ValueError,
+        r"images must be arrays with one first axis, .*: pass lists as np.asarray\(list\)",
     ),
     "no target": (
         lambda: update(target_image=None),
@@ -1368,7 +1421,11 @@ COMMANDS = [
     ("run table1 --steps 0", f"steps {COUNT} 0"),
     ("verify", "the following arguments are required: result: see python -m experiments.verify"),
     ("verify ''", UNSET.format("the program's name")),
-    ("verify FILE.json", "there is no file FILE.json"),
+    ("verify FILE.json", "FILE.json: expected a result CONFIG/METHOD.json, got no file"),
+    ("verify .", ".: expected a JSON file, got a folder"),
+    ("report missing.md", "missing.md: no such file or directory"),
+    ("report .", ".: is a directory"),
+    ("run DIGITS --output /proc/none", "/proc/none: no such file or directory"),
     ("verify FILE", "FILE is not valid JSON"),
     ("verify RESULTS/dann.json --key 99", "--key 99: the file has 0, 1, 2, 3, 4"),
     ("verify RESULTS/dann.json --key x", "argument --key: invalid int value: 'x': see"),

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +51,10 @@ def trained(net, batch, objective, steps=2):
     for _ in range(steps):
         state, metrics = update(state, batch, KEY)
     return metrics
+
+
+def start():
+    return init_state(model(), OPTIMIZER, KEY, X)
 
 
 def absent(metrics):
@@ -206,3 +211,67 @@ def test_features_that_are_not_finite_have_no_subspace():
     x[2, 1] = np.inf
     with pytest.raises(ValueError, match="got inf for feature 1 of example 2"):
         principal_subspace(x)
+
+
+def numbered_from_one(batch):
+    return batch._replace(source_label=batch.source_label - 1)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_labels_that_preprocess_numbers_anew_train_as_those_do(fused):
+    results = []
+    for preprocess, first in ((lambda batch: batch, 0), (numbered_from_one, 1)):
+        train = make_train_steps(
+            functools.partial(make_update_step, model(), OPTIMIZER, 0.5),
+            examples=(16, 16),
+            batch=(4, 4),
+            preprocess=preprocess,
+            devices=jax.devices()[:1],
+            fused=fused,
+        )
+        results.append(train(start(), DomainArrays(X, Y + first, T), KEY, 3))
+    chex.assert_trees_all_equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.int8])
+def test_unsigned_labels_of_a_few_of_the_target_train_as_signed_ones_do(dtype):
+    train = make_train_steps(
+        functools.partial(make_update_step, model(), OPTIMIZER, 0.5),
+        examples=(16, 16),
+        batch=(4, 4),
+        labelled=(3, 1),
+        preprocess=lambda batch: batch,
+        devices=jax.devices()[:1],
+    )
+    arrays = [DomainArrays(X, Y, T, Y.astype(d)) for d in (np.int32, dtype)]
+    (_, signed), (_, other) = (train(start(), each, KEY, 3) for each in arrays)
+    assert np.isfinite(signed.label_loss).all()
+    chex.assert_trees_all_equal(signed, other)
+
+
+def test_a_label_that_is_no_class_makes_the_loss_and_the_accuracy_nan_under_a_trace():
+    update = jax.jit(make_update_step(model(), OPTIMIZER, 0.5))
+    for wrong in (2, -2, 255):
+        metrics = update(start(), DomainBatch(X, np.r_[wrong, Y[1:]].astype(np.int32), T), KEY)[1]
+        assert np.isnan([metrics.label_loss, metrics.label_accuracy]).all(), wrong
+        assert np.isfinite(metrics.domain_loss)
+
+
+def test_integers_that_are_no_classes_have_no_accuracy():
+    def with_terms(**changes):
+        def objective(theta, batch, lam, apply, *, axis_name=None):
+            value, terms = label_objective(theta, batch, lam, apply)
+            return value, terms._replace(**changes)
+
+        return objective
+
+    batch = DomainBatch(X, Y, T)
+    deep = trained(model(), batch, with_terms(label_logits=jnp.zeros([16, 2, 2])))
+    assert "label_accuracy" in absent(deep)
+    beyond = trained(model(), batch, with_terms(labels=jnp.arange(16)))
+    assert "label_accuracy" not in absent(beyond)
+    assert np.isnan(beyond.label_accuracy)
+    domains = {"domains": jnp.arange(16) % 3, "domain_logits": jnp.zeros(16)}
+    assert np.isnan(trained(model(), batch, with_terms(**domains)).domain_accuracy)
+    with pytest.raises(ValueError, match="the weights in Terms"):
+        trained(model(), batch, with_terms(weights=jnp.ones(20), features=None))

@@ -258,13 +258,24 @@ def test_dropout_that_predictions_have_too_is_refused():
 
 
 def test_a_list_of_examples_is_no_array():
-    net = model(Train())
+    net = model(FullyConnected((), 4))
     state = init_state(net, OPTIMIZER, KEY, X)
     for call in (predict, features):
-        with pytest.raises(TypeError, match=r"images must be .* list of 2 .*np.asarray\(list\)"):
+        with pytest.raises(TypeError, match=r"does not take a list of 2 .*np.asarray\(list\)"):
             call(net, state, [X[0], X[1]])
-    with pytest.raises(TypeError, match=r"image must be .*np.asarray\(list\)"):
-        trained_once(net, BATCH._replace(source_image=list(X)))
+
+
+class Both(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        one, other = x
+        return nn.Dense(4)(one - other)
+
+
+def test_a_list_of_inputs_is_a_batch_as_a_tuple_is():
+    net = model(Both())
+    state = init_state(net, OPTIMIZER, KEY, [X, X])
+    np.testing.assert_array_equal(predict(net, state, [X, X]), predict(net, state, (X, X)))
 
 
 # --- state and random streams ------------------------------------------------------------

@@ -347,7 +347,7 @@ def test_a_closed_form_is_verified_by_its_trainings(tmp_path, capsys):
 
 def test_a_file_that_is_not_there_is_told(tmp_path, capsys):
     assert verify.main([str(tmp_path / "dann.json")]) == 2
-    assert "there is no file" in capsys.readouterr().err
+    assert "got no file" in capsys.readouterr().err
 
 
 def test_a_training_that_stops_early_is_not_finished(made, data_dir, tmp_path):

@@ -103,7 +103,7 @@ def builder(
         near = difflib.get_close_matches(name, _NAMES, cutoff=0.4)
         raise ValueError(
             f"expected the name of a data set ({', '.join(_NAMES)}), got {name!r}"
-            + (f": did you mean {' or '.join(near)}?" if near else "")
+            + (f": did you mean {', '.join(near)}?" if near else "")
         )
     name, _, config = name.partition("/")
     module = importlib.import_module(f"{__name__}.{name}.{name}_dataset_builder")

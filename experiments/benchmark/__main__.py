@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted: the file has what was measured until then", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
         return 2
     finally:
         jax.config.update("jax_enable_compilation_cache", cached)

@@ -9,6 +9,7 @@ import functools
 import importlib
 import pkgutil
 
+from experiments.arguments import either
 from experiments.methods import DEFAULT_METHODS
 from experiments.settings import Config
 
@@ -46,7 +47,7 @@ def find_config(name: str) -> tuple[Config, str]:
     if name not in config_names():
         near = difflib.get_close_matches(name, config_names(), n=3, cutoff=0.4)
         known = f"expected one of {', '.join((*config_names(), *table_names()))}"
-        hint = f"did you mean {' or '.join(near)}?" if near else known
+        hint = f"did you mean {either(near)}?" if near else known
         raise ValueError(f"unknown config {name[:60]!r}: {hint}")
     return _experiments()[name][:2]
 

@@ -86,7 +86,7 @@ def run(
     try:
         path = draw(command_line.parse(options, arguments, **about, description=description))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
         return 2
     print(f"written: {path}")
     return 0

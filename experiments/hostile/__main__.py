@@ -11,6 +11,7 @@ import sys
 import tyro
 from rich.console import Console
 
+from experiments.arguments import sentence
 from experiments.hostile.corruptions import Corruptions
 from experiments.hostile.kills import Kills
 from experiments.hostile.mutations import Mutations
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
 
 
