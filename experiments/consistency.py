@@ -502,6 +502,8 @@ def _of_alignment(result):
             yield Fault(f"{BY_COMPONENTS}[{i}]", expected, shown(row))
             continue
         by_components = dict(zip(table.components, row, strict=True))
+        if not row:  # each key has one number of its own
+            by_components = {result.components[i]: result.target_accuracy[i]}
         for name, of, components, accuracies in picks:
             if components[i] not in by_components:
                 expected = "one of by_components.components"
@@ -509,8 +511,9 @@ def _of_alignment(result):
             elif accuracies[i] != by_components[components[i]]:
                 expected = f"{by_components[components[i]]}, that of {components[i]} components"
                 yield Fault(f"{of}[{i}]", expected, shown(accuracies[i]))
-        if result.oracle_accuracy[i] != max(row):
-            expected = f"{max(row)}, the best of by_components"
+        best = max(by_components.values(), key=lambda accuracy: (accuracy is not None, accuracy))
+        if result.oracle_accuracy[i] != best:
+            expected = f"{shown(best)}, the best of by_components"
             yield Fault(f"oracle_accuracy[{i}]", expected, shown(result.oracle_accuracy[i]))
         for j, value in enumerate(row):
             yield from _of_share(f"{BY_COMPONENTS}[{i}][{j}]", value, _examples(result, "target"))

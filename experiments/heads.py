@@ -83,6 +83,13 @@ def aligned_entries(method: Method, every: Sequence[dict[str, Any] | None]) -> d
     first = next(filter(None, every), UNKNOWN)
     columns = _columns(every, first)
     by_components = _columns(columns["by_components"], first["by_components"])
+    if len({tuple(each["components"]) for each in columns["by_components"] if each}) > 1:
+        by_components = {
+            "components": [],
+            "target_accuracy": [each and [] for each in columns["by_components"]],
+        }
+    else:
+        by_components |= {"components": first["by_components"]["components"]}
     fitted = _columns(columns["fitted"], first["fitted"])
     names = ("validation_accuracy", "converged")
     return {
@@ -93,7 +100,7 @@ def aligned_entries(method: Method, every: Sequence[dict[str, Any] | None]) -> d
         **record.summary("oracle_", "oracle_accuracy", columns["oracle_accuracy"]),
         "oracle_components": columns["oracle_components"],
         "oracle_selection": ORACLE,
-        "by_components": by_components | {"components": first["by_components"]["components"]},
+        "by_components": by_components,
         "svm": _shared(first)
         | {"C": columns["C"], **fitted, **{name: columns[name] for name in names}},
         "wall_seconds": round(sum(seconds or 0.0 for seconds in columns["seconds"]), 1),

@@ -276,7 +276,10 @@ class TrainingResult(_Result):
 
 
 class ByComponents(_Entries):
-    """Accuracies of a closed form by its number of components, of each key."""
+    """Accuracies of a closed form by its number of components, of each key.
+
+    Both are empty where nothing is chosen, and each key has its own number.
+    """
 
     components: list[Count]
     target_accuracy: list[list[Share] | None]

@@ -1425,7 +1425,6 @@ COMMANDS = [
     ("verify .", ".: expected a JSON file, got a folder"),
     ("report missing.md", "missing.md: no such file or directory"),
     ("report .", ".: is a directory"),
-    ("run DIGITS --output /proc/none", "/proc/none: no such file or directory"),
     ("verify FILE", "FILE is not valid JSON"),
     ("verify RESULTS/dann.json --key 99", "--key 99: the file has 0, 1, 2, 3, 4"),
     ("verify RESULTS/dann.json --key x", "argument --key: invalid int value: 'x': see"),

@@ -7,6 +7,7 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from dann_jax.alignment import linear_svm
+from experiments import heads
 from experiments.methods import METHODS
 
 FORM = METHODS["sa"].fit
@@ -82,3 +83,18 @@ def test_too_few_features_for_an_alignment_are_refused():
     few = blobs(50, width=3)._replace(x=np.zeros([50, 2]))
     with pytest.raises(ValueError, match="more features and examples than that, got 2"):
         linear_svm.aligned(FORM, few, few.x, source_test=few, target_test=few)
+
+
+def test_closed_forms_with_a_number_of_components_for_each_key_have_no_table_of_them():
+    about = {"layer": "f", "features": 8, "examples": 20, "versions": {}, "seconds": 0.1}
+    both = [
+        about
+        | dict.fromkeys(("target_accuracy", "source_accuracy", "oracle_accuracy"), accuracy)
+        | {"components": size, "oracle_components": size, "fitted": {}, "C": 1.0}
+        | {"by_components": {"components": [size], "target_accuracy": [accuracy]}}
+        | {"validation_accuracy": 0.5, "converged": True}
+        for size, accuracy in ((3, 0.5), (5, 0.6))
+    ]
+    entries = heads.aligned_entries(METHODS["gfk"], both)
+    assert entries["components"] == [3, 5]
+    assert entries["by_components"] == {"components": [], "target_accuracy": [[], []]}

@@ -257,8 +257,14 @@ def test_dropout_that_predictions_have_too_is_refused():
             call(net, state, X)
 
 
+class Flat(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(x.reshape(len(x), -1))
+
+
 def test_a_list_of_examples_is_no_array():
-    net = model(FullyConnected((), 4))
+    net = model(Flat())
     state = init_state(net, OPTIMIZER, KEY, X)
     for call in (predict, features):
         with pytest.raises(TypeError, match=r"does not take a list of 2 .*np.asarray\(list\)"):

@@ -306,6 +306,20 @@ def test_a_closed_form_without_a_choice_has_one_row(tmp_path):
     assert rows["SA"]["ours, mean ± sd (keys)"] == ".5600 ± .0141 (2)"
 
 
+def test_a_closed_form_with_one_number_of_components_for_each_key_has_one_row(tmp_path):
+    each = an_alignment(
+        by_components={"components": [], "target_accuracy": [[], []]},
+        oracle_accuracy=[0.55, 0.57],
+        components=[10, 14],
+        oracle_components=[10, 14],
+    )
+    each |= {f"oracle_{name}": each[name] for name in ("mean", "std")}
+    rows = rows_of(made(tmp_path, each)["table1"], "mnist_mnist_m")
+    assert rows["SA"]["ours, mean ± sd (keys)"] == ".5600 ± .0141 (2)"
+    with pytest.raises(ValueError, match="oracle_components.1.: expected one of by_components"):
+        made(tmp_path, each | {"oracle_components": [10, 12]})
+
+
 def test_a_setting_that_is_younger_than_a_file_has_its_default(tmp_path):
     result = a_result()
     name, value = "nesterov", result["resolved_config"].pop("nesterov")
