@@ -4,6 +4,7 @@ __all__ = [
     "DATA_SETS",
     "OFFICE31",
     "OFFICE31_DIRECTIONS",
+    "OFFICE31_NAMES",
     "OFFICE31_SPLITS",
     "PUBLISHED",
     "SEMI_SUPERVISED",
@@ -52,6 +53,15 @@ OFFICE31 = {
     "DAN, quoted by the paper": ((0.645, 0.685), (0.952, 0.960), (0.986, 0.990)),
     "source-only": ((0.642,), (0.961,), (0.978,)),
     "DANN": ((0.730,), (0.964,), (0.992,)),
+}
+OFFICE31_NAMES = {  # the methods of the command line that they are
+    "gfk": "GFK(PLS, PCA), quoted by the paper",
+    "sa": "SA*, quoted by the paper",
+    "dlid": "DLID, quoted by the paper",
+    "ddc": "DDC, quoted by the paper",
+    "dan": "DAN, quoted by the paper",
+    "source-only": "source-only",
+    "dann": "DANN",
 }
 OFFICE31_SPLITS = ((0.673, 0.017), (0.940, 0.008), (0.937, 0.010))  # preprint: mean and sd of 5
 

@@ -10,13 +10,14 @@ from experiments.display import DASH
 from experiments.methods import METHODS, gap_of
 from experiments.settings import completed
 
-__all__ = ["accuracy", "markdown", "read", "tables"]
+__all__ = ["accuracy", "frozen", "markdown", "read", "tables"]
 
 BENCHMARKS, HOSTILE = "benchmark", "hostile"  # folders beside those of the configs
 PAIRS = {  # of the paper, and those of ours beside them
     "table1": (*configs.find_rows("table1"), "syn_numbers_published_svhn", "mnist_svhn"),
     "office31": (*configs.find_rows("office31"), *configs.find_rows("office31_others")),
 }
+FROZEN = "_frozen"  # ends the names of configs above a frozen backbone
 SEMI_SUPERVISED = "syn_signs_gtsrb_semi"
 OWN_PAIR = "own_pair"  # stands for any two folders: no row
 LOWER = next(method for method in METHODS.values() if method.bound == "lower")
@@ -67,6 +68,7 @@ def tables(results: Results) -> dict[str, str]:
 
     ``pairs``: the adversarial method on one line a pair; ``table1`` and ``office31``: the paper's
     pairs and their variants; ``quoted``: the other methods in the paper's table of Office-31;
+    ``frozen``: all methods above a frozen backbone in the six directions;
     ``semi``: the semi-supervised experiment; ``own``: configs that are in none of these;
     ``commands``: how each file was made.
     """
@@ -84,6 +86,7 @@ def tables(results: Results) -> dict[str, str]:
         "pairs": _pairs(own, results),
         **filled,
         "quoted": _quoted(),
+        "frozen": frozen(results),
         "semi": _semi_supervised(results.get(SEMI_SUPERVISED, {})),
         "own": _table([name for name in COLUMNS if name not in PAPER], rows),
         "commands": _commands(results),
@@ -302,6 +305,45 @@ def _quoted():
             *(accuracy(*figure, digits=3) for figure in paper.OFFICE31_SPLITS),
         ],
     )
+
+
+def frozen(results):
+    """Returns methods × directions of Office-31 above a frozen backbone, the best of each in bold.
+
+    The paper's figure of a method, with a network that was fine-tuned, stands below ours.
+    """
+    columns = [f"{pair}{FROZEN}" for pair in PAIRS["office31"]]
+    every = {
+        method.name: [results.get(name, {}).get(method.name) for name in columns]
+        for method in METHODS.values()
+        if any(method.name in results.get(name, {}) for name in columns)
+    }
+    adapted = [of for name, of in every.items() if METHODS[name].bound != "upper"]
+    best = [
+        max((r["mean"] for r in of if r and r["mean"] is not None), default=None)
+        for of in zip(*adapted, strict=True)
+    ]
+    lines = []
+    for name, of in every.items():
+        cells = []
+        for result, most in zip(of, best, strict=True):
+            cell = DASH if result is None else _mean(result)
+            is_best = result is not None and result["mean"] == most and most is not None
+            cells.append(f"**{cell}**" if is_best and METHODS[name].bound != "upper" else cell)
+        lines.append([METHODS[name].label.replace("*", ""), *cells])
+        if name in paper.OFFICE31_NAMES:
+            quoted = paper.OFFICE31_NAMES[name]
+            figures = [accuracy(figures[0], digits=3) for figures in paper.OFFICE31[quoted]]
+            shown = dict(zip(paper.OFFICE31_DIRECTIONS, figures, strict=True))
+            by_column = (shown.get(_arrow(column), DASH) for column in columns)
+            lines.append([f"{quoted.split(',')[0]} in the paper's table", *by_column])
+    return markdown(("method", *map(_arrow, columns)), *lines)
+
+
+def _arrow(name):
+    """Returns a direction of Office-31 as the paper prints it."""
+    source, target = name.split("_")[1:3]
+    return f"{source[0].upper()}→{target[0].upper()}"
 
 
 def _semi_supervised(ours):

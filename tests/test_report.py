@@ -306,6 +306,27 @@ def test_a_closed_form_without_a_choice_has_one_row(tmp_path):
     assert rows["SA"]["ours, mean ± sd (keys)"] == ".5600 ± .0141 (2)"
 
 
+def test_the_methods_above_a_frozen_backbone_stand_side_by_side():
+    def of(*means):
+        mean = None if None in means else float(np.mean(means))
+        lost = [None if m is not None else {"step": 3} for m in means]
+        return {"mean": mean, "std": 0.01, "keys": [0, 1], "diverged": lost}
+
+    results = {
+        "office31_amazon_webcam_frozen": {"sa": of(0.5, 0.6), "coral": of(0.5, 0.5)},
+        "office31_dslr_webcam_frozen": {"coral": of(0.7, None), "train-on-target": of(1.0, 1.0)},
+    }
+    lines = result_tables.frozen(results).splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    assert head == ["method", "A→W", "D→W", "W→D", "A→D", "D→A", "W→A"]
+    assert rows == [
+        ["SA", "**.5500 ± .0100 (2)**", *"—————"],
+        ["SA* in the paper's table", ".450", ".648", ".699", *"———"],
+        ["CORAL", ".5000 ± .0100 (2)", "diverged (1 of 2)", *"————"],
+        ["train-on-target", "—", "1.0000 ± .0100 (2)", *"————"],
+    ]
+
+
 def test_a_closed_form_with_one_number_of_components_for_each_key_has_one_row(tmp_path):
     each = an_alignment(
         by_components={"components": [], "target_accuracy": [[], []]},
