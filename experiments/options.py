@@ -152,6 +152,8 @@ def command_words(name: str, method: str, keys: Sequence[int], config: Config) -
             flag = field.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
+            elif isinstance(value, tuple):
+                words += [f"--{flag}", *value]
             else:
                 shown = value.name if isinstance(value, pathlib.Path) else str(value)
                 words += [f"--{flag}", shown]
