@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dann_jax import __version__, schedules
-from experiments import configs
+from experiments import choice, configs
 from experiments.methods import METHODS
 from experiments.options import OTHER_CALLS, command_words
 from experiments.schema import (
@@ -36,7 +36,8 @@ SUMMARIES = {  # prefix of the mean and the deviation -> accuracy of each key
     "oracle_": "oracle_accuracy",
 }
 BY_COMPONENTS = "by_components.target_accuracy"
-PENALTIES = "penalties."  # before the names of what objectives add
+NESTED = ("penalties", "scores")  # columns by the names of what objectives add, and of rules
+PENALTIES = "penalties."  # before these names
 FEW_LABELS = "few labels"  # the entry of data
 PACKAGES = ("dann_jax", "python", "jax", "jaxlib", "flax", "optax", "numpy")  # of every training
 LONGEST = 10_000_000  # updates whose schedules are compared
@@ -51,7 +52,7 @@ def result_faults(content: dict[str, Any]) -> list[Fault]:
     result, faults = typed(AlignmentResult if aligns else TrainingResult, content)
     if result is None:
         return faults
-    of_kind = [_of_training(result), _of_steps(result), _of_curves(result)]
+    of_kind = [_of_training(result), _of_steps(result), _of_curves(result), _of_selected(result)]
     return _first(
         _of_lists(result),
         _of_settings(result.resolved_config, "resolved_config"),
@@ -380,10 +381,12 @@ def _of_columns(entry, columns):
 
 
 def _by_name(columns, names):
-    """Returns columns of these names but that of the steps; penalties each by themselves."""
-    every = [(name, getattr(columns, name)) for name in sorted(names - {"step", "penalties"})]
-    penalties = getattr(columns, "penalties", {})
-    return [*every, *((PENALTIES + name, values) for name, values in penalties.items())]
+    """Returns columns of these names but that of the steps; nested ones each by themselves."""
+    every = [(name, getattr(columns, name)) for name in sorted(names - {"step", *NESTED})]
+    for nested in NESTED:
+        of_names = getattr(columns, nested, {})
+        every += [(f"{nested}.{name}", values) for name, values in of_names.items()]
+    return every
 
 
 def _of_end(entry, end, steps, diverged):
@@ -476,6 +479,47 @@ def _of_evaluations(entry, result, i):
         if diverged is None and not _close(accuracy, column[-1], DIGITS):
             expected = f"{shown(column[-1])}, that of the last evaluation"
             yield Fault(f"{name}[{i}]", expected, shown(accuracy))
+    if evaluations.step:
+        yield from _of_scores(entry, evaluations, result.resolved_config)
+
+
+def _of_scores(entry, row, settings):
+    """Yields scores of a rule that was not asked for, and what is missing of one that was."""
+    if row.scores.keys() != set(settings.select):
+        expected = f"{', '.join(settings.select) or 'none'}, as select says"
+        yield Fault(f"{entry}.scores", expected, shown(list(row.scores)))
+
+
+def _of_selected(result):
+    """Yields steps that the rules do not choose, and other accuracies than those at the steps."""
+    rules = result.resolved_config.select
+    names = [*rules, choice.ORACLE] if rules else []
+    if sorted(result.selected) != sorted(names):
+        yield Fault("selected", ", ".join(names) or "none, as select", shown([*result.selected]))
+        return
+    for name, selected in result.selected.items():
+        entry, accuracies = f"selected.{name}", selected.target_accuracy
+        for part, values in (("step", selected.step), ("target_accuracy", accuracies)):
+            if len(values) != len(result.keys):
+                expected = f"an entry for each of {len(result.keys)} keys"
+                yield Fault(f"{entry}.{part}", expected, f"{len(values)}")
+                return
+        for i, (curves, diverged) in enumerate(zip(result.curves, result.diverged, strict=True)):
+            columns, place = curves.evaluations, None
+            if diverged is None:
+                place = choice.chosen(columns.model_dump(), name)
+            step = None if place is None else columns.step[place]
+            accuracy = None if place is None else columns.target_accuracy[place]
+            if selected.step[i] != step:
+                yield Fault(f"{entry}.step[{i}]", shown(step), shown(selected.step[i]))
+            elif not _close(accuracies[i], accuracy, DIGITS):
+                expected = f"{shown(accuracy)}, that at the step"
+                yield Fault(f"{entry}.target_accuracy[{i}]", expected, shown(accuracies[i]))
+        expected = (None, None) if None in accuracies else mean_and_std(accuracies)
+        for part, value in zip(("mean", "std"), expected, strict=True):
+            if not _close(getattr(selected, part), value):
+                expected = f"{shown(value)}, that of the accuracies"
+                yield Fault(f"{entry}.{part}", expected, shown(getattr(selected, part)))
 
 
 # --- closed forms
@@ -532,6 +576,8 @@ def _of_record(record, key):
     for name, rows in (("curves", record.curves), ("unfinished", record.unfinished)):
         for i, row in enumerate(rows):
             yield from _of_penalties(f"{name}[{i}]", row, method)
+    for i, row in enumerate(record.evaluations):
+        yield from _of_scores(f"evaluations[{i}]", row, record.settings)
     for name, rows in (("curves", record.curves), ("evaluations", record.evaluations)):
         for i, (row, after) in enumerate(itertools.pairwise(rows), 1):
             if after.step <= row.step:

@@ -19,6 +19,7 @@ from experiments import (
     processes,
     record,
     runtime,
+    scores,
     studies,
     train,
     trained,
@@ -167,6 +168,7 @@ def _prepared(jobs, setting):
     for job in jobs:
         if job.trains and not job.method.aligns:
             study = studies.prepare(job.config, job.method, setting.pair, setting.devices)
+            scores.check(study)
             for group in job.groups(setting.devices):
                 study.program(group)  # raises where it cannot be, before anything is moved
             prepared[job.method.name] = study

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 import tyro
@@ -14,7 +14,10 @@ from experiments import configs, runtime
 from experiments.methods import DEFAULT_METHODS, METHODS
 from experiments.settings import Config, check_size, example_bytes, input_bytes
 
-__all__ = ["OTHER_CALLS", "PROGRAM", "Options", "check_shared", "command_words", "parse"]
+__all__ = [
+    *("OTHER_CALLS", "PROGRAM", "Options"),
+    *("check", "check_shared", "command_words", "complete_command", "parse"),
+]
 
 PROGRAM = "python -m experiments.run"
 OTHER_CALLS = "  # in several calls, for other keys each: see groups"  # after a command
@@ -45,8 +48,23 @@ class Options:
     svm: bool = True
     """Whether to measure a linear SVM on each finished training's last hidden layer."""
 
+    sweep: tuple[str, ...] = ()
+    """NAME=VALUE,VALUE,... of each of some numeric settings, such as gamma=5,10 mu0=0.003,0.01:
+    trains one method with all combinations, and ranks them by the first rule of --select, without
+    target labels."""
+
+    sweep_random: int | None = None
+    """How many of the combinations to train, which --first-key draws; None for all."""
+
+    list: bool = False
+    """With --sweep: prints one complete command a combination instead, for a job array. The sweep
+    itself finds what they have trained. Without it: all configs and tables."""
+
     output: pathlib.Path = pathlib.Path("runs")
     """Folder of result files, pictures and checkpoints."""
+
+    subfolder: bool = True
+    """Whether these lie in a folder CONFIG of --output, or in --output itself."""
 
     overwrite: bool = False
     """Train anew where there are results, and replace them. After an interruption the same call
@@ -100,6 +118,10 @@ class Options:
         """The numbers of the PRNG keys."""
         return tuple(range(self.first_key, self.first_key + self.keys))
 
+    def folder(self, name: str) -> pathlib.Path:
+        """Returns the folder of an experiment."""
+        return self.output / name if self.subfolder else self.output
+
 
 def parse(name: str, arguments: list[str], *, shown: str, about: str | None = None) -> Options:
     """Returns the options for an experiment, which the command may have ``shown`` as a table."""
@@ -111,17 +133,19 @@ def parse(name: str, arguments: list[str], *, shown: str, about: str | None = No
         program=f"{PROGRAM} {shown}",
         description=about or text,
     )
-    _check(options)
+    check(options)
     return options
 
 
-def _check(options):
-    """Raises where a value is too large, or a folder is none."""
+def check(options: Options) -> None:
+    """Raises a ValueError where a value is too large, or a folder is none."""
     if options.first_key + options.keys > LAST_KEY + 1 or options.keys > MOST_KEYS:
         raise ValueError(
             f"expected at most {MOST_KEYS:,} keys in a call, from 0 to {LAST_KEY}, got --keys "
             f"{options.keys} and --first-key {options.first_key}: lower them"
         )
+    if options.sweep_random is not None and not options.sweep:
+        raise ValueError("--sweep-random draws from the combinations of --sweep: name settings too")
     command_line.check_folder(options.output, "--output")
     command_line.check_folder(options.data_dir, "--data-dir", written=False)  # if all is prepared
     command_line.check_published(options.manual_dir)
@@ -143,19 +167,41 @@ def _check_memory(config):
 
 def command_words(name: str, method: str, keys: Sequence[int], config: Config) -> str:
     """Returns the command line that trains a method with these keys and settings."""
-    usual, _ = configs.find_config(name)
+    if config.weights is not None:  # wherever they lie
+        config = dataclasses.replace(config, weights=pathlib.Path(config.weights.name))
+    return shlex.join(_words(name, method, keys, config))
+
+
+def complete_command(name: str, options: Options, settings: Collection[str]) -> str:
+    """Returns the command line that trains the only method with all options, paths too.
+
+    It has ``settings`` even where they are those of the config.
+    """
+    usual = Options(config=options.config, methods=options.methods)
+    usual = dataclasses.replace(usual, keys=options.keys, first_key=options.first_key)
+    words = _words(name, options.methods[0], options.numbers, options.config, settings)
+    return shlex.join([*words, *_flags(options, usual)])
+
+
+def _words(name, method, keys, config, settings=()):
     words = [*PROGRAM.split(), name, "--methods", method, "--keys", str(len(keys))]
     if keys[0]:
         words += ["--first-key", str(keys[0])]
-    for field, value in dataclasses.asdict(config).items():
-        if value != getattr(usual, field):
-            flag = field.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{flag}" if value else f"--no-{flag}")
-            else:
-                shown = value.name if isinstance(value, pathlib.Path) else str(value)
-                words += [f"--{flag}", shown]
-    return shlex.join(words)
+    return words + _flags(config, configs.find_config(name)[0], settings)
+
+
+def _flags(options, usual, always=()):
+    """Returns the words for the fields of a dataclass that are not as usual."""
+    words = []
+    for field in dataclasses.fields(options):
+        value, flag = getattr(options, field.name), field.name.replace("_", "-")
+        if value == getattr(usual, field.name) and field.name not in always:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 def check_shared(rows: dict[str, Options]) -> None:

@@ -13,7 +13,7 @@ from experiments.methods import METHODS, Method, check_settings, of_names
 from experiments.options import OTHER_CALLS, Options, command_words
 from experiments.settings import Config, completed, differences
 
-__all__ = ["Job", "Plan", "command", "config_of", "grouping", "make_plan", "resolved"]
+__all__ = ["Job", "Plan", "check", "command", "config_of", "grouping", "make_plan", "resolved"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Job:
     @property
     def output(self) -> pathlib.Path:
         """The folder of the experiment."""
-        return self.options.output / self.name
+        return self.options.folder(self.name)
 
     @property
     def result(self) -> pathlib.Path:
@@ -76,8 +76,8 @@ class Plan(NamedTuple):
 
 def make_plan(name: str, options: Options) -> Plan:
     """Returns what is missing of an experiment, or raises where it cannot be made."""
-    _check(options)
-    output, keys = options.output / name, options.numbers
+    check(options)
+    output, keys = options.folder(name), options.numbers
     jobs = []
     for method in _wanted(options, output):
         path = output / f"{method.name}.json"
@@ -100,7 +100,8 @@ def make_plan(name: str, options: Options) -> Plan:
     )
 
 
-def _check(options):
+def check(options: Options) -> None:
+    """Raises a ValueError where options do not fit each other."""
     if options.keys < 1 or options.first_key < 0 or options.checkpoint_every < 1:
         raise ValueError(
             "--keys and --checkpoint-every must be at least 1, --first-key at least 0; got "

@@ -15,7 +15,7 @@ from typing import Any
 
 from dann_jax import digests
 from dann_jax.datasets.whole_files import whole
-from experiments import consistency
+from experiments import choice, consistency
 from experiments.methods import METHODS
 from experiments.schema import FORMAT, Alignment, Evaluations, Fault, Head, Training, shown, typed
 
@@ -243,7 +243,29 @@ def training_entries(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "wall_seconds": round(sum(each["wall_seconds"] for each in records), 1),
         "warnings": [each["warnings"] for each in records],
         "curves": [curves(each) for each in records],
+        **_selected(records),
     }
+
+
+def _selected(records):
+    """Returns the steps that the rules choose, as an entry of a result file if there are any."""
+    rules = records[0]["settings"].get("select")
+    if not rules:
+        return {}
+    selected = {}
+    for name in (*rules, choice.ORACLE):
+        places = [
+            None if each["diverged"] else choice.chosen(curves(each)["evaluations"], name)
+            for each in records
+        ]
+        rows = [
+            {} if place is None else each["evaluations"][place]
+            for place, each in zip(places, records, strict=True)
+        ]
+        accuracy = [row.get("target_accuracy") for row in rows]
+        accuracies = summary("", "target_accuracy", accuracy)
+        selected[name] = {"step": [row.get("step") for row in rows], **accuracies}
+    return {"selected": selected}
 
 
 def curves(record: dict[str, Any]) -> dict[str, dict[str, list]]:
@@ -257,12 +279,13 @@ def curves(record: dict[str, Any]) -> dict[str, dict[str, list]]:
 def _columns(rows, model):
     """Returns rows as columns of numbers, rounded to the six digits that result files keep."""
     always = [name for name, field in model.model_fields.items() if field.is_required()]
-    names = [name for name in (rows[0] if rows else always) if name != "penalties"]
-    columns = {name: [_rounded(row[name]) for row in rows] for name in names}
-    if rows and "penalties" in rows[0]:
-        penalties = rows[0]["penalties"]
-        of_rows = [row["penalties"] for row in rows]
-        columns["penalties"] = {n: [_rounded(each[n]) for each in of_rows] for n in penalties}
+    columns = {}
+    for name in rows[0] if rows else always:
+        values = [row[name] for row in rows]
+        if rows and isinstance(values[0], dict):
+            columns[name] = {n: [_rounded(each[n]) for each in values] for n in values[0]}
+        else:
+            columns[name] = [_rounded(value) for value in values]
     return columns
 
 

@@ -285,8 +285,9 @@ def _changed(result):
     config, _ = configs.find_config(result["config"])
     usual = dataclasses.asdict(config)
     settings = completed(result["resolved_config"])
-    # Lengths have a column; weights are named by their digest.
-    names = sorted(usual.keys() - {"steps", "baseline_steps", "evaluate_every", "weights"})
+    # Lengths have a column; weights are named by their digest; rules change no number.
+    silent = {"steps", "baseline_steps", "evaluate_every", "weights", "select"}
+    names = sorted(usual.keys() - silent)
     return [f"{name} {settings[name]}" for name in names if settings[name] != usual[name]]
 
 

@@ -5,7 +5,8 @@ trains, evaluates, and writes OUTPUT/CONFIG/METHOD.json; the curves go to OUTPUT
 Linear SVMs then take the place of the last layer, and closed forms such as subspace alignment (sa)
 are measured on source-only's features. After an interruption the same command goes on. CONFIG may
 also be a table, such as table1 or office31: all its experiments are run, with the same options.
---list shows all of them.
+--list shows all of them. With --sweep it trains one method with combinations of settings, and ranks
+them without target labels.
 """
 
 import sys
@@ -23,6 +24,7 @@ from experiments import (
     plan,
     processes,
     record,
+    sweep,
 )
 from experiments.arguments import sentence
 
@@ -37,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the program and returns its exit status: see docs/running.md."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(highlight=False)
-    if "--list" in arguments:
+    swept = any(word.split("=")[0] == "--sweep" for word in arguments)
+    if "--list" in arguments and not swept:
         _list(console)
         return 0
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
@@ -51,7 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         with interruption.handled():
-            return _run(name, _parse(name, arguments), console)
+            every = _parse(name, arguments)
+            if swept:
+                return _sweep(name, every, console)
+            return _run(name, every, console)
     except KeyboardInterrupt as stop:
         print(f"interrupted: {str(stop) or interruption.ELSEWHERE}", file=sys.stderr)
         if "--overwrite" in arguments:
@@ -97,8 +103,32 @@ def _parse(name, arguments):
     return every
 
 
-def _run(name, every, console):
-    """Plans all experiments, runs those that can be run, and returns the exit status."""
+def _sweep(name, every, console):
+    """Trains all combinations of a sweep, or lists their commands; returns the exit status."""
+    if name not in every:
+        raise ValueError(f"--sweep is of one config: name a row of {name} ({', '.join(every)})")
+    plan.check(every[name])
+    combinations = sweep.combinations(name, every[name])
+    if every[name].list:
+        for each in combinations.values():
+            print(options.complete_command(name, each, sweep.settings(every[name])))
+        return 0
+    status = _run(name, combinations, console, config=name)
+    content = sweep.ranked(name, every[name], combinations)
+    if content["combinations"]:
+        console.print(sweep.table(content))
+        if processes.is_first():
+            path = sweep.path(name, every[name])
+            record.write_json(path, content)
+            console.print(f"written: {path}", soft_wrap=True, markup=False)
+    return status
+
+
+def _run(name, every, console, config=None):
+    """Plans all experiments, runs those that can be run, and returns the exit status.
+
+    ``every`` has the options by the name of an experiment, or of a combination for one ``config``.
+    """
     failures, diverged = {}, []
 
     def attempt(row, function, *arguments):
@@ -113,7 +143,7 @@ def _run(name, every, console):
             if alone:
                 processes.leave(2)
 
-    plans = {row: attempt(row, plan.make_plan, row, each) for row, each in every.items()}
+    plans = {row: attempt(row, plan.make_plan, config or row, each) for row, each in every.items()}
     first = next(iter(every.values()))
     if len(failures) < len(every):
         devices = execute.start(first, console)
@@ -130,8 +160,9 @@ def _run(name, every, console):
             diverged += [text if row == name else f"{row}: {text}" for text in sentences or ()]
     if failures and name in every:
         return 2
-    results = {row: record.read_results(each.output / row) for row, each in every.items()}
-    console.print(display.table(name, results))
+    if config is None:
+        results = {row: record.read_results(each.folder(row)) for row, each in every.items()}
+        console.print(display.table(name, results))
     for row, error in failures.items():
         print(f"error: {row} is not complete: {error}", file=sys.stderr)
     for text in diverged if not console.quiet else ():

@@ -13,6 +13,7 @@ import pydantic
 from pydantic import Field
 
 from dann_jax.objective import NORMALIZATIONS
+from dann_jax.selection import RULES
 from experiments.methods import METHODS
 from experiments.settings import Config
 
@@ -40,6 +41,7 @@ Seconds = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]  # a path may hold what is no Unicode: str
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MethodName = Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})]
+Rule = Literal[tuple(RULES)]
 Accuracies = list[Share | None]
 
 
@@ -79,14 +81,15 @@ class Weights(_Entries):
 
 def _settings():
     """Returns the model of ``plan.resolved``; a setting that is younger than a file may lack."""
-    hints = typing.get_type_hints(Config) | {"weights": Weights | None}
+    hints = typing.get_type_hints(Config) | {"weights": Weights | None, "select": list[Rule]}
     fields: dict[str, Any] = {"method": (MethodName, ...)}
     for field in dataclasses.fields(Config):
         kind = hints[field.name]
         if int in (kind, *typing.get_args(kind)):  # a program counts in int32
             kind = Annotated[kind, Field(gt=-(2**31), lt=2**31)]
         required = field.default is dataclasses.MISSING
-        fields[field.name] = kind, ... if required else field.default
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        fields[field.name] = kind, ... if required else default
     return pydantic.create_model("Settings", __base__=_Entries, **fields)
 
 
@@ -170,15 +173,14 @@ _IF_ANY = {
 }
 
 
-def _curves(name, about, always, if_any):
-    """Returns models of one row and of columns."""
+def _curves(name, about, always, if_any, nested, key):
+    """Returns models of one row and of columns; ``nested`` is an entry of numbers by name."""
     row = {"step": (Count, ...)} | {n: (kind | None, ...) for n, kind in always.items()}
     columns = {n: (list[kind], ...) for n, (kind, _) in row.items()}
     row |= {n: (kind | None, None) for n, kind in if_any.items()}
     columns |= {n: (list[kind | None], []) for n, kind in if_any.items()}
-    if if_any:  # what an objective adds to L_y and L_d
-        row["penalties"] = dict[Name, float | None], {}
-        columns["penalties"] = dict[Name, list[float | None]], {}
+    row[nested] = dict[key, float | None], {}
+    columns[nested] = dict[key, list[float | None]], {}
     make = pydantic.create_model
     return (
         make(f"{name}Row", __base__=_Entries, __doc__=f"{about} at a step.", **row),
@@ -186,9 +188,13 @@ def _curves(name, about, always, if_any):
     )
 
 
-TrainingRow, Training = _curves("Training", "Means over the last steps", _ALWAYS, _IF_ANY)
+TrainingRow, Training = _curves(  # penalties: what an objective adds to L_y and L_d
+    "Training", "Means over the last steps", _ALWAYS, _IF_ANY, "penalties", Name
+)
 _BOTH = {"source_accuracy": Share, "target_accuracy": Share}
-EvaluationsRow, Evaluations = _curves("Evaluations", "Accuracies on test images", _BOTH, {})
+EvaluationsRow, Evaluations = _curves(  # scores: what the rules of --select say
+    "Evaluations", "Accuracies on test images", _BOTH, {}, "scores", Rule
+)
 
 
 class Curves(_Entries):
@@ -226,6 +232,15 @@ class AlignedSvm(Svm):
 
     model_config = pydantic.ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, list[float | None]]
+
+
+class Selected(_Entries):
+    """The steps that a rule chooses among the evaluations, and the accuracies there."""
+
+    step: list[Count | None]
+    target_accuracy: Accuracies
+    mean: Share | None
+    std: Annotated[float, Field(ge=0)] | None
 
 
 class _Result(Origin):
@@ -269,6 +284,8 @@ class TrainingResult(_Result):
     peak_resident_bytes: Annotated[int, Field(ge=0)] = 0
     warnings: list[list[Warned]]
     curves: list[Curves]
+    selected: dict[Literal[Rule, "oracle"], Selected] = {}
+    """By the rules of select; the oracle chooses by the target's test labels."""
     svm_accuracy: Accuracies = []
     svm_mean: Share | None = None
     svm_std: Annotated[float, Field(ge=0)] | None = None

@@ -15,6 +15,7 @@ import numpy as np
 from dann_jax import networks
 from dann_jax.backbones import BACKBONES, AlexNet
 from dann_jax.objective import NORMALIZATIONS
+from dann_jax.selection import RULES
 
 __all__ = [
     *("INITIALIZERS", "NETWORKS", "Config"),
@@ -203,6 +204,10 @@ class Config:
     evaluate_every: int = 1_000
     """Updates between two evaluations on the test images."""
 
+    select: tuple[Literal[tuple(RULES)], ...] = ()
+    """Rules that score the network at each evaluation without target labels, and choose a step: see
+    docs/selection.md."""
+
     few_labels: int | None = None
     """How many target training images of each class have a label, the same for all keys, for the
     methods with few labels; None for none."""
@@ -214,6 +219,7 @@ class Config:
 
     def __post_init__(self):
         """Checks the values against each other."""
+        object.__setattr__(self, "select", tuple(dict.fromkeys(self.select)))
         for name in ("source", "target"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} must be the name of a data set, or a folder of images")
@@ -260,9 +266,10 @@ class Config:
             value = getattr(self, name)
             if literal and not (value is None and type(None) in kinds):
                 valid = typing.get_args(literal)
-                if value not in valid:
-                    expected = ", ".join(valid)
-                    raise ValueError(f"unknown {name} {value!r}: expected one of {expected}")
+                for each in value if isinstance(value, tuple) else (value,):
+                    if each not in valid:
+                        expected = ", ".join(valid)
+                        raise ValueError(f"unknown {name} {each!r}: expected one of {expected}")
         if (self.backbone is None) == (self.network in WITH_BACKBONE):
             raise ValueError(
                 f"expected a backbone for the networks {', '.join(WITH_BACKBONE)} and for no "
@@ -332,6 +339,7 @@ def check_size(config: Config) -> None:
 def completed(stored: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of a file; one that is younger than the file has its default."""
     fields = dataclasses.fields(Config)
+    stored = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING} | stored
 
 

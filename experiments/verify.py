@@ -82,9 +82,11 @@ def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
 
 
 def _flat(columns):
-    """Returns columns with those of the penalties among the others."""
-    others = {name: column for name, column in columns.items() if name != "penalties"}
-    return others | columns.get("penalties", {})
+    """Returns columns with those of the penalties and scores among the others."""
+    flat = {}
+    for name, column in columns.items():
+        flat |= column if isinstance(column, dict) else {name: column}
+    return flat
 
 
 def _rows(columns):
