@@ -36,6 +36,7 @@ FORMAT = 3  # of result files and records; a change of what they hold raises it
 Key = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Distance = Annotated[float, Field(ge=0, le=2)]
 Seconds = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]  # a path may hold what is no Unicode: str
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -170,13 +171,13 @@ _IF_ANY = {
 }
 
 
-def _curves(name, about, always, if_any):
+def _curves(name, about, always, if_any, *, penalties=False):
     """Returns models of one row and of columns."""
     row = {"step": (Count, ...)} | {n: (kind | None, ...) for n, kind in always.items()}
     columns = {n: (list[kind], ...) for n, (kind, _) in row.items()}
     row |= {n: (kind | None, None) for n, kind in if_any.items()}
     columns |= {n: (list[kind | None], []) for n, kind in if_any.items()}
-    if if_any:  # what an objective adds to L_y and L_d
+    if penalties:  # what an objective adds to L_y and L_d
         row["penalties"] = dict[Name, float | None], {}
         columns["penalties"] = dict[Name, list[float | None]], {}
     make = pydantic.create_model
@@ -186,9 +187,11 @@ def _curves(name, about, always, if_any):
     )
 
 
-TrainingRow, Training = _curves("Training", "Means over the last steps", _ALWAYS, _IF_ANY)
+_MEANS = "Means over the last steps"
+TrainingRow, Training = _curves("Training", _MEANS, _ALWAYS, _IF_ANY, penalties=True)
 _BOTH = {"source_accuracy": Share, "target_accuracy": Share}
-EvaluationsRow, Evaluations = _curves("Evaluations", "Accuracies on test images", _BOTH, {})
+_DISTANCES = {"proxy_a_distance": Distance, "discriminator_bound": Distance}  # with --divergence
+EvaluationsRow, Evaluations = _curves("Evaluations", "Measured on test images", _BOTH, _DISTANCES)
 
 
 class Curves(_Entries):

@@ -24,6 +24,7 @@ from dann_jax import (
 from dann_jax.datasets.whole_files import whole
 from dann_jax.programs import Group, group_keys
 from experiments import interruption, processes, record, trained
+from experiments.distances import distances
 from experiments.pacing import Pace
 from experiments.studies import Study
 
@@ -56,6 +57,7 @@ def train(
     checkpoint_every: int = 5_000,
     checkpoint_minutes: float = 2.0,
     stop: int | None = None,
+    divergence: bool = False,
     report: Callable[[Report], None] = lambda report: None,
 ) -> list[dict[str, Any]]:
     """Trains with each of the keys and returns their records: accuracies, curves, warnings, times.
@@ -63,7 +65,8 @@ def train(
     Records and checkpoints lie in ``folder/key_KEY``. A training that was cut off goes on from its
     last checkpoint, together with the keys it was begun with, and gives the same numbers as if it
     had not been. A key that is finished is not trained again. Keys are grouped by
-    ``group_keys``. ``stop`` is a step to stop at, with the schedules of the full length.
+    ``group_keys``. ``stop`` is a step to stop at, with the schedules of the full length. With
+    ``divergence``, evaluations have the distances between the domains.
 
     There is a checkpoint after each ``checkpoint_every`` steps, at an evaluation, at the latest
     after ``checkpoint_minutes``, and where a signal has come: then an ``Interruption`` is raised. A
@@ -74,7 +77,8 @@ def train(
         processes.check_agreement(each is not None and 1 + each["finished"], "records")
         if each is None:
             continue
-        trained.check_same(study, each, folder / f"key_{key}", study.origin.keys() - {"data"})
+        entries = study.origin.keys() - {"data"}
+        trained.check_same(study, each, folder / f"key_{key}", entries, divergence=divergence)
         group = trained.group_of(each)
         if not each["finished"]:
             if not set(group.keys) <= set(keys):
@@ -87,7 +91,7 @@ def train(
     new = [key for key in keys if records[key] is None and key not in begun]
     options = {"together": together, "devices_per_key": devices_per_key}
     todo = group_keys(new, len(study.devices), **options)
-    limits = {"every": checkpoint_every, "minutes": checkpoint_minutes}
+    limits = {"every": checkpoint_every, "minutes": checkpoint_minutes, "divergence": divergence}
     for group in (*dict.fromkeys(begun.values()), *todo):
         run = _Run(study, group, folder, report, **limits)
         after = run.train([records[key] for key in group.keys], stop)
@@ -98,8 +102,9 @@ def train(
 class _Run:
     """The training of a group of keys as one program."""
 
-    def __init__(self, study, group, folder, report, *, every, minutes):
+    def __init__(self, study, group, folder, report, *, every, minutes, divergence):
         self.study, self.group, self.report = study, group, report
+        self.divergence = divergence  # whether evaluations have distances
         self.folders = [folder / f"key_{key}" for key in group.keys]
         self.checkpoints = checkpoints.Checkpoints(self.folders[0] / "checkpoint")  # of the group
         self.every, self.minutes = every, minutes  # steps and time between two checkpoints
@@ -289,7 +294,7 @@ class _Run:
     def _evaluate(self, states, step):
         """Enters the accuracies of all keys, or of none where a signal comes."""
         study, views = self.study, jax.device_get(self.study.evaluated(states))
-        outputs = {}
+        outputs, measured = {}, {}
         with interruption.raised():
             for i, each in enumerate(self.records):
                 if not each["diverged"]:
@@ -297,20 +302,22 @@ class _Run:
                     outputs[i] = {  # the target last
                         name: study.outputs(evaluation.predict, state, name) for name in study.tests
                     }
+                    if self.divergence:
+                        measured[i] = distances(study, state, self.group.keys[i])
         for i, of_sets in outputs.items():
             if not all(np.isfinite(logits).all() for logits, _ in of_sets.values()):
                 self._diverge(i, step, "logits")
             else:
-                self._enter(i, step, of_sets)
+                self._enter(i, step, of_sets, measured.get(i, {}))
 
-    def _enter(self, i, step, outputs):
-        """Enters the accuracies of a key, given logits and labels of each set to test on."""
+    def _enter(self, i, step, outputs, measured):
+        """Enters the accuracies of a key, from logits and labels of each test set, and the rest."""
         study, each = self.study, self.records[i]
         accuracy = {f"{name}_accuracy": evaluation.evaluate(*of) for name, of in outputs.items()}
         classes, normalization = len(study.pair.class_names), study.config.normalization
         warnings = health.symptoms(each["curves"][-1], classes=classes, normalization=normalization)
         each["warnings"] += [{"step": step, "warning": text} for text in warnings]
-        each["evaluations"].append({"step": step, **accuracy})
+        each["evaluations"].append({"step": step, **accuracy, **measured})
         each |= accuracy
         last = step == study.steps
         if last and study.pair.target_files is not None and processes.is_first():

@@ -34,9 +34,12 @@ _CURVES = {
     "label-loss": ("training", "label_loss", "$L_y$ (nats)"),
     "domain-loss": ("training", "domain_loss", "$L_d$ (nats)"),
     "domain-error": ("training", "domain_accuracy", "error of $G_d$"),
+    "target-accuracy": ("evaluations", "target_accuracy", "target test accuracy"),
+    "proxy-a-distance": ("evaluations", "proxy_a_distance", "proxy A-distance"),
+    "discriminator-bound": ("evaluations", "discriminator_bound", r"$2\,|1 - \alpha|$ of $G_d$"),
 }
-
-PANELS = (*_CURVES, "schedules")
+_DISTANCES = ("proxy-a-distance", "discriminator-bound")  # only in results of --divergence
+PANELS = ("target-error", "source-error", "label-loss", "domain-loss", "domain-error", "schedules")
 DRAWABLE = [name for name, method in METHODS.items() if method.line]  # in the order of a legend
 
 
@@ -47,8 +50,8 @@ class Options:
     folder: tyro.conf.Positional[pathlib.Path]
     """Where the result files are."""
 
-    panels: tuple[Literal[PANELS], ...] = PANELS
-    """Which, in this order."""
+    panels: tuple[Literal[(*_CURVES, "schedules")], ...] = PANELS
+    """Which, in this order. Distances need results of experiments.run --divergence."""
 
     output: pathlib.Path | None = None
     """Where to, PNG or SVG; by default FOLDER/curves.png."""
@@ -84,6 +87,13 @@ def draw(
         raise ValueError(
             f"expected methods and panels to draw, got {list(results)}, {list(panels)}"
         )
+    for panel in set(panels) & set(_DISTANCES):
+        part, name, _ = _CURVES[panel]
+        if not any(curve[part].get(name) for r in results.values() for curve in r["curves"]):
+            raise ValueError(
+                f"panel {panel}: none of the results ({', '.join(results)}) has it: train with "
+                "experiments.run --divergence, or leave the panel out of --panels"
+            )
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     names = style.legend_names(results)
@@ -110,6 +120,8 @@ def _draw_panel(axis, panel, results):
         _draw_methods(axis, panel, results)
     if panel == "label-loss" and axis.lines:
         axis.set_yscale("log")
+    elif panel in _DISTANCES:
+        axis.set_ylim(0, 2.08)  # all that there can be; marks are whole
     else:
         axis.set_ylim(0, 1.04 * axis.get_ylim()[1])  # marks are whole
     level = {"domain-loss": _chance(results), "domain-error": 0.5}.get(panel)
@@ -137,7 +149,7 @@ def _draw_methods(axis, panel, results):
         for row, entry in zip(values, entries, strict=True):
             known = np.array(entry.get(name, ()), float)  # null is NaN
             row[: len(known)] = known  # one that diverged ends early
-        if name.endswith("accuracy"):
+        if panel.endswith("error"):
             values = 1 - values
         known = ~np.isnan(values).all(0)  # of no key: not finite, no target labels, or no G_d
         if not known.any():
