@@ -15,7 +15,7 @@ import numpy as np
 from dann_jax import __version__, schedules
 from experiments import configs
 from experiments.methods import METHODS
-from experiments.options import DIVERGENCE, OTHER_CALLS, command_words, measures_distances
+from experiments.options import OTHER_CALLS, command_words
 from experiments.schema import (
     AlignmentResult,
     DomainLoss,
@@ -226,17 +226,11 @@ def _of_command(result, config):
     makes = [command_words(result.config, result.method, result.keys, each) for each in makes]
     if not any(
         f"{result.command} ".startswith(f"{words} ")
-        and (not same_version or _groups_keys(_grouping(result, words), result))
+        and (not same_version or _groups_keys(result.command.removeprefix(words), result))
         for words in makes
     ):
         expected = f"{shown(makes[0])}, and what makes the groups"
         yield Fault("command", expected, shown(result.command))
-
-
-def _grouping(result, words):
-    """Returns what makes groups in a command, which follows the settings and --divergence."""
-    rest = result.command.removeprefix(words)
-    return rest if METHODS[result.method].aligns else rest.removeprefix(DIVERGENCE)
 
 
 _GROUPING = re.compile(r"(?: --together ([1-9]\d{0,9}))?(?: --devices-per-key ([1-9]\d{0,9}))?")
@@ -420,10 +414,10 @@ def _of_curves(result):
             yield from _of_penalties(entry, training, method)
         yield from _of_schedules(entry, training, result, end)
         yield from _of_evaluations(f"curves[{i}].evaluations", result, i)
-        evaluations, asked = curves.evaluations, measures_distances(result.command)
-        names = {name for name in _DISTANCES if getattr(evaluations, name)}
-        if evaluations.step and names != _distances(method, asked):
-            yield _other_distances(f"curves[{i}].evaluations", names, method, asked)
+        if curves.evaluations.step:
+            there = {name for name in _DISTANCES if getattr(curves.evaluations, name)}
+            entry = f"curves[{i}].evaluations"
+            yield from _of_distances(entry, there, method, result.resolved_config)
 
 
 _OF_DOMAINS = ("domain_loss", "domain_accuracy")
@@ -488,19 +482,18 @@ def _of_evaluations(entry, result, i):
             yield Fault(f"{name}[{i}]", expected, shown(accuracy))
 
 
-_DISTANCES = ("proxy_a_distance", "discriminator_bound")
+def _of_distances(entry, there, method, settings):
+    """Yields distances between the domains that are missing, or were not asked for."""
+    known = _DISTANCES if method.adversarial else _DISTANCES[:1]
+    for name in _DISTANCES:
+        expected = settings.divergence and name in known
+        if (name in there) != expected:
+            words = f"as {method.name} logs it" if expected else "as it is not logged"
+            got = "none" if expected else "one"
+            yield Fault(f"{entry}.{name}", f"{'a number' if expected else 'none'}, {words}", got)
 
 
-def _distances(method, asked):
-    """Returns which distances the evaluations of a training have."""
-    return set(_DISTANCES if method.adversarial else _DISTANCES[:1]) if asked else set()
-
-
-def _other_distances(entry, names, method, asked):
-    expected = ", ".join(sorted(_distances(method, asked))) or "no distances"
-    why = f"as {method.name} has with --divergence" if asked else "without --divergence"
-    differing = min(names ^ _distances(method, asked))
-    return Fault(f"{entry}.{differing}", f"{expected}, {why}", ", ".join(sorted(names)) or "none")
+_DISTANCES = ("proxy_a_distance", "discriminator_bound")  # of all, and where G_d is trained
 
 
 # --- closed forms
@@ -562,11 +555,9 @@ def _of_record(record, key):
         end = rows[-1].step if rows else 0
         if record.finished or end > steps:
             yield from _of_end(f"{name}[-1].step", end, steps, record.diverged)
-    asked = any(row.model_fields_set & set(_DISTANCES) for row in record.evaluations)
     for i, row in enumerate(record.evaluations):
-        names = row.model_fields_set & set(_DISTANCES)
-        if names != _distances(method, asked):
-            yield _other_distances(f"evaluations[{i}]", names, method, asked)
+        there = row.model_fields_set & set(_DISTANCES)
+        yield from _of_distances(f"evaluations[{i}]", there, method, record.settings)
     for name in ("source_accuracy", "target_accuracy"):
         accuracy = getattr(record, name)
         last = getattr(record.evaluations[-1], name) if record.evaluations else None

@@ -42,12 +42,11 @@ def distances(study: studies.Study, state: Any, number: int) -> dict[str, float]
     if _finite(features := outputs("f")):
         measured["proxy_a_distance"] = divergence.proxy_a_distance(*features, key=of_halves)
     if study.method.adversarial:
-        logits = outputs("d")
-        domain = np.repeat([0, 1], [len(z) for z in logits])
-        alpha = math.nan
-        if _finite(logits):
-            alpha = float(divergence.alpha(np.concatenate(logits), domain))
-        measured["discriminator_bound"] = 2 * abs(1 - alpha)
+        measured["discriminator_bound"] = math.nan
+        if _finite(logits := outputs("d")):
+            of_domain = np.repeat([0, 1], [len(z) for z in logits])
+            alpha = divergence.alpha(np.concatenate(logits), of_domain)
+            measured["discriminator_bound"] = float(divergence.discriminator_bound(alpha))
     return measured
 
 

@@ -165,7 +165,7 @@ def _prepared(jobs, setting):
     """Returns the jobs that the data allow, and the studies of those that train, by method."""
     jobs = _measurable(jobs, setting)
     prepared = {}
-    if any(job.options.divergence for job in jobs):
+    if any(job.config.divergence for job in jobs):
         distances.check_examples(setting.pair)
     for job in jobs:
         if job.trains and not job.method.aligns:
@@ -215,7 +215,7 @@ def _train(job, study, setting):
         if processes.is_first() and job.options.overwrite and job.folder.exists():
             if not replaced.exists():  # kept until there is a new result
                 job.folder.rename(replaced)
-            elif not trained.fits(study, job.keys, job.folder, divergence=job.options.divergence):
+            elif not trained.fits(study, job.keys, job.folder):
                 shutil.rmtree(job.folder)
     steps, console = job.method.steps(job.config), setting.console
     with runtime.counted() as compiled, display.progress(console) as progress:
@@ -227,7 +227,6 @@ def _train(job, study, setting):
             devices_per_key=job.options.devices_per_key,
             checkpoint_every=job.options.checkpoint_every,
             checkpoint_minutes=job.options.checkpoint_minutes,
-            divergence=job.options.divergence,
             report=display.Watch(progress, console, job.method.name, steps),
         )
     where = [each.get("diverged") for each in records]

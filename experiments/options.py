@@ -14,14 +14,10 @@ from experiments import configs, runtime
 from experiments.methods import DEFAULT_METHODS, METHODS
 from experiments.settings import Config, check_size, example_bytes, input_bytes
 
-__all__ = [
-    *("DIVERGENCE", "OTHER_CALLS", "PROGRAM", "Options"),
-    *("check_shared", "command_words", "measures_distances", "parse"),
-]
+__all__ = ["OTHER_CALLS", "PROGRAM", "Options", "check_shared", "command_words", "parse"]
 
 PROGRAM = "python -m experiments.run"
 OTHER_CALLS = "  # in several calls, for other keys each: see groups"  # after a command
-DIVERGENCE = " --divergence"  # after the settings in a command
 LAST_KEY = 2**32 - 1  # of the PRNG
 MOST_KEYS = 10_000  # each has a folder
 OF_A_ROW = (  # settings that make a row of a table itself, and cannot be one for all of them
@@ -48,10 +44,6 @@ class Options:
 
     svm: bool = True
     """Whether to measure a linear SVM on each finished training's last hidden layer."""
-
-    divergence: bool = False
-    """Whether to log distances between the domains at each evaluation: the proxy A-distance of
-    G_f's outputs, and 2|1 - alpha| of G_d, both on at most 2,000 test images of each."""
 
     output: pathlib.Path = pathlib.Path("runs")
     """Folder of result files, pictures and checkpoints."""
@@ -164,11 +156,6 @@ def command_words(name: str, method: str, keys: Sequence[int], config: Config) -
                 shown = value.name if isinstance(value, pathlib.Path) else str(value)
                 words += [f"--{flag}", shown]
     return shlex.join(words)
-
-
-def measures_distances(command: str) -> bool:
-    """Returns whether a command logs the distances between the domains."""
-    return DIVERGENCE.strip() in command.split()
 
 
 def check_shared(rows: dict[str, Options]) -> None:

@@ -10,13 +10,7 @@ from typing import Any, NamedTuple
 from dann_jax.programs import Group, group_keys
 from experiments import pretraining, record
 from experiments.methods import METHODS, Method, check_settings, of_names
-from experiments.options import (
-    DIVERGENCE,
-    OTHER_CALLS,
-    Options,
-    command_words,
-    measures_distances,
-)
+from experiments.options import OTHER_CALLS, Options, command_words
 from experiments.settings import Config, completed, differences
 
 __all__ = ["Job", "Plan", "command", "config_of", "grouping", "make_plan", "resolved"]
@@ -87,7 +81,7 @@ def make_plan(name: str, options: Options) -> Plan:
     jobs = []
     for method in _wanted(options, output):
         path = output / f"{method.name}.json"
-        kept = None if options.overwrite else _kept_keys(path, options, method)
+        kept = None if options.overwrite else _kept_keys(path, options.config, method, keys)
         trains = kept != keys
         jobs.append(
             Job(
@@ -134,14 +128,7 @@ def _check(options):
         )
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
-    methods = of_names(options.methods)
-    check_settings(options.config, methods)
-    if options.divergence and all(method.aligns for method in methods):
-        raise ValueError(
-            "--divergence logs distances at the evaluations of trainings, got --methods "
-            f"{' '.join(options.methods)}, which train nothing: name a method that does, or leave "
-            "it out"
-        )
+    check_settings(options.config, of_names(options.methods))
     pretraining.weights_origin(options.config)  # raises where they are missing
 
 
@@ -167,28 +154,21 @@ def _stateless(result, folder, keys):
     return [n for n in keys if not lost.get(n) and not (folder / f"key_{n}" / "state").exists()]
 
 
-def _kept_keys(path, options, method):
+def _kept_keys(path, config, method, keys):
     """Returns the keys of the result that is there, all of them or some; None without one."""
-    result, config, keys = record.read_result(path), options.config, options.numbers
+    result = record.read_result(path)
     if result is None:
         return None
     kept = tuple(result["keys"])
     changed = differences(completed(result["resolved_config"]), resolved(config, method))
     if kept != keys and not set(kept) < set(keys):
         changed.append(f"keys {_range(kept)} there, {_range(keys)} asked for")
-    measured, asked = measures_distances(result["command"]), options.divergence
-    if not method.aligns and measured != asked and (asked or kept != keys):
-        changed.append(f"{_with_distances(measured)} there, {_with_distances(asked)} asked for")
     if changed:
         raise ValueError(
             f"{path} holds another result ({'; '.join(changed)}): choose another --output, or "
             "replace it with --overwrite"
         )
     return kept
-
-
-def _with_distances(measured):
-    return DIVERGENCE.strip() if measured else f"no{DIVERGENCE}"
 
 
 def _range(keys):
@@ -245,8 +225,6 @@ def config_of(settings: dict[str, Any], weights: pathlib.Path | None) -> Config:
 def command(job: Job, trained: list[Group] | None = None, devices: list | None = None) -> str:
     """Returns the command line that makes a result again, in the groups that were trained."""
     words = command_words(job.name, job.method.name, job.keys, job.config)
-    if job.options.divergence and not job.method.aligns:
-        words += DIVERGENCE
     return words + ("" if trained is None else grouping(job, trained, devices))
 
 

@@ -203,6 +203,10 @@ class Config:
     evaluate_every: int = 1_000
     """Updates between two evaluations on the test images."""
 
+    divergence: bool = False
+    """Whether evaluations log distances between the domains: the proxy A-distance of G_f's outputs
+    and, of methods that train G_d, 2|1 - alpha|; on at most 2,000 test images of each domain."""
+
     few_labels: int | None = None
     """How many target training images of each class have a label, the same for all keys, for the
     methods with few labels; None for none."""

@@ -57,7 +57,6 @@ def train(
     checkpoint_every: int = 5_000,
     checkpoint_minutes: float = 2.0,
     stop: int | None = None,
-    divergence: bool = False,
     report: Callable[[Report], None] = lambda report: None,
 ) -> list[dict[str, Any]]:
     """Trains with each of the keys and returns their records: accuracies, curves, warnings, times.
@@ -65,8 +64,7 @@ def train(
     Records and checkpoints lie in ``folder/key_KEY``. A training that was cut off goes on from its
     last checkpoint, together with the keys it was begun with, and gives the same numbers as if it
     had not been. A key that is finished is not trained again. Keys are grouped by
-    ``group_keys``. ``stop`` is a step to stop at, with the schedules of the full length. With
-    ``divergence``, evaluations have the distances between the domains.
+    ``group_keys``. ``stop`` is a step to stop at, with the schedules of the full length.
 
     There is a checkpoint after each ``checkpoint_every`` steps, at an evaluation, at the latest
     after ``checkpoint_minutes``, and where a signal has come: then an ``Interruption`` is raised. A
@@ -77,8 +75,7 @@ def train(
         processes.check_agreement(each is not None and 1 + each["finished"], "records")
         if each is None:
             continue
-        entries = study.origin.keys() - {"data"}
-        trained.check_same(study, each, folder / f"key_{key}", entries, divergence=divergence)
+        trained.check_same(study, each, folder / f"key_{key}", study.origin.keys() - {"data"})
         group = trained.group_of(each)
         if not each["finished"]:
             if not set(group.keys) <= set(keys):
@@ -91,7 +88,7 @@ def train(
     new = [key for key in keys if records[key] is None and key not in begun]
     options = {"together": together, "devices_per_key": devices_per_key}
     todo = group_keys(new, len(study.devices), **options)
-    limits = {"every": checkpoint_every, "minutes": checkpoint_minutes, "divergence": divergence}
+    limits = {"every": checkpoint_every, "minutes": checkpoint_minutes}
     for group in (*dict.fromkeys(begun.values()), *todo):
         run = _Run(study, group, folder, report, **limits)
         after = run.train([records[key] for key in group.keys], stop)
@@ -102,9 +99,8 @@ def train(
 class _Run:
     """The training of a group of keys as one program."""
 
-    def __init__(self, study, group, folder, report, *, every, minutes, divergence):
+    def __init__(self, study, group, folder, report, *, every, minutes):
         self.study, self.group, self.report = study, group, report
-        self.divergence = divergence  # whether evaluations have distances
         self.folders = [folder / f"key_{key}" for key in group.keys]
         self.checkpoints = checkpoints.Checkpoints(self.folders[0] / "checkpoint")  # of the group
         self.every, self.minutes = every, minutes  # steps and time between two checkpoints
@@ -302,7 +298,7 @@ class _Run:
                     outputs[i] = {  # the target last
                         name: study.outputs(evaluation.predict, state, name) for name in study.tests
                     }
-                    if self.divergence:
+                    if study.config.divergence:
                         measured[i] = distances(study, state, self.group.keys[i])
         for i, of_sets in outputs.items():
             if not all(np.isfinite(logits).all() for logits, _ in of_sets.values()):

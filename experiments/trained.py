@@ -13,7 +13,7 @@ from experiments.plan import resolved
 from experiments.settings import completed, differences
 from experiments.studies import Study
 
-__all__ = ["check_same", "fits", "group_of", "has_distances", "new_record", "restored"]
+__all__ = ["check_same", "fits", "group_of", "new_record", "restored"]
 
 
 def group_of(record: dict[str, Any]) -> Group:
@@ -72,17 +72,8 @@ def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
     return state
 
 
-def has_distances(begun: dict[str, Any], otherwise: bool) -> bool:
-    """Returns whether a record has the distances of --divergence; ``otherwise`` if not known."""
-    rows = begun["evaluations"]
-    return "proxy_a_distance" in rows[0] if rows else otherwise
-
-
-def fits(study: Study, keys: Sequence[int], folder: pathlib.Path, *, divergence: bool) -> bool:
-    """Returns whether all trainings in a folder are of this study, and of no other keys.
-
-    They also have to have the distances of ``--divergence``, or not.
-    """
+def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
+    """Returns whether all trainings in a folder are of this study, and of no other keys."""
     expected = resolved(study.config, study.method), study.origin
     names = [path.parent.name for path in folder.glob("key_*/record.json")]
     try:
@@ -91,17 +82,13 @@ def fits(study: Study, keys: Sequence[int], folder: pathlib.Path, *, divergence:
         return False
     return all(
         (completed(each["settings"]), each["origin"]) == expected
-        and has_distances(each, divergence) == divergence
         and (each["finished"] or set(each["together"]) <= set(keys))
         for each in records
     )
 
 
-def check_same(study, begun, folder, entries=(), *, divergence=None):
-    """Raises where a record was not made with the same settings, data and entries of its origin.
-
-    ``divergence`` is whether distances between the domains are to be in it; None for either.
-    """
+def check_same(study, begun, folder, entries=()):
+    """Raises where a record was not made with the same settings, data and entries of its origin."""
     settings, origin = completed(begun["settings"]), begun["origin"]
     changed = differences(settings, resolved(study.config, study.method))
     names = [name for name in sorted(entries) if origin[name] != study.origin[name]]
@@ -109,9 +96,6 @@ def check_same(study, begun, folder, entries=(), *, divergence=None):
         there, here = origin[name], study.origin[name]
         pair = (there, here) if name == "versions" else ({name: there}, {name: here})
         changed += differences(*pair, whose="here")
-    if divergence is not None and has_distances(begun, divergence) != divergence:
-        which = "without" if divergence else "with"
-        changed.append(f"evaluations {which} the distances of --divergence there")
     if changed:
         threads = f"set PJRT_NPROC and NPROC to {origin['threads']}, "
         first = threads if len(changed) == 1 and names == ["threads"] else ""

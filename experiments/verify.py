@@ -20,7 +20,6 @@ from dann_jax.programs import Group
 from experiments import domains, record, studies, train
 from experiments.arguments import Parser, check_published, sentence
 from experiments.methods import METHODS
-from experiments.options import measures_distances
 from experiments.plan import config_of
 
 __all__ = ["Difference", "differences", "environment", "main"]
@@ -191,7 +190,6 @@ def _compared(study, group, result, stop):
             checkpoint_every=NEVER,
             checkpoint_minutes=math.inf,
             stop=stop,
-            divergence=measures_distances(result["command"]),
             report=_print_accuracy,
         )
     numbers, digests = [], {}
