@@ -1454,6 +1454,7 @@ COMMANDS = [
         "curves RESULTS --panels proxy-a-distance",
         "panel proxy-a-distance: none of the results .* has it: train with .*--divergence",
     ),
+    ("curves RESULTS --variant x", "no results in RESULTS: expected one of few-labels-x.json, "),
     ("curves RESULTS --panels x", "--panels: expected one of target-error, .*, got 'x'"),
     (
         "curves RESULTS --output x.jpg",

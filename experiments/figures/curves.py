@@ -53,33 +53,45 @@ class Options:
     panels: tuple[Literal[(*_CURVES, "schedules")], ...] = PANELS
     """Which, in this order. Distances need results of experiments.run --divergence."""
 
+    variant: str | None = None
+    """Draw METHOD-VARIANT.json in place of METHOD.json."""
+
     output: pathlib.Path | None = None
-    """Where to, PNG or SVG; by default FOLDER/curves.png."""
+    """Where to, PNG or SVG; by default FOLDER/curves.png, or FOLDER/curves-VARIANT.png."""
 
 
 def _draw(options):
-    path = options.output or options.folder / "curves.png"
-    draw(read(options.folder), path, panels=options.panels)
+    suffix = f"-{options.variant}" if options.variant else ""
+    path = options.output or options.folder / f"curves{suffix}.png"
+    results = read(options.folder, suffix)
+    draw(results, path, panels=options.panels, variant=options.variant)
     return path
 
 
 main = functools.partial(style.run, Options, _draw, __doc__)
 
 
-def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+def read(folder: pathlib.Path, suffix: str = "") -> dict[str, dict[str, Any]]:
     """Returns the results of the methods that have curves; a ValueError says what is wrong."""
-    results = record.read_results(folder)
+    results = record.read_results(folder, suffix)
     results = {method: result for method, result in results.items() if method in DRAWABLE}
     if not results:
-        names = ", ".join(f"{method}.json" for method in DRAWABLE)
+        names = ", ".join(f"{method}{suffix}.json" for method in DRAWABLE)
         raise ValueError(f"no results in {folder}: expected one of {names}")
     return results
 
 
 def draw(
-    results: dict[str, dict[str, Any]], path: pathlib.Path, *, panels: tuple[str, ...] = PANELS
+    results: dict[str, dict[str, Any]],
+    path: pathlib.Path,
+    *,
+    panels: tuple[str, ...] = PANELS,
+    variant: str | None = None,
 ) -> None:
-    """Draws the curves of one experiment, whose results are given by method."""
+    """Draws the curves of one experiment, whose results are given by method.
+
+    The file says the command, with the variant.
+    """
     from matplotlib.lines import Line2D
 
     results = {method: results[method] for method in DRAWABLE if method in results}
@@ -104,6 +116,8 @@ def draw(
     command = f"python -m experiments.curves RUNS/{next(iter(results.values()))['config']}"
     if panels != PANELS:
         command += f" --panels {' '.join(panels)}"
+    if variant:
+        command += f" --variant {variant}"
     with style.figure(path, command, **size) as (figure, axes):
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw_panel(axis, panel, results)
