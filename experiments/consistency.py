@@ -417,6 +417,10 @@ def _of_curves(result):
             yield from _of_penalties(entry, training, method)
         yield from _of_schedules(entry, training, result, end)
         yield from _of_evaluations(f"curves[{i}].evaluations", result, i)
+        if curves.evaluations.step:
+            there = {name for name in _DISTANCES if getattr(curves.evaluations, name)}
+            entry = f"curves[{i}].evaluations"
+            yield from _of_distances(entry, there, method, result.resolved_config)
 
 
 _OF_DOMAINS = ("domain_loss", "domain_accuracy")
@@ -522,6 +526,20 @@ def _of_selected(result):
                 yield Fault(f"{entry}.{part}", expected, shown(getattr(selected, part)))
 
 
+def _of_distances(entry, there, method, settings):
+    """Yields distances between the domains that are missing, or were not asked for."""
+    known = _DISTANCES if method.adversarial else _DISTANCES[:1]
+    for name in _DISTANCES:
+        expected = settings.divergence and name in known
+        if (name in there) != expected:
+            words = f"as {method.name} logs it" if expected else "as it is not logged"
+            got = "none" if expected else "one"
+            yield Fault(f"{entry}.{name}", f"{'a number' if expected else 'none'}, {words}", got)
+
+
+_DISTANCES = ("proxy_a_distance", "discriminator_bound")  # of all, and where G_d is trained
+
+
 # --- closed forms
 
 
@@ -586,6 +604,9 @@ def _of_record(record, key):
         end = rows[-1].step if rows else 0
         if record.finished or end > steps:
             yield from _of_end(f"{name}[-1].step", end, steps, record.diverged)
+    for i, row in enumerate(record.evaluations):
+        there = row.model_fields_set & set(_DISTANCES)
+        yield from _of_distances(f"evaluations[{i}]", there, method, record.settings)
     for name in ("source_accuracy", "target_accuracy"):
         accuracy = getattr(record, name)
         last = getattr(record.evaluations[-1], name) if record.evaluations else None

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments import (
     display,
+    distances,
     domains,
     heads,
     interruption,
@@ -165,6 +166,8 @@ def _prepared(jobs, setting):
     """Returns the jobs that the data allow, and the studies of those that train, by method."""
     jobs = _measurable(jobs, setting)
     prepared = {}
+    if any(job.config.divergence for job in jobs):
+        distances.check_examples(setting.pair)
     for job in jobs:
         if job.trains and not job.method.aligns:
             study = studies.prepare(job.config, job.method, setting.pair, setting.devices)

@@ -220,9 +220,12 @@ def _check(path, faults, advice):
         raise ValueError(f"{path}: {first}{more}: {advice}")
 
 
-def read_results(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Returns the results in the folder of an experiment by method, in the order of the table."""
-    results = {name: read_result(folder / f"{name}.json") for name in METHODS}
+def read_results(folder: pathlib.Path, suffix: str = "") -> dict[str, dict[str, Any]]:
+    """Returns the results in the folder of an experiment by method, in the order of the table.
+
+    ``suffix`` is what follows the method in the names of the files.
+    """
+    results = {name: read_result(folder / f"{name}{suffix}.json") for name in METHODS}
     return {name: result for name, result in results.items() if result is not None}
 
 

@@ -37,6 +37,7 @@ FORMAT = 3  # of result files and records; a change of what they hold raises it
 Key = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Distance = Annotated[float, Field(ge=0, le=2)]
 Seconds = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]  # a path may hold what is no Unicode: str
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -192,8 +193,9 @@ TrainingRow, Training = _curves(  # penalties: what an objective adds to L_y and
     "Training", "Means over the last steps", _ALWAYS, _IF_ANY, "penalties", Name
 )
 _BOTH = {"source_accuracy": Share, "target_accuracy": Share}
+_DISTANCES = {"proxy_a_distance": Distance, "discriminator_bound": Distance}  # with --divergence
 EvaluationsRow, Evaluations = _curves(  # scores: what the rules of --select say
-    "Evaluations", "Accuracies on test images", _BOTH, {}, "scores", Rule
+    "Evaluations", "Measured on test images", _BOTH, _DISTANCES, "scores", Rule
 )
 
 

@@ -208,6 +208,10 @@ class Config:
     """Rules that score the network at each evaluation without target labels, and choose a step: see
     docs/selection.md."""
 
+    divergence: bool = False
+    """Whether evaluations log distances between the domains: the proxy A-distance of G_f's outputs
+    and, of methods that train G_d, 2|1 - alpha|; on at most 2,000 test images of each domain."""
+
     few_labels: int | None = None
     """How many target training images of each class have a label, the same for all keys, for the
     methods with few labels; None for none."""

@@ -24,6 +24,7 @@ from dann_jax import (
 from dann_jax.datasets.whole_files import whole
 from dann_jax.programs import Group, group_keys
 from experiments import interruption, processes, record, scores, trained
+from experiments.distances import distances
 from experiments.pacing import Pace
 from experiments.studies import Study
 
@@ -289,7 +290,7 @@ class _Run:
     def _evaluate(self, states, step):
         """Enters the accuracies of all keys, or of none where a signal comes."""
         study, views = self.study, jax.device_get(self.study.evaluated(states))
-        outputs, scored = {}, {}
+        outputs, measured = {}, {}
         with interruption.raised():
             for i, each in enumerate(self.records):
                 if not each["diverged"]:
@@ -297,21 +298,23 @@ class _Run:
                     outputs[i] = {  # the target last
                         name: study.outputs(evaluation.predict, state, name) for name in study.tests
                     }
-                    scored[i] = scores.measured(study, state)
+                    measured[i] = scores.measured(study, state)
+                    if study.config.divergence:
+                        measured[i] |= distances(study, state, self.group.keys[i])
         for i, of_sets in outputs.items():
             if not all(np.isfinite(logits).all() for logits, _ in of_sets.values()):
                 self._diverge(i, step, "logits")
             else:
-                self._enter(i, step, of_sets, scored[i])
+                self._enter(i, step, of_sets, measured[i])
 
-    def _enter(self, i, step, outputs, scored):
-        """Enters accuracies and scores of a key, given logits and labels of each set to test on."""
+    def _enter(self, i, step, outputs, measured):
+        """Enters the accuracies of a key, from logits and labels of each test set, and the rest."""
         study, each = self.study, self.records[i]
         accuracy = {f"{name}_accuracy": evaluation.evaluate(*of) for name, of in outputs.items()}
         classes, normalization = len(study.pair.class_names), study.config.normalization
         warnings = health.symptoms(each["curves"][-1], classes=classes, normalization=normalization)
         each["warnings"] += [{"step": step, "warning": text} for text in warnings]
-        each["evaluations"].append({"step": step, **accuracy, **scored})
+        each["evaluations"].append({"step": step, **accuracy, **measured})
         each |= accuracy
         last = step == study.steps
         if last and study.pair.target_files is not None and processes.is_first():

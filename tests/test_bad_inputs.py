@@ -1257,6 +1257,8 @@ COMMANDS = [
     ("run ''", "unknown config '': expected one of digits_digits_m"),
     ("run DIGITS DIGITS", "unknown argument digits_digits_m: see python -m experiments.run"),
     ("run DIGITS --keyz 3", "unknown option --keyz 3: did you mean --keys"),
+    ("run DIGITS --divergance", "unknown option --divergance: did you mean --divergence"),
+    ("run DIGITS --divergence yes", "unknown argument yes: see python -m experiments.run"),
     ("run DIGITS --keys ''", UNSET.format("--keys")),
     ("run DIGITS --keys 0", "--keys and --checkpoint-every must be at least 1.*got 0, 5000"),
     ("run DIGITS --keys 1.5", "--keys: expected a whole number, got '1.5'"),
@@ -1447,6 +1449,11 @@ COMMANDS = [
     ("report ''", UNSET.format("the program's name")),
     ("curves", "expected folder, got none: see python -m experiments.curves --help"),
     ("curves RESULTS/none", "no results in RESULTS/none: expected one of few-labels.json, "),
+    (
+        "curves RESULTS --panels proxy-a-distance",
+        "panel proxy-a-distance: none of the results .* has it: train with .*--divergence",
+    ),
+    ("curves RESULTS --variant x", "no results in RESULTS: expected one of few-labels-x.json, "),
     ("curves RESULTS --panels x", "--panels: expected one of target-error, .*, got 'x'"),
     (
         "curves RESULTS --output x.jpg",

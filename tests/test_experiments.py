@@ -107,6 +107,7 @@ def test_an_overwrite_that_is_interrupted_says_what_comes_of_the_rest(
 
 def test_a_run_that_was_cut_off_goes_on_with_the_same_numbers(small, tmp_path):
     config, pair = small
+    config = dataclasses.replace(config, divergence=True)
     prepared = studies.prepare(config, METHODS["dann"], pair, jax.local_devices()[:1])
 
     def trained(folder, report=lambda r: None):
@@ -127,6 +128,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_numbers(small, tmp_path):
     assert min(steps) > 4, "it went on from the checkpoint"
     for name in ("curves", "evaluations", "target_accuracy", "source_accuracy"):
         assert resumed[name] == whole[name]
+    assert {"proxy_a_distance", "discriminator_bound"} < resumed["evaluations"][0].keys()
 
 
 def test_a_folder_with_other_settings_or_data_is_refused(small, tmp_path):

@@ -117,6 +117,34 @@ def test_the_semi_supervised_plot_has_the_papers_legend(tmp_path, kept):
     assert np.round(dots).tolist() == [200, 200]
 
 
+def test_distances_are_drawn_beside_the_accuracy(tmp_path, kept, capsys):
+    write(tmp_path, ("source-only", "dann"))  # which have none
+    panels = ["proxy-a-distance", "discriminator-bound", "target-accuracy"]
+    assert curves.main([str(tmp_path), "--panels", *panels]) == 2
+    assert "none of the results (source-only, dann) has it: train" in capsys.readouterr().err
+    for method in ("source-only", "dann"):
+        content = read(tmp_path / f"{method}.json")
+        content["resolved_config"]["divergence"] = True
+        content["command"] += " --divergence"
+        for key, curve in enumerate(content["curves"]):
+            curve["evaluations"]["proxy_a_distance"] = [1.9, 1.7 + 0.1 * key]
+            if method == "dann":
+                curve["evaluations"]["discriminator_bound"] = [1.0, None]
+        write_json(tmp_path / f"{method}-short.json", content)
+    words = [str(tmp_path), "--panels", *panels, "--variant", "short"]
+    assert curves.main(words) == 0, capsys.readouterr().err
+    with Image.open(tmp_path / "curves-short.png") as image:
+        assert image.info["Description"].endswith("target-accuracy --variant short")
+    pad, bound, accuracy = kept[1].flat
+    colours = {method: METHODS[method].line.colour for method in ("source-only", "dann")}
+    for colour in colours.values():
+        np.testing.assert_allclose(thick(pad)[colour], [1.9, 1.75])
+    assert list(thick(bound)) == [colours["dann"]]
+    np.testing.assert_allclose(thick(bound)[colours["dann"]], [1.0])  # null is not known
+    np.testing.assert_allclose(thick(accuracy)[colours["dann"]], [0.55, 0.7])
+    assert pad.get_ylim() == bound.get_ylim() == (0, 2.08)
+
+
 @pytest.mark.parametrize("name", ["curves", "embed", "look", "moons"])
 def test_figures_are_programs(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])

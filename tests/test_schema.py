@@ -35,6 +35,17 @@ def own_pair(name):
     return made | {"data": dict.fromkeys(data, {"examples": 7, "sha256": SHA})}
 
 
+def measured(method):
+    """Returns a result with the distances of --divergence."""
+    made = a_result(method=method, settings={"divergence": True})
+    for curves in made["curves"]:
+        count = len(curves["evaluations"]["step"])
+        curves["evaluations"]["proxy_a_distance"] = [1.5] * count
+        if METHODS[method].adversarial:
+            curves["evaluations"]["discriminator_bound"] = [0.5, *[None] * (count - 1)]
+    return made
+
+
 WHOLE = {
     "a training": a_result(),
     "with SVMs": a_result(**svm_entries([0.7, 0.8])),
@@ -43,6 +54,9 @@ WHOLE = {
     "a closed form": an_alignment(),
     "a method with penalties": a_result(method="vada", settings={"lambda_max": 0.01}),
     "one key of it diverged": lost(a_result(method="vada"), 1),
+    "with distances": measured("dann"),
+    "with distances, of a baseline": measured("source-only"),
+    "with distances, one key diverged": lost(measured("dann"), 0),
     "other settings": a_result(settings={"steps": 7, "mu0": 0.5, "mirror": True}),
     "one key diverged": lost(a_result(), 1),
     "all diverged": lost(a_result(), 0, 1),
@@ -172,6 +186,8 @@ FORGERIES = [  # entry, forged value, the entry that is told if it is another on
     ("curves[1].evaluations.target_accuracy[-1]", 0.81, "target_accuracy[1]"),
     ("curves[1].evaluations.target_accuracy[0]", 0.12345),
     ("curves[1].evaluations.source_accuracy[0]", None),
+    ("curves[1].evaluations.proxy_a_distance", [1.0] * 15),
+    ("resolved_config.divergence", True, "command"),
     ("svm_accuracy", [0.7, 0.7], "svm"),
     ("resolved_config", {}, "resolved_config.method"),
     ("resolved_config.method", "source-only", "method"),
@@ -224,6 +240,15 @@ OF_PENALTIES = [
     ("curves[0].training.penalties.vat_target[0]", "0.1"),
     ("curves[0].training.lam[0]", 0.1),
     ("resolved_config.lambda_max", 0.02, "command"),
+]
+
+OF_DISTANCES = [
+    ("curves[0].evaluations.proxy_a_distance", ABSENT),
+    ("curves[1].evaluations.discriminator_bound", ABSENT),
+    ("curves[0].evaluations.proxy_a_distance", [1.5]),
+    ("curves[0].evaluations.proxy_a_distance[0]", 2.01),
+    ("curves[0].evaluations.discriminator_bound[0]", -0.01),
+    ("resolved_config.divergence", False, "command"),
 ]
 
 OF_SVMS = [
@@ -289,6 +314,12 @@ def test_a_forged_entry_is_refused_and_named(entry, value, told):
     [
         *(("a closed form", *case(each)) for each in OF_CLOSED_FORMS),
         *(("with SVMs", *case(each)) for each in OF_SVMS),
+        *(("with distances", *case(each)) for each in OF_DISTANCES),
+        (
+            "with distances, of a baseline",
+            *("curves[0].evaluations.discriminator_bound", [0.5] * 15),
+            "curves[0].evaluations.discriminator_bound",
+        ),
         *(("a method with penalties", *case(each)) for each in OF_PENALTIES),
     ],
 )

@@ -14,6 +14,7 @@ from experiments.plan import config_of
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 FEW = ["--steps", "6", "--evaluate-every", "3", "--batch-size", "8", "--network", "mnist"]
+FEW += ["--divergence"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,10 +110,12 @@ def test_keys_that_were_trained_together_are_made_again_bit_for_bit(check):
     status, told = check(leave, "--key", "1")
     assert status == 0
     assert "dann, key 0, 1: 6 of 6 steps on cpu x1" in told
-    # 7 curves with 2 entries, and 2 accuracies with 2, for 2 keys each
-    assert "compared: domain_accuracy 4, domain_loss 4, feature_norm 4, label_accuracy 4" in told
-    assert "source_accuracy 4, target_accuracy 4; digests" in told
-    assert "agrees bit for bit, in the six digits that a file keeps: 36 numbers" in told
+    # 7 curves with 2 entries, and 2 accuracies and 2 distances with 2, for 2 keys each
+    assert (
+        "compared: discriminator_bound 4, domain_accuracy 4, domain_loss 4, feature_norm 4" in told
+    )
+    assert "proxy_a_distance 4, source_accuracy 4, target_accuracy 4; digests" in told
+    assert "agrees bit for bit, in the six digits that a file keeps: 44 numbers" in told
     assert told.endswith("; the linear SVMs were not compared\n")
 
 
@@ -120,7 +123,7 @@ def test_first_steps_have_the_schedules_of_the_whole(check):
     status, told = check(leave, "--steps", "2")
     assert status == 0
     assert "step 2 has no entry in the curves: step 3 is the next" in told
-    assert "file keeps: 18 numbers" in told
+    assert "file keeps: 22 numbers" in told
 
 
 @pytest.mark.usefixtures("one_training")
@@ -311,10 +314,11 @@ def as_known_by_an_entry(result):
 def test_a_diverged_training_has_to_diverge_again(check, trained):
     trained(diverge)
     status, told = check(as_diverged)
-    # Of key 0, 7 curves and 2 accuracies at step 3, and where it diverged; 18 of key 1.
+    # Of key 0, 7 curves, 2 accuracies and 2 distances at step 3, and where it diverged; 22 of
+    # key 1.
     assert status == 0
     assert "the linear SVMs" not in told
-    assert "file keeps: 27 numbers of the curves and evaluations and the step of div" in told
+    assert "file keeps: 33 numbers of the curves and evaluations and the step of div" in told
     assert "the step of divergence 1" in told
     status, told = check(lambda r: (as_diverged(r), r["diverged"][0].update(step=4)))
     assert (status, "is 4 in the file, 5 here" in told) == (1, True)

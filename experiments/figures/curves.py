@@ -34,9 +34,12 @@ _CURVES = {
     "label-loss": ("training", "label_loss", "$L_y$ (nats)"),
     "domain-loss": ("training", "domain_loss", "$L_d$ (nats)"),
     "domain-error": ("training", "domain_accuracy", "error of $G_d$"),
+    "target-accuracy": ("evaluations", "target_accuracy", "target test accuracy"),
+    "proxy-a-distance": ("evaluations", "proxy_a_distance", "proxy A-distance"),
+    "discriminator-bound": ("evaluations", "discriminator_bound", r"$2\,|1 - \alpha|$ of $G_d$"),
 }
-
-PANELS = (*_CURVES, "schedules")
+_DISTANCES = ("proxy-a-distance", "discriminator-bound")  # only in results of --divergence
+PANELS = ("target-error", "source-error", "label-loss", "domain-loss", "domain-error", "schedules")
 DRAWABLE = [name for name, method in METHODS.items() if method.line]  # in the order of a legend
 
 
@@ -47,36 +50,48 @@ class Options:
     folder: tyro.conf.Positional[pathlib.Path]
     """Where the result files are."""
 
-    panels: tuple[Literal[PANELS], ...] = PANELS
-    """Which, in this order."""
+    panels: tuple[Literal[(*_CURVES, "schedules")], ...] = PANELS
+    """Which, in this order. Distances need results of experiments.run --divergence."""
+
+    variant: str | None = None
+    """Draw METHOD-VARIANT.json in place of METHOD.json."""
 
     output: pathlib.Path | None = None
-    """Where to, PNG or SVG; by default FOLDER/curves.png."""
+    """Where to, PNG or SVG; by default FOLDER/curves.png, or FOLDER/curves-VARIANT.png."""
 
 
 def _draw(options):
-    path = options.output or options.folder / "curves.png"
-    draw(read(options.folder), path, panels=options.panels)
+    suffix = f"-{options.variant}" if options.variant else ""
+    path = options.output or options.folder / f"curves{suffix}.png"
+    results = read(options.folder, suffix)
+    draw(results, path, panels=options.panels, variant=options.variant)
     return path
 
 
 main = functools.partial(style.run, Options, _draw, __doc__)
 
 
-def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+def read(folder: pathlib.Path, suffix: str = "") -> dict[str, dict[str, Any]]:
     """Returns the results of the methods that have curves; a ValueError says what is wrong."""
-    results = record.read_results(folder)
+    results = record.read_results(folder, suffix)
     results = {method: result for method, result in results.items() if method in DRAWABLE}
     if not results:
-        names = ", ".join(f"{method}.json" for method in DRAWABLE)
+        names = ", ".join(f"{method}{suffix}.json" for method in DRAWABLE)
         raise ValueError(f"no results in {folder}: expected one of {names}")
     return results
 
 
 def draw(
-    results: dict[str, dict[str, Any]], path: pathlib.Path, *, panels: tuple[str, ...] = PANELS
+    results: dict[str, dict[str, Any]],
+    path: pathlib.Path,
+    *,
+    panels: tuple[str, ...] = PANELS,
+    variant: str | None = None,
 ) -> None:
-    """Draws the curves of one experiment, whose results are given by method."""
+    """Draws the curves of one experiment, whose results are given by method.
+
+    The file says the command, with the variant.
+    """
     from matplotlib.lines import Line2D
 
     results = {method: results[method] for method in DRAWABLE if method in results}
@@ -84,6 +99,13 @@ def draw(
         raise ValueError(
             f"expected methods and panels to draw, got {list(results)}, {list(panels)}"
         )
+    for panel in set(panels) & set(_DISTANCES):
+        part, name, _ = _CURVES[panel]
+        if not any(curve[part].get(name) for r in results.values() for curve in r["curves"]):
+            raise ValueError(
+                f"panel {panel}: none of the results ({', '.join(results)}) has it: train with "
+                "experiments.run --divergence, or leave the panel out of --panels"
+            )
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     names = style.legend_names(results)
@@ -94,6 +116,8 @@ def draw(
     command = f"python -m experiments.curves RUNS/{next(iter(results.values()))['config']}"
     if panels != PANELS:
         command += f" --panels {' '.join(panels)}"
+    if variant:
+        command += f" --variant {variant}"
     with style.figure(path, command, **size) as (figure, axes):
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw_panel(axis, panel, results)
@@ -110,6 +134,8 @@ def _draw_panel(axis, panel, results):
         _draw_methods(axis, panel, results)
     if panel == "label-loss" and axis.lines:
         axis.set_yscale("log")
+    elif panel in _DISTANCES:
+        axis.set_ylim(0, 2.08)  # all that there can be; marks are whole
     else:
         axis.set_ylim(0, 1.04 * axis.get_ylim()[1])  # marks are whole
     level = {"domain-loss": _chance(results), "domain-error": 0.5}.get(panel)
@@ -137,7 +163,7 @@ def _draw_methods(axis, panel, results):
         for row, entry in zip(values, entries, strict=True):
             known = np.array(entry.get(name, ()), float)  # null is NaN
             row[: len(known)] = known  # one that diverged ends early
-        if name.endswith("accuracy"):
+        if panel.endswith("error"):
             values = 1 - values
         known = ~np.isnan(values).all(0)  # of no key: not finite, no target labels, or no G_d
         if not known.any():
