@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 
@@ -11,6 +12,7 @@ import pytest
 from scipy import stats
 from test_together import CONFIG, PAIR, small_config
 
+from dann_jax import evaluation
 from dann_jax import selection as rules
 from experiments import consistency, record, run, scores, selection, studies, train, trained
 from experiments.choice import ORACLE
@@ -23,8 +25,15 @@ SCORED = dataclasses.replace(CONFIG, select=SELECT)
 SWEEP = ("--sweep", "mu0=0.003,0.3", "gamma=5")
 
 
-def study_of(pair=PAIR, config=SCORED):
+@pytest.fixture(autouse=True)
+def small(quick_compilation):
+    """Makes the small pair the experiment of every name."""
     with small_config():
+        yield
+
+
+def study_of(pair=PAIR, config=SCORED):
+    with small_config():  # in fixtures too
         return studies.prepare(config, METHODS["dann"], pair, jax.local_devices()[:1])
 
 
@@ -64,8 +73,7 @@ def result(tmp_path_factory):
 
 def call(where, *options):
     words = ["digits_digits_m", "--methods", "dann", "--no-svm", "--devices", "1"]
-    with small_config():
-        return run.main([*words, "--output", str(where), *options])
+    return run.main([*words, "--output", str(where), *options])
 
 
 def test_scores_survive_an_interruption_bit_for_bit(study, done, tmp_path):
@@ -81,11 +89,10 @@ def test_a_score_is_that_of_the_rule_and_takes_no_target_labels(study, done):
     state = trained.restored(study, 0, done)
     x = {}
     for name, images in (("source", PAIR.source_test), ("target", PAIR.target_train)):
-        outputs = studies.Study.outputs
-        x[name], _ = outputs(study, features, state, name, images)
+        x[name], _ = study.outputs(features, state, name, images)
     scored = scores.measured(study, state)["scores"]
-    order = {n: np.random.default_rng(0) for n in "a"}["a"]
-    drawn = {name: values[order.permutation(24)] for name, values in x.items()}
+    draw = np.random.default_rng(0)  # the source first
+    drawn = {name: values[draw.permutation(24)] for name, values in x.items()}
     expected = rules.domain_confusion(drawn["source"], drawn["target"], key=jax.random.key(0))
     assert scored["domain_confusion"] == expected
     assert scored == record.read_record(done, 0)["evaluations"][-1]["scores"]
@@ -96,8 +103,6 @@ def test_a_score_is_that_of_the_rule_and_takes_no_target_labels(study, done):
 
 
 def features(model, state, images, **options):
-    from dann_jax import evaluation
-
     layer = evaluation.last_hidden_layer(model)
     return evaluation.features(model, state, images, layer=layer, **options)
 
@@ -160,7 +165,7 @@ def test_a_file_whose_choices_contradict_its_scores_is_refused(name, result):
     assert consistency.result_faults(content) == []
     change(content)
     faults = "; ".join(map(str, consistency.result_faults(content)))
-    assert pytest.importorskip("re").search(match, faults), faults
+    assert re.search(match, faults), faults
 
 
 def test_a_sweep_trains_all_combinations_and_ranks_them_without_target_labels(tmp_path, capsys):
@@ -197,8 +202,7 @@ def test_listed_commands_train_what_the_sweep_then_finds(tmp_path, capsys):
         assert words[:4] == ["python", "-m", "experiments.run", "digits_digits_m"]
         assert {"--mu0", "--gamma", "--no-svm"} <= set(words)
         assert "--sweep" not in words
-        with small_config():
-            assert run.main(words[3:]) == 0
+        assert run.main(words[3:]) == 0
     capsys.readouterr()
     assert call(tmp_path, *options) == 0
     assert capsys.readouterr().out.count("is there already") == 2
@@ -246,9 +250,7 @@ def test_the_study_tells_correlation_and_loss_of_each_rule(result, tmp_path, cap
         selection.tables(tmp_path)
 
 
-def test_too_few_trainings_are_no_study(done, result, tmp_path, capsys):
-    content = json.loads(result.read_text())
-    content["selected"], content["resolved_config"]["select"] = {}, []
+def test_too_few_trainings_are_no_study(tmp_path, capsys):
     (tmp_path / "none").mkdir()
     for where, match in (
         (tmp_path / "none", "expected at least 24 trainings, got 0"),

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import textwrap
 from typing import Any
 
 from experiments.figures import style
@@ -9,7 +10,8 @@ from experiments.figures import style
 __all__ = ["draw"]
 
 COLUMNS = 4  # of panels
-HEIGHT = 1.5  # of a row of panels, inches
+HEIGHT = 1.7  # of a row of panels, inches
+WIDTH = 21  # of a title, characters
 
 
 def draw(content: dict[str, Any], path: pathlib.Path) -> None:
@@ -25,16 +27,10 @@ def draw(content: dict[str, Any], path: pathlib.Path) -> None:
             reached = [each["target_accuracy"] for each in trainings]
             axis.plot(scores, reached, style.DOMAINS["source"].marker, ms=2.5, mew=0, color="0.25")
             correlation = row["rank_correlation"]
-            shown = "" if correlation is None else rf", $\rho$ = {correlation:.2f}"
-            axis.set_title(f"{_broken(rule)}{shown}")
-            axis.locator_params(nbins=4)
+            shown = "" if correlation is None else f"\n$\\rho$ = {correlation:.2f}"
+            axis.set_title(textwrap.fill(rule.replace("_", " "), WIDTH) + shown)
+            axis.locator_params(nbins=3)
         for axis in axes.flat[len(rules) :]:
             axis.set_visible(False)
         figure.supylabel("target test accuracy", fontsize=8)
         figure.supxlabel("score at the last step", fontsize=8)
-
-
-def _broken(rule):
-    """Returns the name of a rule in words on two lines."""
-    first, *others = rule.split("_")
-    return f"{first}\n{' '.join(others)}"
