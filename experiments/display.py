@@ -11,7 +11,7 @@ from rich.table import Table
 from experiments import record, train
 from experiments.methods import METHODS, gap_of
 
-__all__ = ["DASH", "Watch", "accuracy", "progress", "table"]
+__all__ = ["DASH", "Watch", "accuracy", "progress", "selected", "table"]
 
 DASH = "—"  # in a table, where there is no number
 _FIGURES = ("mean", "sd", "SVM", "keys", "gap", "steps", "min/key")
@@ -83,6 +83,15 @@ class Watch:
 def accuracy(value: float | None) -> str:
     """Returns an accuracy as text; a dash where it is not known."""
     return DASH if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def selected(method: str, chosen: dict[str, dict[str, Any]]) -> list[str]:
+    """Returns a line on the steps that each rule, and the oracle, chooses for the keys."""
+    lines = []
+    for name, each in chosen.items():
+        steps = ", ".join(DASH if step is None else f"{step:,}" for step in each["step"])
+        lines.append(f"{method}: {name} chooses step {steps}: target {accuracy(each['mean'])}")
+    return lines
 
 
 def table(title: str, experiments: dict[str, dict[str, dict[str, Any]]]) -> Table:

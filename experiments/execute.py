@@ -251,6 +251,8 @@ def _train(job, study, setting):
         "programs_from_cache": compiled.from_cache,
         **runtime.peak_memory(jax.local_devices()),
     }
+    for line in display.selected(job.method.name, entries.get("selected", {})):
+        console.print(line, soft_wrap=True)
     _write(job, entries, command(job, groups, setting.devices))
     shutil.rmtree(replaced, ignore_errors=True)
 

@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 from dann_jax.datasets.whole_files import whole
-from experiments import record, result_tables, schema
+from experiments import record, result_tables, schema, selection
 from experiments.arguments import Parser, sentence
 from experiments.benchmark import tables as benchmark_tables
 from experiments.hostile import tables as hostile_tables
@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "experiments" / "results"
 HOSTILE = FOLDER / result_tables.HOSTILE
 BENCHMARKS = FOLDER / result_tables.BENCHMARKS
+SELECTION = FOLDER / result_tables.SELECTION
 SCHEMA = ROOT / "docs" / "result.schema.json"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     status = 0
     try:
         tables = result_tables.tables(result_tables.read(FOLDER)) | _benchmarks()
-        tables |= hostile_tables.tables(HOSTILE)
+        tables |= hostile_tables.tables(HOSTILE) | selection.tables(SELECTION)
         documents = {path: path.read_text() for path in options.documents or _documents()}
         filled = {path: _filled(text, tables, path) for path, text in documents.items()}
         if not options.documents:

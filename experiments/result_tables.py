@@ -12,7 +12,7 @@ from experiments.settings import completed
 
 __all__ = ["accuracy", "frozen", "markdown", "read", "tables"]
 
-BENCHMARKS, HOSTILE = "benchmark", "hostile"  # folders beside those of the configs
+BENCHMARKS, HOSTILE, SELECTION = "benchmark", "hostile", "selection"  # folders beside the configs
 PAIRS = {  # of the paper, and those of ours beside them
     "table1": (*configs.find_rows("table1"), "syn_numbers_published_svhn", "mnist_svhn"),
     "office31": (*configs.find_rows("office31"), *configs.find_rows("office31_others")),
@@ -39,7 +39,7 @@ def read(folder: pathlib.Path) -> Results:
     every, wrong = {}, []
     for path in sorted(folder.glob("*/*.json")):
         config = path.parent.name
-        if config in (BENCHMARKS, HOSTILE):
+        if config in (BENCHMARKS, HOSTILE, SELECTION):
             continue
         try:
             every.setdefault(config, {})[path.stem] = _read(path)

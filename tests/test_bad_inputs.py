@@ -58,6 +58,7 @@ from dann_jax.objective import Terms, check_domain
 from dann_jax.programs import group_keys
 from dann_jax.streaming import batch_stream
 from experiments import report, run, verify
+from experiments import selection as selection_study
 from experiments.benchmark import __main__ as benchmark
 from experiments.figures import curves, embed, look, moons
 
@@ -1244,6 +1245,7 @@ MAINS = {
     "embed": embed.main,
     "look": look.main,
     "moons": moons.main,
+    "selection": selection_study.main,
     "benchmark": benchmark.main,
 }
 COUNT = "must be at least 1 and at most 2147483647, got"
@@ -1421,6 +1423,52 @@ COMMANDS = [
         "--source cannot be the same for all rows of a table: run the rows",
     ),
     ("run table1 --steps 0", f"steps {COUNT} 0"),
+    ("run DIGITS --select best", "--select: expected one of entropy, .*, got 'best'"),
+    ("run DIGITS --sweep gamma=5", "--sweep trains one method: name it with --methods, got source"),
+    ("run DIGITS --methods sa --sweep gamma=5", "--sweep trains one method: .*, got sa"),
+    (
+        "run DIGITS --methods dann dan --sweep gamma=5",
+        "--sweep trains one method: .* got dann, dan",
+    ),
+    (
+        "run DIGITS --methods dann --sweep",
+        "--sweep: expected NAME=VALUE,VALUE,.* setting, got none",
+    ),
+    ("run DIGITS --methods dann --sweep gamma", "--sweep: expected NAME=VALUE,.*, got 'gamma'"),
+    (
+        "run DIGITS --methods dann --sweep gama=5",
+        "--sweep: 'gama' is no numeric setting: did you mean gamma",
+    ),
+    ("run DIGITS --methods dann --sweep network=mnist", "'network' is no numeric setting: "),
+    (
+        "run DIGITS --methods dann --sweep gamma=",
+        "--sweep gamma: expected numbers between commas, got none",
+    ),
+    ("run DIGITS --methods dann --sweep gamma=5,x --list", "expected numbers between .*, got 'x'"),
+    ("run DIGITS --methods dann --sweep steps=1.5", "expected whole numbers between .*, got '1.5'"),
+    ("run DIGITS --methods dann --sweep gamma=5,5.0", "--sweep gamma: expected each value once"),
+    (
+        "run DIGITS --methods dann --sweep gamma=5 gamma=6",
+        "expected each setting once, got gamma again",
+    ),
+    ("run DIGITS --methods dann --sweep gamma=5,-1", "gamma must not be negative, got -1.0"),
+    ("run DIGITS --methods dann --sweep gamma=5,6 --keys 0", "must be at least 1.*got 0, 5000"),
+    (
+        "run DIGITS --methods dann --sweep gamma=5,6 --sweep-random 3",
+        "--sweep-random must be 1 to 2, all combinations, got 3",
+    ),
+    ("run DIGITS --sweep-random 3", "--sweep-random draws from the combinations of --sweep"),
+    ("run table1 --methods dann --sweep gamma=5", "--sweep is of one config: name a row of table1"),
+    (
+        "selection",
+        "the following arguments are required: runs: see python -m experiments.selection",
+    ),
+    (
+        "selection RESULTS/dann.json",
+        "dann.json: expected a result made with --select, got a result",
+    ),
+    ("selection FILE", "FILE is not valid JSON"),
+    ("selection RESULTS --output x.csv", "--output x.csv: expected a name that ends in .json"),
     ("verify", "the following arguments are required: result: see python -m experiments.verify"),
     ("verify ''", UNSET.format("the program's name")),
     ("verify FILE.json", "FILE.json: expected a result CONFIG/METHOD.json, got no file"),
