@@ -18,8 +18,8 @@ def distances(study: studies.Study, state: Any, number: int) -> dict[str, float]
     """Returns the proxy A-distance of features and, where G_d is trained, Eq. (13).
 
     Features are what G_y's last layer takes: there G_y is linear, as the SVMs of the distance are.
-    Both numbers are of the same test images of each domain, drawn once for a training; NaN where an output
-    is not finite.
+    Both numbers are of the same test images of each domain, drawn once for a training; NaN where an
+    output is not finite.
 
     Args:
       study: The method and the pair.
