@@ -15,10 +15,11 @@ MOST = 2_000  # test images of each domain: the PAD's standard deviation is .05 
 
 
 def distances(study: studies.Study, state: Any, number: int) -> dict[str, float]:
-    """Returns the proxy A-distance of G_f's outputs and, where G_d is trained, Eq. (13).
+    """Returns the proxy A-distance of features and, where G_d is trained, Eq. (13).
 
-    Both are of the same test images of each domain, drawn once for a training; NaN where an output
-    is not finite.
+    Features are what G_y's last layer takes: there G_y is linear, as the SVMs of the distance are.
+    Both numbers are of the same test images of each domain, drawn once for a training; NaN where an
+    output is not finite.
 
     Args:
       study: The method and the pair.
@@ -39,7 +40,7 @@ def distances(study: studies.Study, state: Any, number: int) -> dict[str, float]
         return [output for output, _ in every]
 
     measured = {"proxy_a_distance": math.nan}
-    if _finite(features := outputs("f")):
+    if _finite(features := outputs(evaluation.last_hidden_layer(study.model))):
         measured["proxy_a_distance"] = divergence.proxy_a_distance(*features, key=of_halves)
     if study.method.adversarial:
         measured["discriminator_bound"] = math.nan

@@ -209,8 +209,9 @@ class Config:
     docs/selection.md."""
 
     divergence: bool = False
-    """Whether evaluations log distances between the domains: the proxy A-distance of G_f's outputs
-    and, of methods that train G_d, 2|1 - alpha|; on at most 2,000 test images of each domain."""
+    """Whether evaluations log distances between the domains: the proxy A-distance of G_y's last
+    hidden layer and, of methods that train G_d, 2|1 - alpha|; on at most 2,000 test images of each
+    domain."""
 
     few_labels: int | None = None
     """How many target training images of each class have a label, the same for all keys, for the

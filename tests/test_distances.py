@@ -35,14 +35,14 @@ def test_they_are_eq13_and_the_pad_of_images_that_the_key_draws(made, monkeypatc
     measured = distances.distances(study, state, NUMBER)
     key = jax.random.fold_in(jax.random.key(NUMBER), 2)  # as docs/keys.md says
     of_halves, *of_images = jax.random.split(key, 3)
-    outputs = {"f": [], "d": []}
+    outputs = {"y/fc2": [], "d": []}  # G_y is linear from there on
     for domain, draw in enumerate(of_images):
         images, preprocess, _ = study.tests[("source", "target")[domain]]
         drawn = images.image[generator(draw).permutation(20)[:15]]
         for layer, each in outputs.items():
             options = {"layer": layer, "preprocess": preprocess, "domain": domain}
             each.append(evaluation.features(study.model, state, drawn, **options))
-    assert measured["proxy_a_distance"] == proxy_a_distance(*outputs["f"], key=of_halves)
+    assert measured["proxy_a_distance"] == proxy_a_distance(*outputs["y/fc2"], key=of_halves)
     of_target = np.repeat([0, 1], 15)
     bound = 2 * abs(1 - alpha(np.concatenate(outputs["d"]), of_target))
     assert measured["discriminator_bound"] == pytest.approx(float(bound))
