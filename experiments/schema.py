@@ -174,14 +174,15 @@ _IF_ANY = {
 }
 
 
-def _curves(name, about, always, if_any, nested, key):
-    """Returns models of one row and of columns; ``nested`` is an entry of numbers by name."""
+def _curves(name, about, always, if_any, nested):
+    """Returns models of a row and of columns; ``nested`` is an entry of numbers by a kind of name."""
     row = {"step": (Count, ...)} | {n: (kind | None, ...) for n, kind in always.items()}
     columns = {n: (list[kind], ...) for n, (kind, _) in row.items()}
     row |= {n: (kind | None, None) for n, kind in if_any.items()}
     columns |= {n: (list[kind | None], []) for n, kind in if_any.items()}
-    row[nested] = dict[key, float | None], {}
-    columns[nested] = dict[key, list[float | None]], {}
+    for entry, key in nested.items():
+        row[entry] = dict[key, float | None], {}
+        columns[entry] = dict[key, list[float | None]], {}
     make = pydantic.create_model
     return (
         make(f"{name}Row", __base__=_Entries, __doc__=f"{about} at a step.", **row),
@@ -190,12 +191,12 @@ def _curves(name, about, always, if_any, nested, key):
 
 
 TrainingRow, Training = _curves(  # penalties: what an objective adds to L_y and L_d
-    "Training", "Means over the last steps", _ALWAYS, _IF_ANY, "penalties", Name
+    "Training", "Means over the last steps", _ALWAYS, _IF_ANY, {"penalties": Name}
 )
 _BOTH = {"source_accuracy": Share, "target_accuracy": Share}
 _DISTANCES = {"proxy_a_distance": Distance, "discriminator_bound": Distance}  # with --divergence
 EvaluationsRow, Evaluations = _curves(  # scores: what the rules of --select say
-    "Evaluations", "Measured on test images", _BOTH, _DISTANCES, "scores", Rule
+    "Evaluations", "Measured on test images", _BOTH, _DISTANCES, {"scores": Rule}
 )
 
 

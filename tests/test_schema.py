@@ -21,7 +21,7 @@ CONFIG, _ = configs.find_config("mnist_mnist_m")
 def a_record(**changes):
     """Returns the record of a finished training of key 0."""
     made = {
-        "settings": resolved(CONFIG, METHODS["dann"]),
+        "settings": json.loads(json.dumps(resolved(CONFIG, METHODS["dann"]))),
         "origin": {name: a_result()[name] for name in schema.Origin.model_fields},
     }
     return made | {"diverged": None, "digests": None} | finished("dann", CONFIG) | changes
