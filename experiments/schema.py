@@ -175,7 +175,7 @@ _IF_ANY = {
 
 
 def _curves(name, about, always, if_any, nested):
-    """Returns models of a row and of columns; ``nested`` is an entry of numbers by a kind of name."""
+    """Returns models of a row and of columns; ``nested`` are entries of numbers by name."""
     row = {"step": (Count, ...)} | {n: (kind | None, ...) for n, kind in always.items()}
     columns = {n: (list[kind], ...) for n, (kind, _) in row.items()}
     row |= {n: (kind | None, None) for n, kind in if_any.items()}
