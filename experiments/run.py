@@ -147,8 +147,11 @@ def _run(name, every, console, config=None):
     first = next(iter(every.values()))
     if len(failures) < len(every):
         devices = execute.start(first, console)
+    lacking = [row for row in every if row not in failures and plans[row].jobs]
+    if config is not None and lacking:  # the data of all are the same
+        execute.check_data(first, True, console)
     for row, each in every.items():  # missing weights and data are reported before training starts
-        if row not in failures and plans[row].jobs:
+        if row in lacking and config is None:
             attempt(row, execute.check_data, each, len(every) > 1, console)
     if len(failures) == len(every):
         return 2

@@ -14,7 +14,17 @@ from test_together import CONFIG, PAIR, small_config
 
 from dann_jax import evaluation
 from dann_jax import selection as rules
-from experiments import consistency, record, run, scores, selection, studies, train, trained
+from experiments import (
+    consistency,
+    domains,
+    record,
+    run,
+    scores,
+    selection,
+    studies,
+    train,
+    trained,
+)
 from experiments.choice import ORACLE
 from experiments.methods import METHODS
 
@@ -28,7 +38,8 @@ SWEEP = ("--sweep", "mu0=0.003,0.3", "gamma=5")
 @pytest.fixture(autouse=True)
 def small(quick_compilation):
     """Makes the small pair the experiment of every name."""
-    with small_config():
+    with small_config() as patch:
+        patch.setattr(domains, "prepare_pair", lambda *_, **__: None)
         yield
 
 
