@@ -9,6 +9,9 @@ from dann_jax.digests import digest
 from experiments.settings import NETWORKS
 
 
+QUICK = "mnist", "office_per_domain"
+
+
 def test_every_network_has_a_golden_digest():
     assert CASES.keys() == NETWORKS.keys()
     assert all(digests.keys() == CASES.keys() for digests in stored().values())
@@ -17,8 +20,8 @@ def test_every_network_has_a_golden_digest():
 @pytest.mark.parametrize(
     "name",
     [
-        # 57 million parameters: half a minute on two cores.
-        pytest.param(name, marks=pytest.mark.slow if name == "office_alexnet" else ())
+        # Ten to forty seconds each, but for a few.
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
         for name in CASES
     ],
 )
