@@ -337,7 +337,7 @@ def frozen(results):
             figures = [accuracy(figures[0], digits=3) for figures in paper.OFFICE31[quoted]]
             shown = dict(zip(paper.OFFICE31_DIRECTIONS, figures, strict=True))
             by_column = (shown.get(_arrow(column), DASH) for column in columns)
-            lines.append([f"{quoted.split(',')[0]} in the paper's table", *by_column])
+            lines.append([f"{quoted.partition(', quoted')[0]} in the paper's table", *by_column])
     return markdown(("method", *map(_arrow, columns)), *lines)
 
 
