@@ -173,12 +173,13 @@ _IF_ANY = {
 }
 
 
-def _curves(name, about, always, if_any, nested, key):
-    """Returns models of one row and of columns; ``nested`` is an entry of numbers by name."""
+def _curves(name, about, always, if_any, nested):
+    """Returns models of one row and of columns; ``nested`` names numbers by names of a kind."""
     row = {"step": (Count, ...)} | {n: (kind | None, ...) for n, kind in always.items()}
     columns = {n: (list[kind], ...) for n, (kind, _) in row.items()}
     row |= {n: (kind | None, None) for n, kind in if_any.items()}
     columns |= {n: (list[kind | None], []) for n, kind in if_any.items()}
+    nested, key = nested
     row[nested] = dict[key, float | None], {}
     columns[nested] = dict[key, list[float | None]], {}
     make = pydantic.create_model
@@ -189,11 +190,11 @@ def _curves(name, about, always, if_any, nested, key):
 
 
 TrainingRow, Training = _curves(  # penalties: what an objective adds to L_y and L_d
-    "Training", "Means over the last steps", _ALWAYS, _IF_ANY, "penalties", Name
+    "Training", "Means over the last steps", _ALWAYS, _IF_ANY, ("penalties", Name)
 )
 _BOTH = {"source_accuracy": Share, "target_accuracy": Share}
 EvaluationsRow, Evaluations = _curves(  # scores: what the rules of --select say
-    "Evaluations", "Accuracies on test images", _BOTH, {}, "scores", Rule
+    "Evaluations", "Accuracies on test images", _BOTH, {}, ("scores", Rule)
 )
 
 
