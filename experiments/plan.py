@@ -203,7 +203,8 @@ def _check_states(jobs):
 def resolved(config: Config, method: Method) -> dict[str, Any]:
     """Returns all that decides the numbers of a run, apart from its key and the versions."""
     settings = {"method": method.name, **dataclasses.asdict(config)}
-    return settings | {"weights": pretraining.weights_origin(config)}
+    as_stored = {"weights": pretraining.weights_origin(config), "select": list(config.select)}
+    return settings | as_stored
 
 
 def config_of(settings: dict[str, Any], weights: pathlib.Path | None) -> Config:
@@ -213,7 +214,8 @@ def config_of(settings: dict[str, Any], weights: pathlib.Path | None) -> Config:
     """
     there = completed(settings)
     names = [field.name for field in dataclasses.fields(Config)]
-    config = Config(**{name: there[name] for name in names} | {"weights": weights})
+    as_given = {"weights": weights, "select": tuple(there["select"])}
+    config = Config(**{name: there[name] for name in names} | as_given)
     origin = pretraining.weights_origin(config)
     if origin != there["weights"]:
         raise ValueError(

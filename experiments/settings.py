@@ -344,8 +344,8 @@ def check_size(config: Config) -> None:
 def completed(stored: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of a file; one that is younger than the file has its default."""
     fields = dataclasses.fields(Config)
-    stored = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
-    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING} | stored
+    usual = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    return usual | {"select": []} | stored
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], *, whose: str = "asked for") -> list[str]:
