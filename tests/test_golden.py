@@ -8,7 +8,6 @@ from golden import CASES, machine, stored, trained
 from dann_jax.digests import digest
 from experiments.settings import NETWORKS
 
-
 QUICK = "mnist", "office_per_domain"
 
 
