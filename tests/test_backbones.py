@@ -243,6 +243,7 @@ def oracles():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_backbones_equal_a_forward_pass_in_numpy(name, oracles, tmp_path):
     arrays, x, expected = oracles(name)
     np.savez(tmp_path / "weights.npz", **arrays)
@@ -334,6 +335,7 @@ def test_an_error_says_where_weights_come_from(monkeypatch, tmp_path):
 # --- in training -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_backbone_with_batch_norm_learns_within_office_features():
     stages = (Stage(1, 3, 2, 8),)
     model = office(EfficientNetLite(stages), classes=3)

@@ -138,6 +138,7 @@ def test_errors_say_what_was_expected():
         draw(0, 1, examples=(100_000_000, 7), batch=(64, 3))
 
 
+@pytest.mark.slow
 def test_in_blocks_gives_what_is_drawn_directly_whatever_is_asked_for():
     drawn = []
 

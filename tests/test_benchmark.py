@@ -194,6 +194,7 @@ def test_calls_take_turns(monkeypatch):
     assert times["a"]["calls"] == times["b"]["calls"] == measures.REPEATS
 
 
+@pytest.mark.slow
 def test_memory_of_more_keys_is_more(small):
     subject = workload.Subject("mnist", 8, "float32")
     costs = [

@@ -58,8 +58,9 @@ def start():
 
 
 def absent(metrics):
-    """The names of the metrics that are no arrays."""
-    return {name for name, value in metrics._asdict().items() if not jax.tree.leaves(value)}
+    """The names of the metrics that are no arrays, apart from penalties, which are by name."""
+    every = {name: value for name, value in metrics._asdict().items() if name != "penalties"}
+    return {name for name, value in every.items() if not jax.tree.leaves(value)}
 
 
 DOMAIN = {"domain_loss", "domain_accuracy"}

@@ -138,6 +138,7 @@ def test_fused_steps_equal_single_steps(count, sharing, devices):
     assert_same(study, sharing=sharing)
 
 
+@pytest.mark.slow
 def test_settings_vary_along_the_axis_of_the_keys():
     settings = {
         "mu0": jnp.array([0.1, 0.03, 0.1, 0.2]),

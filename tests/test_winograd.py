@@ -37,6 +37,7 @@ def assert_close(y, expected):
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 @pytest.mark.parametrize("side", [3, 5])
 @pytest.mark.parametrize("sides", [(12, 12), (14, 14), (5, 7)])
+@pytest.mark.slow
 def test_convolution_and_its_gradients_equal_those_of_the_sum(sides, side, padding):
     keys = jax.random.split(KEY, 3)
     x = jax.nn.relu(jax.random.normal(keys[0], (3, *sides, 17)))
