@@ -573,7 +573,7 @@ def _of_alignment(result):
             elif accuracies[i] != by_components[components[i]]:
                 expected = f"{by_components[components[i]]}, that of {components[i]} components"
                 yield Fault(f"{of}[{i}]", expected, shown(accuracies[i]))
-        best = max(by_components.values(), key=lambda accuracy: (accuracy is not None, accuracy))
+        best = max(by_components.values())
         if result.oracle_accuracy[i] != best:
             expected = f"{shown(best)}, the best of by_components"
             yield Fault(f"oracle_accuracy[{i}]", expected, shown(result.oracle_accuracy[i]))

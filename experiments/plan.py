@@ -214,8 +214,7 @@ def config_of(settings: dict[str, Any], weights: pathlib.Path | None) -> Config:
     """
     there = completed(settings)
     names = [field.name for field in dataclasses.fields(Config)]
-    as_given = {"weights": weights, "select": tuple(there["select"])}
-    config = Config(**{name: there[name] for name in names} | as_given)
+    config = Config(**{name: there[name] for name in names} | {"weights": weights})
     origin = pretraining.weights_origin(config)
     if origin != there["weights"]:
         raise ValueError(

@@ -300,7 +300,11 @@ def _quoted():
 
     return markdown(
         ("method", *paper.OFFICE31_DIRECTIONS),
-        *([method, *(cell(*f) for f in figures)] for method, figures in paper.OFFICE31.items()),
+        *(
+            [label + ", quoted by the paper" * (name not in paper.OFFICE31_OWN)]
+            + [cell(*figure) for figure in figures]
+            for name, (label, figures) in paper.OFFICE31.items()
+        ),
         [
             "DANN, preprint: 5 random splits",
             *(accuracy(*figure, digits=3) for figure in paper.OFFICE31_SPLITS),
@@ -332,12 +336,12 @@ def frozen(results):
             is_best = result is not None and result["mean"] == most and most is not None
             cells.append(f"**{cell}**" if is_best and METHODS[name].bound != "upper" else cell)
         lines.append([METHODS[name].label.replace("*", ""), *cells])
-        if name in paper.OFFICE31_NAMES:
-            quoted = paper.OFFICE31_NAMES[name]
-            figures = [accuracy(figures[0], digits=3) for figures in paper.OFFICE31[quoted]]
-            shown = dict(zip(paper.OFFICE31_DIRECTIONS, figures, strict=True))
+        if name in paper.OFFICE31:
+            label, figures = paper.OFFICE31[name]
+            texts = (accuracy(figure, digits=3) for figure, *_ in figures)
+            shown = dict(zip(paper.OFFICE31_DIRECTIONS, texts, strict=True))
             by_column = (shown.get(_arrow(column), DASH) for column in columns)
-            lines.append([f"{quoted.partition(', quoted')[0]} in the paper's table", *by_column])
+            lines.append([f"{label} in the paper's table", *by_column])
     return markdown(("method", *map(_arrow, columns)), *lines)
 
 
