@@ -379,3 +379,46 @@ def test_one_device_equals_a_mapped_axis(name):
         (actual[0].theta, actual[1].penalties),
         (single[0].theta, single[1].penalties),
     )
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, np.inf, "1"])
+def test_options_that_are_no_weights_are_refused_by_name(value):
+    """A negative weight would drive the domains apart in silence."""
+    batch = batch_of()
+    apply = Apply(*(lambda theta, x: x for _ in "fyd"))
+    for objective, names in (
+        (objectives.ddc_objective, ("weight",)),
+        (objectives.dan_objective, ("weight",)),
+        (objectives.coral_objective, ("weight",)),
+        (objectives.cdan_objective, ("domain_weight",)),
+        (objectives.entropy_objective, ("entropy_weight", "domain_weight")),
+        (
+            functools.partial(objectives.vada_objective, key=KEY),
+            ("target_weight", "source_weight", "domain_weight"),
+        ),
+    ):
+        for name in names:
+            with pytest.raises((TypeError, ValueError), match=f"^{name} must be a number, 0 or"):
+                objective(None, batch, 1.0, apply, **{name: value})
+    with pytest.raises((TypeError, ValueError), match="^variance must be a number, positive"):
+        objectives.gaussian_kernel(X, X, variance=value)
+    with pytest.raises((TypeError, ValueError), match="^radius must be a number, 0 or more"):
+        objectives.virtual_adversarial_loss(lambda x: x, X, X, KEY, radius=value)
+
+
+def test_outputs_and_examples_that_do_not_fit_are_refused():
+    theta, batch = dict.fromkeys("fyd"), batch_of()
+    twice = Apply(
+        lambda theta, x: jnp.concatenate([x, x]), lambda theta, f: f, lambda theta, f: f[:, :1]
+    )
+    count = 2 * len(batch.source_image)
+    with pytest.raises(ValueError, match=f"outputs of G_f for each of {count} .*, got {2 * count}"):
+        objectives.ddc_objective(theta, batch, 1.0, twice)
+    with pytest.raises(ValueError, match="powers of one kernel or more, got none"):
+        objectives.gaussian_kernel(X, X, variance=1.0, powers=())
+    with pytest.raises(ValueError, match="features and label_logits must be arrays with one first"):
+        objectives.multilinear_map(X, X[:1])
+    with pytest.raises(ValueError, match="x and label_logits must be arrays with one first axis"):
+        objectives.virtual_adversarial_loss(lambda x: x, X, X[:1], KEY, radius=1.0)
+    with pytest.raises(ValueError, match=r"label logits \[n, classes\], got \[3\]"):
+        objectives.conditional_entropy(jnp.zeros(3))
