@@ -11,6 +11,7 @@ from dann_jax.evaluation import (
 )
 from dann_jax.networks import (
     DannModel,
+    compact,
     gtsrb,
     mnist,
     mnist_batch_norm,
@@ -73,6 +74,7 @@ __all__ = [
     "batch_indices",
     "cdan_objective",
     "check_labels",
+    "compact",
     "coral_objective",
     "dan_objective",
     "ddc_objective",

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dann_jax import augmentation, backbones, kernels, networks, programs, schedules, training
 from dann_jax.datasets.streamed import Streamed, over_blocks
@@ -76,7 +77,8 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
 
     def mu(step):
         p = schedules.progress(step, steps)
-        return schedules.mu_p(p, config.mu0, config.alpha, config.beta)
+        annealed = schedules.mu_p(p, config.mu0, config.alpha, config.beta)
+        return annealed * schedules.drop(p, config.drop_at, config.drop_factor)
 
     def lam(step):
         p = schedules.progress(step, config.lambda_horizon or steps)
@@ -127,11 +129,13 @@ def _optimizer(config, mu):
         of_part = config.backbone_factor if path[:2] == ("f", "backbone") else 1.0
         return of_part * (config.bias_factor if path[-1] == "bias" else 1.0)
 
+    adam = config.optimizer == "adam"
     optimizer = training.make_optimizer(
         mu,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
+        descent=functools.partial(optax.adam, b1=config.adam_b1) if adam else None,
         factors=None if config.backbone_factor == config.bias_factor == 1.0 else factor,
     )
     if config.average_decay is None:
