@@ -573,7 +573,7 @@ def compact(
         Convolution(64, 5, pool=2, dropout_rate=0.5),
         Convolution(128, 3, pool=2, dropout_rate=0.5),
     )
-    normed = {"statistics": statistics, "activation": _LEAKY_RELU, **options}
+    normed: dict[str, Any] = {"statistics": statistics, "activation": _LEAKY_RELU, **options}
     return DannModel(
         feature_extractor=ConvolutionalFeatures(
             layers, bottleneck=256 if bottleneck else None, padding="SAME", **normed
