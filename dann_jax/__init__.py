@@ -36,6 +36,7 @@ from dann_jax.objectives import (
     dan_objective,
     ddc_objective,
     entropy_objective,
+    mean_teacher_objective,
     mmd,
     vada_objective,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "make_study_steps",
     "make_train_steps",
     "make_update_step",
+    "mean_teacher_objective",
     "mmd",
     "mnist",
     "mnist_batch_norm",

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import networks
+from dann_jax.augmentation import Distortion
 from dann_jax.backbones import BACKBONES, AlexNet
 from dann_jax.objective import NORMALIZATIONS
 from dann_jax.selection import RULES
 
 __all__ = [
-    *("INITIALIZERS", "NETWORKS", "Config"),
+    *("AUGMENTATIONS", "INITIALIZERS", "NETWORKS", "Config"),
     *("check_size", "completed", "differences", "example_bytes", "input_bytes", "make_model"),
 ]
 
@@ -46,6 +47,12 @@ ALL_KEYS_TOGETHER = ("mnist", "mnist_batch_norm")
 convolutions they take more, since a convolution with a kernel for each key has as many groups."""
 
 WITH_BACKBONE = ("office", "office_batch_norm", "office_per_domain")
+
+AUGMENTATIONS = {
+    "none": Distortion(),
+    "light": Distortion(shift=2, noise=0.1),
+    "strong": Distortion(shift=2, affine=0.1, scale=(0.25, 1.5), inversion=True, noise=0.1),
+}
 
 INITIALIZERS = {
     "truncated_normal_0.1": nn.initializers.truncated_normal(0.1),
@@ -143,6 +150,10 @@ class Config:
     normalize_images: bool = False
     """Whether each channel of each image is standardized to mean 0 and standard deviation 1, in
     place of mean and input_scale; of whole images alone, without crop and mirror."""
+
+    augment: Literal[tuple(AUGMENTATIONS)] = "none"
+    """How images are distorted in training, after crop and mirror: light, shifts by up to 2 pixels
+    and noise; strong, also affine maps, other contrasts and inversion."""
 
     steps: int = 10_000
     """Length of DANN, updates."""

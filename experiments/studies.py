@@ -16,7 +16,7 @@ from dann_jax.datasets.streamed import Streamed, over_blocks
 from dann_jax.programs import Group
 from experiments import domains, pretraining, runtime
 from experiments.methods import Method, check_settings
-from experiments.settings import Config, make_model
+from experiments.settings import AUGMENTATIONS, Config, make_model
 
 __all__ = ["Study", "prepare"]
 
@@ -88,6 +88,8 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
     make_update = functools.partial(
         training.make_update_step, model, optimizer, lam, objective=method.objective(config)
     )
+    if config.augment != "none":
+        make_update = augmentation.distorted(make_update, AUGMENTATIONS[config.augment])
     preprocess = domains.preprocessing(config, pair, method)
     batch, labelled = domains.batch_sizes(config, pair, method)
     sizes = {"batch": batch, "labelled": labelled, "preprocess": preprocess.batch}
