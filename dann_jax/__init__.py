@@ -11,6 +11,7 @@ from dann_jax.evaluation import (
 )
 from dann_jax.networks import (
     DannModel,
+    compact,
     gtsrb,
     mnist,
     mnist_batch_norm,
@@ -35,6 +36,7 @@ from dann_jax.objectives import (
     dan_objective,
     ddc_objective,
     entropy_objective,
+    mean_teacher_objective,
     mmd,
     vada_objective,
 )
@@ -73,6 +75,7 @@ __all__ = [
     "batch_indices",
     "cdan_objective",
     "check_labels",
+    "compact",
     "coral_objective",
     "dan_objective",
     "ddc_objective",
@@ -92,6 +95,7 @@ __all__ = [
     "make_study_steps",
     "make_train_steps",
     "make_update_step",
+    "mean_teacher_objective",
     "mmd",
     "mnist",
     "mnist_batch_norm",

@@ -1,8 +1,10 @@
-"""Random crops and mirror images, as pure functions of (key, step, domain, position in the batch).
+"""Random changes of images, as pure functions of (key, step, domain, position in the batch).
 
-``draw_views`` chooses the part of each image, and it alone is random. ``take_views`` takes these
-parts on the device, inside the compiled step; a loader takes them with ``take_view`` before the
-images go to the device, which leaves less to copy. Both give the same pixels.
+Crops and mirror images: ``draw_views`` chooses the part of each image, and it alone is random.
+``take_views`` takes these parts on the device, inside the compiled step; a loader takes them with
+``take_view`` before the images go to the device, which leaves less to copy. Both give the same
+pixels. ``distort`` moves, bends, scales, inverts and blurs with noise what the network gets, inside
+the compiled step alone.
 """
 
 from collections.abc import Callable
@@ -15,10 +17,13 @@ import numpy as np
 
 from dann_jax.objective import SOURCE, TARGET, check_domain
 
-__all__ = ["Views", "augmented", "center_crop", "draw_views", "take_view", "take_views"]
+__all__ = [
+    *("Distortion", "Views", "augmented", "center_crop", "distort", "distorted"),
+    *("draw_views", "take_view", "take_views"),
+]
 
 # Folded into a key that is otherwise used with steps, which end at 2^31 - 1.
-_VIEWS = np.uint32(2**32 - 1)
+_VIEWS, _DISTORTIONS = np.uint32(2**32 - 1), np.uint32(2**32 - 2)
 
 
 class Views(NamedTuple):
@@ -160,12 +165,11 @@ def augmented(
         update = make_update(axis_name=axis_name)
 
         def views_of(images, key, step, domain):
-            device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
             views = draw_views(
                 key,
                 step,
                 domain=domain,
-                positions=device * len(images) + jnp.arange(len(images)),
+                positions=_positions(len(images), axis_name),
                 shape=images.shape,
                 size=size,
                 mirror=mirror,
@@ -182,3 +186,115 @@ def augmented(
         return augmented_update
 
     return make_augmented
+
+
+def _positions(count, axis_name):
+    """Returns where a device's examples stand in the global batch of their domain."""
+    device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+    return device * count + jnp.arange(count)
+
+
+class Distortion(NamedTuple):
+    """How much images are changed at random, each by itself; by default not at all."""
+
+    shift: int = 0  # the most pixels up or down, and left or right
+    affine: float = 0.0  # standard deviation of each entry of the 2x2 matrix about the identity
+    scale: tuple[float, float] = (1.0, 1.0)  # range of the factor of the intensity
+    inversion: bool = False  # whether one half of the images change their sign
+    noise: float = 0.0  # standard deviation of Gaussian noise, in units of the network's input
+
+
+def distort(
+    images: chex.Array,
+    distortion: Distortion,
+    key: chex.PRNGKey,
+    step: int | chex.Array,
+    *,
+    domain: int,
+    positions: chex.Array,
+    view: int = 0,
+) -> chex.Array:
+    """Returns images as they are distorted at a step.
+
+    What happens to an image depends on (key, step, domain, position, view) alone, as in
+    ``draw_views``. Values between pixels are interpolated bilinearly, and what is beyond a border
+    is mirrored at it.
+
+    Args:
+      images: ``[n, height, width, channel]`` as the network gets them, about 0.
+      distortion: How much.
+      key: PRNG key of the noise, ``batches.split_key(key).noise``.
+      step: Number of updates done; may be traced.
+      domain: 0 source, 1 target.
+      positions: Positions in the global batch of the domain, int ``[n]``.
+      view: Number of the view, for several of the same image.
+
+    Returns:
+      Images like those given.
+    """
+    check_domain(domain, joint=False)
+    key = jax.random.fold_in(jax.random.fold_in(key, _DISTORTIONS), 2 * view + domain)
+    key = jax.random.fold_in(key, step)
+
+    def one(image, position):
+        keys = jax.random.split(jax.random.fold_in(key, position), 5)
+        if distortion.shift or distortion.affine:
+            image = _moved(image, distortion, *keys[:2])
+        low, high = distortion.scale
+        if low != high or low != 1:
+            image = image * jax.random.uniform(keys[2], minval=low, maxval=high)
+        if distortion.inversion:
+            image = image * jnp.where(jax.random.bernoulli(keys[3]), -1.0, 1.0)
+        if distortion.noise:
+            image = image + distortion.noise * jax.random.normal(keys[4], image.shape)
+        return image
+
+    return jax.vmap(one)(images, positions).astype(images.dtype)
+
+
+def _moved(image, distortion, shift_key, affine_key):
+    shift = jax.random.randint(shift_key, [2, 1], -distortion.shift, distortion.shift + 1)
+    matrix = jnp.eye(2) + distortion.affine * jax.random.normal(affine_key, [2, 2])
+    sides = np.array(image.shape[:2])
+    grid = np.indices(sides).reshape(2, -1) - (sides[:, None] - 1) / 2
+    places = jnp.dot(matrix, grid, precision="highest") + shift + (sides[:, None] - 1) / 2
+
+    def interpolated(channel):
+        return jax.scipy.ndimage.map_coordinates(channel, places, order=1, mode="mirror")
+
+    return jax.vmap(interpolated, 2, 1)(image).reshape(image.shape)
+
+
+def distorted(
+    make_update: Callable[..., Callable], distortion: Distortion
+) -> Callable[..., Callable]:
+    """Returns ``make_update`` for updates on distorted images of both domains.
+
+    The batch has a ``target_view`` too, the target's images distorted once more.
+
+    Args:
+      make_update: ``axis_name -> update``, as ``make_train_steps`` takes it.
+      distortion: How much.
+
+    Returns:
+      ``axis_name -> update``. The update takes preprocessed batches.
+    """
+
+    def make_distorted(*, axis_name=None):
+        update = make_update(axis_name=axis_name)
+
+        def distorted_update(state, batch, key):
+            def of(images, **options):
+                options["positions"] = _positions(len(images), axis_name)
+                return distort(images, distortion, key, state.step, **options)
+
+            batch = batch._replace(
+                source_image=of(batch.source_image, domain=SOURCE),
+                target_image=of(batch.target_image, domain=TARGET),
+                target_view=of(batch.target_image, domain=TARGET, view=1),
+            )
+            return update(state, batch, key)
+
+        return distorted_update
+
+    return make_distorted

@@ -41,6 +41,7 @@ class DomainBatch(NamedTuple):
     target_label: chex.Array | None = None  # [target_batch] int, -1 where unknown
     source_weight: chex.Array | None = None  # [source_batch], 1 for each if None
     target_weight: chex.Array | None = None  # [target_batch], 1 for each if None
+    target_view: Any = None  # like target_image: another augmentation of the same examples
 
 
 class DomainArrays(NamedTuple):

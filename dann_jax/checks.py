@@ -25,6 +25,7 @@ __all__ = [
     "check_key",
     "check_labels",
     "check_number",
+    "check_numbers",
     "check_pair",
     "check_weights",
     "count_examples",
@@ -108,12 +109,16 @@ def check_finite(x: Any, name: str) -> None:
     ValueError: features[0, 1] is nan: expected finite numbers; did a training diverge?
 
     Args:
-      x: Numbers of any shape. Under a trace, where they have no values, nothing is checked.
+      x: Numbers of any shape. Under a trace, where they have no values, their type is checked.
       name: What the caller calls them.
 
     Raises:
+      TypeError: They are no real numbers.
       ValueError: One is not finite.
     """
+    dtype = _dtype(x)
+    if not (_is_real(dtype) or jnp.issubdtype(dtype, np.bool_)):
+        raise TypeError(f"{name} must be real numbers, got {dtype}")
     values = known_values(x)
     if values is not None:
         _refuse(values, ~np.isfinite(values), name, "finite numbers; did a training diverge?")
@@ -264,6 +269,12 @@ def check_number(
     number = known_values(value)
     if number is not None and not ((number > 0 if positive else number >= 0) and number < below):
         raise ValueError(f"{expected}, got {number}{remedy}")
+
+
+def check_numbers(**values: Any) -> None:
+    """Raises what ``check_number`` does for each of some values, by their names."""
+    for name, value in values.items():
+        check_number(value, name)
 
 
 def check_fits(x: Any, name: str) -> None:

@@ -270,7 +270,11 @@ def generator(key: chex.PRNGKey) -> np.random.Generator:
 
     Args:
       key: Typed (``jax.random.key``) or raw.
+
+    Raises:
+      TypeError: It is no key, or several.
     """
+    checks.check_key(key)
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
 
 

@@ -48,7 +48,7 @@ def accuracy_counts(
 
     Args:
       label_logits: ``[n, classes]``.
-      labels: ``[n]`` int.
+      labels: ``[n]`` int, -1 where unknown: such an example is not counted.
       mask: ``[n]`` bool, False for padding; None for no padding.
 
     Returns:
@@ -72,6 +72,7 @@ def accuracy_counts(
             f"expected a mask of bool {list(shapes[1])}, one for each label, got "
             f"{jnp.result_type(mask)} {list(np.shape(mask))}"
         )
+    mask = mask & (jnp.asarray(labels) >= 0)
     classes = predicted_classes(label_logits)
     correct = (classes == jnp.asarray(labels)) & (classes >= 0) & mask
     counted = correct, mask, (classes < 0) & mask
@@ -91,12 +92,13 @@ def predicted_classes(label_logits: chex.Array) -> chex.Array:
       ``[...]`` int32.
 
     Raises:
-      TypeError: The logits are no array of real numbers with an axis of classes.
+      TypeError: The logits are no array of real numbers with an axis of 2 classes or more.
     """
     dtype, shape = getattr(label_logits, "dtype", np.dtype(float)), np.shape(label_logits)
-    if not shape or not shape[-1] or np.dtype(dtype).kind in "cOSUmM":
+    if not shape or shape[-1] < 2 or np.dtype(dtype).kind in "cOSUmM":
         raise TypeError(
-            f"expected logits [..., classes] of real numbers, got {dtype} {list(shape)}"
+            f"expected logits [..., classes] of real numbers, got {dtype} {list(shape)}: let "
+            "G_y end in a unit for each of 2 classes or more"
         )
     label_logits = jnp.asarray(label_logits)
     finite = jnp.isfinite(label_logits).all(-1)

@@ -16,6 +16,7 @@ Each network here is a function that takes ``classes``, the number of labels, an
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -37,6 +38,7 @@ __all__ = [
     "FullyConnected",
     "LayerOptions",
     "OfficeFeatures",
+    "compact",
     "gtsrb",
     "is_weight",
     "mnist",
@@ -50,6 +52,7 @@ __all__ = [
 ]
 
 Initializer = Callable[..., Any]
+Activation = Callable[[Any], Any]
 
 
 def _features_alone(features, label_logits):
@@ -111,7 +114,7 @@ class DannModel:
 
 
 class Convolution(NamedTuple):
-    """One convolution, with the ReLU, the max-pooling and the dropout that follow it."""
+    """One convolution, with the activation, the max-pooling and the dropout that follow it."""
 
     features: int
     kernel: int
@@ -245,18 +248,23 @@ class ConvolutionalFeatures(nn.Module):
 
     Attributes:
       layers: The convolutions in order.
+      bottleneck: Number of features of a fully connected layer on top, with what the convolutions
+        have but dropout; None for no such layer.
       padding: Of convolutions and pooling, ``'VALID'`` or ``'SAME'``.
       input_dropout_rate: Probability that an input value is dropped in training.
-      statistics: Batch normalization after each convolution, ``'shared'`` or ``'per_domain'``
+      statistics: Batch normalization after each layer, ``'shared'`` or ``'per_domain'``
         (see ``DomainBatchNorm``); None, as in the paper, for none.
+      activation: Of each layer, in place of ReLU; must not decrease, as max-pooling precedes it.
       kernel_init: Initializer of the weights; biases start at 0.
       dtype: Of the computation; parameters are float32.
     """
 
     layers: tuple[Convolution, ...]
+    bottleneck: int | None = None
     padding: str = "VALID"
     input_dropout_rate: float = 0.0
     statistics: str | None = None
+    activation: Activation = nn.relu
     kernel_init: Initializer = nn.initializers.he_normal()
     dtype: Any = jnp.float32
 
@@ -301,9 +309,18 @@ class ConvolutionalFeatures(nn.Module):
                 x = norm(x, train=train, domain=domain, axis_name=axis_name)
                 if layer.pool is not None:
                     x = max_pool(x, layer.pool, 2, self.padding)
-            x = nn.relu(x)
+            x = self.activation(x)
             x = _dropout(x, layer.dropout_rate, train, f"drop{i}")
-        return x.reshape(x.shape[0], -1)
+        x = x.reshape(x.shape[0], -1)
+        if self.bottleneck is None:
+            return x
+        x = nn.Dense(
+            self.bottleneck, kernel_init=self.kernel_init, dtype=self.dtype, name="bottleneck"
+        )(x)
+        if self.statistics is not None:
+            norm = DomainBatchNorm(self.statistics, dtype=self.dtype, name="norm")
+            x = norm(x, train=train, domain=domain, axis_name=axis_name)
+        return self.activation(x)
 
 
 class Hidden(nn.Module):
@@ -314,15 +331,22 @@ class Hidden(nn.Module):
     kernel_init: Initializer = nn.initializers.he_normal()
     dtype: Any = jnp.float32
     batch_norm: bool = False
+    statistics: str = "shared"
+    activation: Activation = nn.relu
+
+    @property
+    def uses_domain(self) -> bool:
+        """Whether the output may depend on the domain."""
+        return self.batch_norm and self.statistics == "per_domain"
 
     @nn.compact
-    def __call__(self, x, *, train=False, axis_name=None):
+    def __call__(self, x, *, train=False, domain=None, axis_name=None):
         """Returns activations ``[n, features]``."""
         x = nn.Dense(self.features, kernel_init=self.kernel_init, dtype=self.dtype, name="dense")(x)
         if self.batch_norm:
-            norm = DomainBatchNorm("shared", dtype=self.dtype, name="norm")
-            x = norm(x, train=train, axis_name=axis_name)
-        return _dropout(nn.relu(x), self.dropout_rate, train, "drop")
+            norm = DomainBatchNorm(self.statistics, dtype=self.dtype, name="norm")
+            x = norm(x, train=train, domain=domain, axis_name=axis_name)
+        return _dropout(self.activation(x), self.dropout_rate, train, "drop")
 
 
 class FullyConnected(nn.Module):
@@ -334,9 +358,10 @@ class FullyConnected(nn.Module):
       dropout_rate: Probability that a hidden unit is dropped in training.
       kernel_init: Initializer of the weights; biases start at 0.
       dtype: Of the computation; parameters are float32.
-      batch_norm: Whether hidden layers are normalized before their ReLU, over all examples that
-        they see: a G_d with statistics of each domain would not see the means that tell them
-        apart.
+      batch_norm: Whether hidden layers are normalized before their ReLU.
+      statistics: Of that, ``'shared'`` or ``'per_domain'`` (see ``DomainBatchNorm``): a G_d with
+        statistics of each domain would not see the means that tell them apart.
+      activation: Of hidden layers, in place of ReLU.
     """
 
     hidden: tuple[int, ...]
@@ -345,6 +370,13 @@ class FullyConnected(nn.Module):
     kernel_init: Initializer = nn.initializers.he_normal()
     dtype: Any = jnp.float32
     batch_norm: bool = False
+    statistics: str = "shared"
+    activation: Activation = nn.relu
+
+    @property
+    def uses_domain(self) -> bool:
+        """Whether the output may depend on the domain."""
+        return bool(self.hidden) and self.batch_norm and self.statistics == "per_domain"
 
     def __post_init__(self):
         """Checks the number of logits."""
@@ -352,11 +384,13 @@ class FullyConnected(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x, *, train=False, axis_name=None):
+    def __call__(self, x, *, train=False, domain=None, axis_name=None):
         """Returns logits ``[n, outputs]`` of features ``[n, D]``."""
-        options = self.dropout_rate, self.kernel_init, self.dtype, self.batch_norm
+        norm = self.batch_norm, self.statistics
+        options = self.dropout_rate, self.kernel_init, self.dtype, *norm, self.activation
         for i, width in enumerate(self.hidden, start=1):
-            x = Hidden(width, *options, name=f"fc{i}")(x, train=train, axis_name=axis_name)
+            hidden = Hidden(width, *options, name=f"fc{i}")
+            x = hidden(x, train=train, domain=domain, axis_name=axis_name)
         return nn.Dense(
             self.outputs, kernel_init=self.kernel_init, dtype=self.dtype, name="logits"
         )(x)
@@ -508,6 +542,46 @@ def gtsrb(*, classes: int = 43, **options: Unpack[LayerOptions]) -> DannModel:
         feature_extractor=ConvolutionalFeatures(layers, **options),
         label_predictor=FullyConnected((512,), classes, **options),
         domain_classifier=FullyConnected((1024, 1024), 1, **options),
+    )
+
+
+_LEAKY_RELU = functools.partial(nn.leaky_relu, negative_slope=0.1)  # one object, as above
+
+
+def compact(
+    *,
+    classes: int = 10,
+    statistics: str = "per_domain",
+    bottleneck: bool = True,
+    **options: Unpack[LayerOptions],
+) -> DannModel:
+    """Returns a network for all pairs of small images, 28x28 pixels or more; it is not the paper's.
+
+    Three convolutions and a fully connected layer of 256 units, all with batch normalization and
+    leaky ReLU, .1; dropout of .5 after the second and the third convolution; linear label logits.
+    SAME padding: 2,048 units below the fully connected layer for 28x28 and 32x32 images.
+
+    Args:
+      classes: Number of labels.
+      statistics: Of the batches, ``'shared'`` or ``'per_domain'`` (DSBN); see ``DomainBatchNorm``.
+      bottleneck: Whether the fully connected layer is the last one of G_f, so that G_d sees its 256
+        units; else it is the first one of G_y, and G_d sees the convolutional features.
+      **options: The ``LayerOptions``.
+    """
+    layers = (
+        Convolution(32, 5, pool=2),
+        Convolution(64, 5, pool=2, dropout_rate=0.5),
+        Convolution(128, 3, pool=2, dropout_rate=0.5),
+    )
+    normed: dict[str, Any] = {"statistics": statistics, "activation": _LEAKY_RELU, **options}
+    return DannModel(
+        feature_extractor=ConvolutionalFeatures(
+            layers, bottleneck=256 if bottleneck else None, padding="SAME", **normed
+        ),
+        label_predictor=FullyConnected(
+            () if bottleneck else (256,), classes, batch_norm=True, **normed
+        ),
+        domain_classifier=FullyConnected((500, 500), 1, activation=_LEAKY_RELU, **options),
     )
 
 

@@ -395,6 +395,12 @@ def joint_forward(
     f = G_f(theta["f"], x)
     inside: dict[str, Any] = {}
     z = G_y(theta["y"], f, **({"layers": inside} if layers and _has(G_y, "layers") else {}))
+    for name, outputs in (("G_f", f), ("G_y", z)):
+        if checks.count_examples(outputs, f"outputs of {name}") != len(d):
+            raise ValueError(
+                f"expected outputs of {name} for each of {len(d)} examples, got "
+                f"{checks.count_examples(outputs)}: keep the first axis"
+            )
     labelled = z[: len(y)]
     _check_batch(batch, ("source", "target"), labelled)
     L_y = label_loss(labelled, y, None if w is None else w[: len(y)], axis_name=axis_name)

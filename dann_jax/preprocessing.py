@@ -1,4 +1,4 @@
-"""What happens to a stored image before G_f sees it: mean subtraction, scaling and the crop."""
+"""What happens to a stored image before G_f sees it: its standardization, and the crop."""
 
 import functools
 from typing import NamedTuple
@@ -27,25 +27,37 @@ class Preprocess(NamedTuple):
     target_mean: tuple[float, ...]
     scale: float | tuple[float, ...]
     crop: int  # height and width of what is seen in an evaluation, pixels
+    each_image: bool = False  # standardize by the image's own mean and deviation instead of these
+
+    def _standardized(self, image, mean):
+        image = jnp.broadcast_to(image, (*image.shape[:-1], len(mean))).astype(jnp.float32)
+        return _of_itself(image) if self.each_image else _of_domain(image, mean, self.scale)
 
     def source(self, image: chex.Array) -> chex.Array:
         """Returns source images ``[n, h, w, 3]`` float32 for an evaluation, of stored ones."""
-        return _standardize(center_crop(image, self.crop), self.source_mean, self.scale)
+        return self._standardized(center_crop(image, self.crop), self.source_mean)
 
     def target(self, image: chex.Array) -> chex.Array:
         """Returns target images ``[n, h, w, 3]`` float32 for an evaluation, of stored ones."""
-        return _standardize(center_crop(image, self.crop), self.target_mean, self.scale)
+        return self._standardized(center_crop(image, self.crop), self.target_mean)
 
     def batch(self, batch: DomainBatch) -> DomainBatch:
         """Returns a batch to train on, of one as stored, grey or colour; crops are made later."""
         return batch._replace(
-            source_image=_standardize(batch.source_image, self.source_mean, self.scale),
-            target_image=_standardize(batch.target_image, self.target_mean, self.scale),
+            source_image=self._standardized(batch.source_image, self.source_mean),
+            target_image=self._standardized(batch.target_image, self.target_mean),
         )
 
 
-def _standardize(image, mean, scale):
-    image = jnp.broadcast_to(image, (*image.shape[:-1], len(mean))).astype(jnp.float32)
+def _of_itself(image):
+    """Returns images whose channels have mean 0 and deviation 1 each; 0 where one is constant."""
+    centered = image - image[:, :1, :1]  # exactly 0 where constant, unlike what a mean leaves
+    centered -= jnp.mean(centered, (1, 2), keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(centered**2, (1, 2), keepdims=True))
+    return centered / jnp.where(deviation > 0, deviation, 1.0)
+
+
+def _of_domain(image, mean, scale):
     if isinstance(scale, tuple):
         scale = jnp.asarray(scale, jnp.float32).reshape(1, 1, 1, -1)
     return (image - jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)) / scale

@@ -1,9 +1,9 @@
-"""The schedules of lambda and mu over the training progress p (paper, Sec. 4.1)."""
+"""The schedules of lambda and mu over the training progress p (paper, Sec. 4.1); a drop of mu."""
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["lambda_p", "mu_p", "progress"]
+__all__ = ["drop", "lambda_p", "mu_p", "progress"]
 
 Scalar = float | jax.Array
 
@@ -70,3 +70,22 @@ def mu_p(p: Scalar, mu0: float = 0.01, alpha: float = 10.0, beta: float = 0.75) 
     """
     p = jnp.clip(p, 0.0, 1.0)
     return mu0 / (1.0 + alpha * p) ** beta
+
+
+def drop(p: Scalar, at: float = 0.7, factor: float = 0.1) -> jax.Array:
+    """Returns what to multiply the learning rate by: 1, and ``factor`` from ``p = at`` on.
+
+    It is the usual way to end a training with a constant learning rate; the paper's is ``mu_p``.
+
+    >>> round(float(drop(0.5)), 4), round(float(drop(0.7)), 4)
+    (1.0, 0.1)
+
+    Args:
+      p: Training progress, dimensionless, any shape.
+      at: When the learning rate drops, progress, dimensionless.
+      factor: Multiple of the learning rate after it, dimensionless.
+
+    Returns:
+      1 or ``factor``, float32, shape of ``p``.
+    """
+    return jnp.where(jnp.asarray(p, jnp.float32) < at, jnp.float32(1.0), jnp.float32(factor))

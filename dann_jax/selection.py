@@ -174,8 +174,9 @@ def zero_one(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Args:
       logits: ``[n, classes]``.
-      labels: ``[n]``.
+      labels: ``[n]`` int, all known.
     """
+    logits, labels = _labelled(logits, labels)
     return (np.argmax(logits, 1) != labels).astype(np.float64)
 
 
@@ -184,8 +185,9 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Args:
       logits: ``[n, classes]``.
-      labels: ``[n]``.
+      labels: ``[n]`` int, all known.
     """
+    logits, labels = _labelled(logits, labels)
     with np.errstate(over="ignore"):
         return -special.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
 
@@ -436,15 +438,17 @@ def choose(scores: Sequence[float]) -> int:
     """Returns the position of the largest score, the first of several.
 
     Args:
-      scores: By step or by setting; NaN for one that has none, as after a divergence.
+      scores: By step or by setting; NaN for one that has none, as after a divergence. Infinity is
+        none either: no rule is that sure.
 
     Raises:
-      ValueError: There is no score, or none is a number.
+      ValueError: There is no score, or none is finite.
     """
     values = np.asarray(scores, np.float64)
-    if values.ndim != 1 or not len(values) or np.isnan(values).all():
-        raise ValueError(f"expected scores [n], one of them a number, got {list(scores)}")
-    return int(np.nanargmax(values))
+    finite = np.isfinite(values)
+    if values.ndim != 1 or not finite.any():
+        raise ValueError(f"expected scores [n], one of them a finite number, got {list(scores)}")
+    return int(np.argmax(np.where(finite, values, -np.inf)))
 
 
 def _probabilities(logits):
@@ -462,6 +466,13 @@ def _logits(logits, name):
         )
     checks.check_finite(logits, name)
     return np.asarray(logits, np.float64)
+
+
+def _labelled(logits, labels):
+    """Returns logits and labels, checked: finite, and of known classes."""
+    logits, labels = _logits(logits, "logits"), np.asarray(labels)
+    _check_classes(labels, len(logits), "labels", logits.shape[1])
+    return logits, labels
 
 
 def _weighted(features, logits, labels, key, losses, weights):
@@ -511,10 +522,10 @@ def _left_out_logits(x, is_target, fold):
     return min(every, key=lambda z: np.logaddexp(0, np.where(is_target, -z, z)).mean())
 
 
-def _check_classes(labels, count, name):
+def _check_classes(labels, count, name, classes=None):
     if labels.shape != (count,):
         raise ValueError(f"expected {name} to have shape [{count}], got {list(labels.shape)}")
-    checks.check_labels(labels, name=name)
+    checks.check_labels(labels, classes, name=name)
     if np.any(labels < 0):
         raise ValueError(f"{name} contain -1: expected classes, 0, 1, ...")
 

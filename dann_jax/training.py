@@ -5,6 +5,7 @@ let ``programs`` run it many times a call.
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -85,6 +86,7 @@ def make_optimizer(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     factors: Callable[[tuple[str, ...]], float] | None = None,
+    descent: Callable[[Any], optax.GradientTransformation] | None = None,
 ) -> optax.GradientTransformation:
     """Returns the optimizer of the paper: SGD with momentum 0.9 and the learning rate mu.
 
@@ -96,12 +98,14 @@ def make_optimizer(
         added to the gradient.
       factors: Multiple of mu for a parameter, given its path as names from the part down, for
         example ``('f', 'conv1', 'bias')``: new layers x10, biases x2. None: 1 for each.
+      descent: Takes mu and returns what makes the steps in place of SGD, which momentum and
+        nesterov are of: ``functools.partial(optax.adam, b1=0.5)``, say.
 
     Returns:
       An optax transformation over ``{'f', 'y', 'd'}``.
 
     Raises:
-      TypeError: A rate is no number, or ``factors`` no function.
+      TypeError: A rate is no number, or ``factors`` or ``descent`` no function.
       ValueError: A rate is negative or not finite, or the momentum not below 1.
 
     Source: Ganin & Lempitsky (2015), Sec. 4.1.
@@ -116,13 +120,19 @@ def make_optimizer(
             'lambda path: 10.0 if path[-1] == "bias" else 1.0, say'
         )
 
+    if descent is not None and not callable(descent):
+        raise TypeError(
+            f"descent must be a function of mu, got {descent!r:.40}: pass optax.adam, say"
+        )
+
     def is_weight(theta):
         return jax.tree_util.tree_map_with_path(networks.is_weight, theta)
 
     steps = []
     if weight_decay:
         steps.append(optax.add_decayed_weights(weight_decay, mask=is_weight))
-    steps.append(optax.sgd(mu, momentum=momentum, nesterov=nesterov))
+    sgd = functools.partial(optax.sgd, momentum=momentum, nesterov=nesterov)
+    steps.append((descent or sgd)(mu))
     if factors is not None:
         steps.append(_scale_by_factors(factors))
     return optax.chain(*steps)

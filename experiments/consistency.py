@@ -440,8 +440,8 @@ def _of_schedules(entry, training, result, end):
     last = training.step[-1] if training.step else 0
     if last > LONGEST:
         return
-    horizon, of_mu = config.lambda_horizon or result.steps, (config.mu0, config.alpha, config.beta)
-    of_lam = config.gamma, config.lambda_max
+    horizon, of_lam = config.lambda_horizon or result.steps, (config.gamma, config.lambda_max)
+    of_mu = (config.mu0, config.alpha, config.beta), (config.drop_at, config.drop_factor)
     mu, lam = _schedules(last, result.steps, horizon, of_lam, of_mu)
     rounding = {"mu": _ROUNDING, "lam": _ROUNDING * max(1.0, config.lambda_max)}
     for j, (start, step) in enumerate(itertools.pairwise([0, *training.step])):
@@ -463,7 +463,8 @@ def _schedules(last, steps, horizon, of_lam, of_mu):
     """Returns mu at each step up to the last, and the sum of lambda before each."""
     done, (gamma, most) = np.arange(last), of_lam
     lam = most * schedules.lambda_p(schedules.progress(done, horizon), gamma)
-    mu = schedules.mu_p(schedules.progress(done, steps), *of_mu)
+    p, (of_annealing, of_drop) = schedules.progress(done, steps), of_mu
+    mu = schedules.mu_p(p, *of_annealing) * schedules.drop(p, *of_drop)
     return np.asarray(mu, float), np.concatenate([[0.0], np.cumsum(np.asarray(lam, float))])
 
 

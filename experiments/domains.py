@@ -191,13 +191,14 @@ def preprocessing(config: Config, pair: Pair, method: Method) -> Preprocess:
     """Returns the preprocessing of a method, from its training images: a baseline's of one."""
     if config.mean == "backbone":
         backbone = BACKBONES[config.backbone]
-        return Preprocess(backbone.mean, backbone.mean, backbone.scale, config.input_size)
+        rest = backbone.scale, config.input_size, config.normalize_images
+        return Preprocess(backbone.mean, backbone.mean, *rest)
     images = _images(pair, method)
     source, target = map(_mean, images)
     if images[0] is not images[1] and config.mean == "joint":
         source = target = np.average([source, target], axis=0, weights=list(map(size, images)))
     means = tuple(source.tolist()), tuple(target.tolist())
-    return Preprocess(*means, config.input_scale, config.input_size)
+    return Preprocess(*means, config.input_scale, config.input_size, config.normalize_images)
 
 
 def _mean(images):

@@ -169,6 +169,8 @@ def _prepared(jobs, setting):
     if any(job.config.divergence for job in jobs):
         distances.check_examples(setting.pair)
     for job in jobs:
+        if job.head or job.method.aligns:
+            heads.check(setting.pair, job.method, job.keys)
         if job.trains and not job.method.aligns:
             study = studies.prepare(job.config, job.method, setting.pair, setting.devices)
             scores.check(study)

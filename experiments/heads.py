@@ -13,6 +13,7 @@ import numpy as np
 from dann_jax import evaluation
 from dann_jax.alignment import linear_svm
 from dann_jax.alignment.linear_svm import Examples
+from dann_jax.datasets.streamed import blocks
 from experiments import domains, record, runtime, studies, trained
 from experiments.methods import Method
 
@@ -30,6 +31,20 @@ UNKNOWN = {  # an alignment where all keys diverged
     "fitted": {},
 }
 ORACLE = "oracle: the number of components with the best accuracy on the target's test labels"
+
+
+def check(pair: domains.Pair, method: Method, keys: Sequence[int]) -> None:
+    """Raises a ValueError where the examples that a key draws cannot be fitted and chosen by."""
+    images = pair.source_train if method.aligns else domains.training_sets(pair, method)[0]
+    labels = np.concatenate([label for _, label in blocks(images)])
+    for key in keys:
+        drawn = labels[_order(images, key)]
+        for halves in (False, True) if method.aligns else (False,):
+            try:
+                linear_svm.check_parts(drawn, halves=halves)
+            except ValueError as error:
+                without = "leave it out of --methods" if method.aligns else "pass --no-svm"
+                raise ValueError(f"{method.name}, key {key}: {error}, or {without}") from error
 
 
 def svm(study: studies.Study, pair: domains.Pair, key: int, folder: pathlib.Path) -> dict[str, Any]:
@@ -109,8 +124,11 @@ def aligned_entries(method: Method, every: Sequence[dict[str, Any] | None]) -> d
 
 def _drawn(images, key):
     """Returns at most ``MOST`` of the images, in an order that the key decides."""
-    order = np.random.default_rng(key).permutation(domains.size(images))
-    return domains.chosen(images, order[:MOST])
+    return domains.chosen(images, _order(images, key))
+
+
+def _order(images, key):
+    return np.random.default_rng(key).permutation(domains.size(images))[:MOST]
 
 
 def _features(study, state, name, images=None):

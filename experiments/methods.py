@@ -66,6 +66,7 @@ class Method:
     model: Callable[[DannModel], DannModel] | None = None  # what it makes of the network
     length: Literal["steps", "baseline_steps"] = "steps"  # the setting with its number of updates
     adversarial: bool = False  # whether it trains G_d: with lambda and L_d
+    teacher: bool = False  # whether it learns from the average of the parameters
     penalties: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
     """What it adds to L_y and L_d, as its ``Terms`` name it, and the setting that weighs it."""
     svm_head: bool = False  # whether a linear SVM is measured in place of its last layer
@@ -142,6 +143,12 @@ _OF_VADA = {
     "target_weight": "entropy_weight",
     "source_weight": "vat_weight",
     "radius": "vat_radius",
+}
+_OF_TEACHER = {
+    **_OF_L_D,
+    "weight": "consistency_weight",
+    "confidence": "confidence",
+    "entropy_weight": "entropy_weight",
 }
 
 METHODS = {
@@ -301,6 +308,22 @@ METHODS = {
             svm_head=True,
         ),
         Method(
+            name="mean-teacher",
+            label="mean teacher",
+            default=False,
+            line=Line("#bbaa00", (0, (4, 1, 1, 1, 1, 1)), "d"),
+            trains_on=("source", "target"),
+            objective=_with(objectives.mean_teacher_objective, **_OF_TEACHER),
+            adversarial=True,
+            teacher=True,
+            penalties={
+                "consistency": "consistency_weight",
+                "balance": "consistency_weight",
+                "entropy": "entropy_weight",
+            },
+            svm_head=True,
+        ),
+        Method(
             name="dann-and-few-labels",
             label="DANN and few labels",
             default=False,
@@ -332,12 +355,17 @@ def of_names(names: Iterable[str]) -> list[Method]:
 
 
 def check_settings(config: Config, methods: Iterable[Method]) -> None:
-    """Raises a ValueError where a method trains on few labels and the settings have none."""
+    """Raises a ValueError where a method needs few labels, or an average, and has none."""
     for method in methods:
         if method.few_labels and config.few_labels is None:
             raise ValueError(
                 f"{method.name} trains on some labels of the target, but few_labels is None: "
                 "set with --few-labels how many images of each class have one"
+            )
+        if method.teacher and config.average_decay is None:
+            raise ValueError(
+                f"{method.name} learns from an average of the parameters, but average_decay is "
+                "None: set it with --average-decay, 0.99 say"
             )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -90,17 +91,29 @@ def write_json(path: pathlib.Path, content: Any, *, replace: bool = True) -> Non
 
 @contextlib.contextmanager
 def alone(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a folder, which is created, against other processes that would hold it."""
+    """Holds a folder, which is created, against other processes that would hold it.
+
+    Where an error comes before anything is in it, it is removed again.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"another process is training into {folder}: wait for it, or choose another "
-                "--output"
-            ) from error
-        yield
+    try:
+        with (folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(
+                    f"another process is training into {folder}: wait for it, or choose another "
+                    "--output"
+                ) from error
+            yield
+    except BaseException:
+        if created and all(p.is_dir() or p.name == ".lock" for p in folder.rglob("*")):
+            shutil.rmtree(folder)
+            with contextlib.suppress(OSError):  # another process may use them by now
+                for path in created[1:]:
+                    path.rmdir()
+        raise
 
 
 def read(path: pathlib.Path) -> dict | None:

@@ -114,6 +114,9 @@ def _sweep(name, every, console):
             print(options.complete_command(name, each, sweep.settings(every[name])))
         return 0
     status = _run(name, combinations, console, config=name)
+    if status == 2:  # results that are there may be of other settings
+        print("error: the combinations are not ranked, as not all have a result", file=sys.stderr)
+        return status
     content = sweep.ranked(name, every[name], combinations)
     if content["combinations"]:
         console.print(sweep.table(content))

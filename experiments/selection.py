@@ -37,17 +37,26 @@ def study(runs: Sequence[pathlib.Path]) -> dict[str, Any]:
     Trainings that diverged are left out.
 
     Raises:
-      ValueError: A file is none, or has no scores; they are of several configs, or too few.
+      ValueError: A file is none, or has no scores; they are of several configs or pairs, or too
+        few; or a training is in two of them.
     """
-    trainings, configs, steps = [], set(), set()
+    trainings, configs, steps, seen = [], set(), set(), {}
     for run in runs:
         for path, result in _results(run):
             shown = path.relative_to(run if run.is_dir() else run.parent).as_posix()
             trainings += _trainings(result, shown)
-            configs.add(result["config"])
+            pair = [result["resolved_config"][n] for n in ("source", "target", "target_test")]
+            configs.add((result["config"], "{} to {}/{}".format(*pair)))
+            for key in result["keys"]:
+                other = seen.setdefault(record.digest([result["resolved_config"], key]), path)
+                if other is not path:
+                    raise ValueError(
+                        f"expected each training once, got key {key} of {other} in {path} too"
+                    )
             steps.add(result["steps"])
     if len(configs) > 1:
-        raise ValueError(f"expected results of one config, got {', '.join(sorted(configs))}")
+        got = ", ".join(f"{name} ({pair})" for name, pair in sorted(configs))
+        raise ValueError(f"expected results of one config and pair, got {got}")
     if len(trainings) < LEAST:
         raise ValueError(f"expected at least {LEAST} trainings, got {len(trainings)}: give more")
     rules = [r for r in selection.RULES if all(r in each["scores"] for each in trainings)]
@@ -57,7 +66,7 @@ def study(runs: Sequence[pathlib.Path]) -> dict[str, Any]:
     best = statistics.fmean(each["steps"][ORACLE] for each in trainings)
     rows = {rule: _row(rule, trainings, reached, best) for rule in rules}
     return {
-        "config": configs.pop(),
+        "config": configs.pop()[0],
         "steps": sorted(steps),
         "rules": rows,
         "last_step": {

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import networks
+from dann_jax.augmentation import Distortion
 from dann_jax.backbones import BACKBONES, AlexNet
 from dann_jax.objective import NORMALIZATIONS
 from dann_jax.selection import RULES
 
 __all__ = [
-    *("INITIALIZERS", "NETWORKS", "Config"),
+    *("AUGMENTATIONS", "INITIALIZERS", "NETWORKS", "Config"),
     *("check_size", "completed", "differences", "example_bytes", "input_bytes", "make_model"),
 ]
 
@@ -34,6 +35,8 @@ NETWORKS = {
     "svhn": networks.svhn,
     "svhn_batch_norm": networks.svhn_batch_norm,
     "gtsrb": networks.gtsrb,
+    "compact": networks.compact,
+    "compact_convolutional": functools.partial(networks.compact, bottleneck=False),
     "office_alexnet": _office_alexnet,
     "office": networks.office,
     "office_batch_norm": networks.office_batch_norm,
@@ -44,6 +47,12 @@ ALL_KEYS_TOGETHER = ("mnist", "mnist_batch_norm")
 convolutions they take more, since a convolution with a kernel for each key has as many groups."""
 
 WITH_BACKBONE = ("office", "office_batch_norm", "office_per_domain")
+
+AUGMENTATIONS = {
+    "none": Distortion(),
+    "light": Distortion(shift=2, noise=0.1),
+    "strong": Distortion(shift=2, affine=0.1, scale=(0.25, 1.5), inversion=True, noise=0.1),
+}
 
 INITIALIZERS = {
     "truncated_normal_0.1": nn.initializers.truncated_normal(0.1),
@@ -58,10 +67,13 @@ _COUNTS = (
     *("classes", "image_size", "crop", "few_labels", "few_labels_in_batch"),
 )
 _LAST = 2**31 - 1  # of counts, steps among them
-_POSITIVE = ("mu0", "input_scale", "backbone_factor", "bias_factor", "vat_radius")
+_POSITIVE = (
+    *("mu0", "drop_factor", "input_scale", "backbone_factor", "bias_factor", "vat_radius"),
+)
+_SHARES = "momentum", "adam_b1", "average_decay", "confidence"
 _NOT_NEGATIVE = (
     *("alpha", "beta", "gamma", "lambda_max", "weight_decay"),
-    *("domain_weight", "alignment_weight", "entropy_weight", "vat_weight"),
+    *("domain_weight", "alignment_weight", "entropy_weight", "vat_weight", "consistency_weight"),
 )
 
 
@@ -94,7 +106,8 @@ class Config:
     network: Literal[tuple(NETWORKS)] = "mnist"
     """Network: those of the paper's Fig. 4, and variants. office, office_batch_norm and
     office_per_domain need a backbone; the batch statistics of their bottleneck are none, joint, or
-    of each domain. office_alexnet starts from random weights."""
+    of each domain. office_alexnet starts from random weights. G_d of compact sees a bottleneck,
+    that of compact_convolutional the convolutional features."""
 
     backbone: Literal[tuple(BACKBONES)] | None = None
     """Network below the bottleneck, which starts from ImageNet weights."""
@@ -134,6 +147,14 @@ class Config:
     """What mean-subtracted pixels (grey levels), or outputs of a frozen backbone (dimensionless),
     are divided by, unless it is the backbone's scale."""
 
+    normalize_images: bool = False
+    """Whether each channel of each image is standardized to mean 0 and standard deviation 1, in
+    place of mean and input_scale; of whole images alone, without crop and mirror."""
+
+    augment: Literal[tuple(AUGMENTATIONS)] = "none"
+    """How images are distorted in training, after crop and mirror: light, shifts by up to 2 pixels
+    and noise; strong, also affine maps, other contrasts and inversion."""
+
     steps: int = 10_000
     """Length of DANN, updates."""
 
@@ -153,6 +174,12 @@ class Config:
     beta: float = 0.75
     """Exponent of the learning rate's annealing, dimensionless."""
 
+    drop_at: float = 1.0
+    """When the learning rate drops, share of the updates that are done; 1 for no drop."""
+
+    drop_factor: float = 0.1
+    """What the learning rate is multiplied by when it drops, dimensionless."""
+
     gamma: float = 10.0
     """Steepness of lambda's rise, dimensionless."""
 
@@ -161,6 +188,12 @@ class Config:
 
     lambda_horizon: int | None = None
     """When lambda is complete, updates; None for the last."""
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Optimizer: SGD with momentum, as in the paper, or Adam."""
+
+    adam_b1: float = 0.9
+    """Decay of Adam's mean of the gradients, 0 to 1."""
 
     momentum: float = 0.9
     """Momentum of SGD, share of the last step, 0 to 1."""
@@ -197,6 +230,12 @@ class Config:
     vat_radius: float = 3.5
     """Norm of vada's perturbations, in units of the network's input."""
 
+    consistency_weight: float = 0.3
+    """Weight of the squared difference from the teacher in mean-teacher, dimensionless."""
+
+    confidence: float = 0.97
+    """Probability of a class above which mean-teacher learns from the teacher."""
+
     average_decay: float | None = None
     """Share of an average of the parameters, for evaluation, that each update keeps; None for the
     last parameters."""
@@ -232,7 +271,8 @@ class Config:
             (_COUNTS, lambda value: 1 <= value <= _LAST, f"be at least 1 and at most {_LAST}"),
             (_POSITIVE, lambda value: 0 < value < math.inf, "be positive"),
             (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative"),
-            (("momentum", "average_decay"), lambda value: 0 <= value < 1, "be in [0, 1)"),
+            (_SHARES, lambda value: 0 <= value < 1, "be in [0, 1)"),
+            (("drop_at",), lambda value: 0 <= value <= 1, "be in [0, 1]"),
         ):
             for name in names:
                 value = getattr(self, name)
@@ -284,6 +324,10 @@ class Config:
             raise ValueError("weights and frozen are a backbone's: name a --backbone too")
         if self.mean == "backbone" and (self.backbone is None or self.frozen):
             raise ValueError("mean backbone needs a backbone that is not frozen: choose joint")
+        if self.normalize_images and (self.frozen or self.crop is not None or self.mirror):
+            raise ValueError(
+                "normalize_images is for whole images: leave out crop, mirror and frozen"
+            )
 
     @property
     def trains_keys_together(self) -> bool:

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dann_jax import augmentation, backbones, kernels, networks, programs, schedules, training
 from dann_jax.datasets.streamed import Streamed, over_blocks
 from dann_jax.programs import Group
 from experiments import domains, pretraining, runtime
 from experiments.methods import Method, check_settings
-from experiments.settings import Config, make_model
+from experiments.settings import AUGMENTATIONS, Config, make_model
 
 __all__ = ["Study", "prepare"]
 
@@ -76,7 +77,8 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
 
     def mu(step):
         p = schedules.progress(step, steps)
-        return schedules.mu_p(p, config.mu0, config.alpha, config.beta)
+        annealed = schedules.mu_p(p, config.mu0, config.alpha, config.beta)
+        return annealed * schedules.drop(p, config.drop_at, config.drop_factor)
 
     def lam(step):
         p = schedules.progress(step, config.lambda_horizon or steps)
@@ -86,6 +88,8 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
     make_update = functools.partial(
         training.make_update_step, model, optimizer, lam, objective=method.objective(config)
     )
+    if config.augment != "none":
+        make_update = augmentation.distorted(make_update, AUGMENTATIONS[config.augment])
     preprocess = domains.preprocessing(config, pair, method)
     batch, labelled = domains.batch_sizes(config, pair, method)
     sizes = {"batch": batch, "labelled": labelled, "preprocess": preprocess.batch}
@@ -127,11 +131,13 @@ def _optimizer(config, mu):
         of_part = config.backbone_factor if path[:2] == ("f", "backbone") else 1.0
         return of_part * (config.bias_factor if path[-1] == "bias" else 1.0)
 
+    adam = config.optimizer == "adam"
     optimizer = training.make_optimizer(
         mu,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
+        descent=functools.partial(optax.adam, b1=config.adam_b1) if adam else None,
         factors=None if config.backbone_factor == config.bias_factor == 1.0 else factor,
     )
     if config.average_decay is None:

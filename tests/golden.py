@@ -56,6 +56,8 @@ CASES = {
     "svhn": Case(16),
     "svhn_batch_norm": Case(16),
     "gtsrb": Case(40),
+    "compact": Case(28, 4),
+    "compact_convolutional": Case(28, 4),
     "office_alexnet": Case(224, 1, 1e-5),
     "office": Case(16, 4, options={"backbone": SMALL}),
     "office_batch_norm": Case(8, 4, options={"backbone": None}),

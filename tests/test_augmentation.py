@@ -9,8 +9,11 @@ import pytest
 
 from dann_jax import DomainBatch, TrainState
 from dann_jax.augmentation import (
+    Distortion,
     augmented,
     center_crop,
+    distort,
+    distorted,
     draw_views,
     take_view,
     take_views,
@@ -123,3 +126,85 @@ def test_center_crop_is_the_middle():
 def test_a_crop_that_does_not_fit_is_refused(size):
     with pytest.raises(ValueError, match=f"1 to 7 pixels for images of 7x9, got {size}"):
         center_crop(IMAGES, size)
+
+
+# --- distortions -------------------------------------------------------------------------
+
+FLOATS = np.random.default_rng(1).normal(size=(8, 7, 9, 3)).astype(np.float32)
+STRONG = Distortion(shift=2, affine=0.1, scale=(0.25, 1.5), inversion=True, noise=0.1)
+
+
+def distort_all(distortion, images=FLOATS, step=3, first=0, **options):
+    options = {"domain": 0, "positions": first + jnp.arange(len(images))} | options
+    return np.asarray(distort(images, distortion, KEY, step, **options))
+
+
+def test_a_distortion_of_nothing_changes_nothing():
+    equal(distort_all(Distortion()), FLOATS)
+    # Interpolation at the pixels themselves is exact.
+    tiny = distort_all(Distortion(affine=1e-30))
+    equal(tiny, FLOATS)
+
+
+def test_a_distortion_depends_on_its_position_and_not_on_the_others():
+    whole = distort_all(STRONG)
+    equal(whole, distort_all(STRONG))
+    parts = distort_all(STRONG, FLOATS[:3]), distort_all(STRONG, FLOATS[3:], first=3)
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
+    for other in (dict(step=4), dict(domain=1), dict(view=1)):
+        assert np.all(np.any(distort_all(STRONG, **other) != whole, (1, 2, 3)))
+
+
+def test_shifts_are_whole_pixels_up_to_the_largest_and_mirror_the_border():
+    shifted, seen = distort_all(Distortion(shift=2)), set()
+    padded = np.pad(FLOATS, [(0, 0), (2, 2), (2, 2), (0, 0)], mode="reflect")
+    for i, image in enumerate(shifted):
+        shifts = [
+            (top, left)
+            for top in range(5)
+            for left in range(5)
+            if np.array_equal(image, padded[i, top : top + 7, left : left + 9])
+        ]
+        assert len(shifts) == 1
+        seen |= set(shifts)
+    assert len(seen) > 4
+
+
+def test_intensities_are_scaled_inverted_and_noisy_as_asked():
+    ones = np.ones([400, 2, 3, 1], np.float32)
+    scaled = distort_all(Distortion(scale=(0.25, 1.5)), ones)
+    equal(scaled, np.broadcast_to(scaled[:, :1, :1], scaled.shape))  # one factor an image
+    assert scaled.min() < 0.3
+    assert scaled.max() > 1.45
+    assert np.all((scaled >= 0.25) & (scaled <= 1.5))
+    inverted = distort_all(Distortion(inversion=True), ones)
+    assert set(np.unique(inverted)) == {-1.0, 1.0}
+    assert 150 < (inverted[:, 0, 0, 0] < 0).sum() < 250
+    noise = distort_all(Distortion(noise=0.5), ones) - 1
+    assert abs(noise.std() - 0.5) < 0.03
+    assert abs(noise.mean()) < 0.03
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_distorted_updates_see_the_images_of_the_global_batch(count):
+    def make_update(*, axis_name):
+        return lambda state, batch, key: (state, batch)
+
+    axis_name = "device" if count > 1 else None
+    update = distorted(make_update, STRONG)(axis_name=axis_name)
+    batch = DomainBatch(FLOATS, np.arange(8), FLOATS[::-1])
+    state = TrainState(jnp.int32(6), {}, {}, {})
+    if count > 1:
+        batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        update = jax.vmap(update, in_axes=(None, 0, None), out_axes=(None, 0), axis_name=axis_name)
+    _, seen = update(state, batch, KEY)
+    if count > 1:
+        seen = jax.tree.map(lambda x: x.reshape(8, *x.shape[2:]), seen)
+    want = {
+        "source_image": distort_all(STRONG, step=6),
+        "target_image": distort_all(STRONG, FLOATS[::-1], step=6, domain=1),
+        "target_view": distort_all(STRONG, FLOATS[::-1], step=6, domain=1, view=1),
+    }
+    for name, images in want.items():
+        np.testing.assert_allclose(getattr(seen, name), images, atol=1e-5)
+    assert np.any(want["target_image"] != want["target_view"])

@@ -1315,6 +1315,16 @@ COMMANDS = [
         "run DIGITS --methods few-labels",
         "few-labels trains on some labels .*: set with --few-labels how many",
     ),
+    (
+        "run DIGITS --methods mean-teacher",
+        "mean-teacher learns from an average .*: set it with --average-decay",
+    ),
+    (
+        "run DIGITS --normalize-images --crop 24",
+        "normalize_images is for whole images: leave out crop, mirror and frozen",
+    ),
+    ("run DIGITS --drop-at 1.5", r"drop_at must be in \[0, 1\], got 1.5"),
+    ("run DIGITS --adam-b1 1", r"adam_b1 must be in \[0, 1\), got 1"),
     ("run DIGITS --methods", "--methods names each method at most once, and at least one"),
     (
         "run DIGITS --methods dann dann",

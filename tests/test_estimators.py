@@ -109,7 +109,7 @@ def test_coral_gives_the_source_the_covariance_of_the_target():
         for (w, v), e in zip(map(np.linalg.eigh, (C_s, C_t)), (-0.5, 0.5), strict=True)
     ]
     np.testing.assert_allclose(regular.coloring_, roots[0] @ roots[1], rtol=1e-8)
-    with pytest.raises(ValueError, match="a regularization above 0, got 0"):
+    with pytest.raises(ValueError, match="a finite regularization above 0, got 0"):
         CorrelationAlignment(regularization=0).fit(xs, xt)
 
 
@@ -168,6 +168,40 @@ def test_gfk_says_which_dimensions_it_takes():
     with pytest.raises(ValueError, match="expected source_basis 'pca' or 'pls', got 'ica'"):
         GeodesicFlowKernel(n_components=2, source_basis="ica").fit(xs, xt, ys)
     assert 1 <= GeodesicFlowKernel(n_components=None).fit(xs, xt).n_components_ <= 3
+
+
+@pytest.mark.parametrize("form", [SubspaceAlignment(5), GeodesicFlowKernel(5)])
+def test_directions_in_which_nothing_varies_are_no_components(form):
+    xs, _, xt, _ = domains(features=10)
+    form.fit(xs[:6], xt)  # 6 examples vary in 5 directions
+    for source, target in ((xs[:5], xt), (xs, xt * (np.arange(10) < 4))):
+        with pytest.raises(ValueError, match="expected 1 to 4 components, .* got 5: lower"):
+            clone(form).fit(source, target)
+    assert GeodesicFlowKernel(None).fit(xs[:3], xt).n_components_ <= 2
+
+
+def test_labels_that_are_no_classes_are_refused_where_they_are_used():
+    xs, ys, xt, _ = domains()
+    form = GeodesicFlowKernel(2, source_basis="pls")
+    for labels, match in (
+        (ys + np.linspace(0, 0.5, len(ys)), "Unknown label type: continuous"),
+        (ys - 1, r"a label of each example, got \[-1, 0\]"),
+        (ys * 0, r"2 classes or more .* got \[0\]"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            form.fit(xs, xt, labels)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_features_whose_squares_are_no_numbers_are_refused(scale):
+    xs, _, xt, _ = domains()
+    with pytest.raises(ValueError, match="features whose squares are numbers.*: scale"):
+        SubspaceAlignment(2).fit(scale * xs, xt)
+    if scale > 1:  # else covariances are 0 beside the regularization
+        with pytest.raises(ValueError, match="features whose squares are numbers: scale"):
+            CorrelationAlignment().fit(scale * xs, xt)
+    with pytest.raises(ValueError, match="a finite regularization above 0, got inf"):
+        CorrelationAlignment(regularization=np.inf).fit(xs, xt)
 
 
 def test_gfk_and_the_nearest_neighbour_of_its_paper():

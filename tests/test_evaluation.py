@@ -102,6 +102,15 @@ def test_accuracy_counts_worked_by_hand():
     assert (int(masked.correct), int(masked.count), masked.accuracy) == (1, 2, 0.5)
 
 
+def test_an_unknown_label_is_not_counted_and_one_unit_is_no_class():
+    logits = jnp.array([[0.0, 2.0], [3.0, 1.0], [np.nan, 0.0]])
+    counts = accuracy_counts(logits, np.array([1, -1, -1]))
+    assert tuple(map(int, counts)) == (1, 1, 0)
+    assert math.isnan(accuracy_counts(logits, np.array([-1, -1, -1])).accuracy)
+    with pytest.raises(TypeError, match=r"got float32 \[3, 1\]: let G_y end in a unit for each"):
+        accuracy_counts(logits[:, :1], np.array([0, 0, 0]))
+
+
 def test_accuracy_counts_of_parts_add_up():
     logits = jax.random.normal(KEY, [11, 3])
     labels = jnp.arange(11) % 3

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
+from test_together import PAIR, small_config
 
 from dann_jax.alignment import linear_svm
-from experiments import heads
+from experiments import domains, heads, run
 from experiments.methods import METHODS
 
 FORM = METHODS["sa"].fit
@@ -37,6 +38,26 @@ def test_a_head_does_not_depend_on_the_unit_or_the_origin_of_the_features():
     assert linear_svm.accuracy(linear_svm.fit(moved[0], 0.1), moved[1]) == accuracy
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_features_whose_squares_are_no_numbers_have_the_same_head(unit):
+    x, y = blobs(90, noise=2.0)
+    heads = [linear_svm.fit(linear_svm.Examples(s * x.astype(float), y), 0.1) for s in (1, unit)]
+    np.testing.assert_allclose(heads[1]["svm"].coef_, heads[0]["svm"].coef_, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"features\[0, 0\] is nan"):
+        linear_svm.accuracy(heads[0], linear_svm.Examples(x * np.nan, y))
+
+
+def test_examples_of_one_class_are_nothing_to_choose_by():
+    """C is fitted to all but the first fifth, a number of components to each half."""
+    y = np.where(np.arange(30) < 6, 1, 0)
+    with pytest.raises(ValueError, match=r"all but the first fifth of the 30 .* 24 of \[0\]: give"):
+        linear_svm.choose(linear_svm.Examples(blobs(30).x, y))
+    half = linear_svm.Examples(blobs(30).x, np.where(np.arange(30) < 14, np.arange(30) % 2, 1))
+    assert linear_svm.choose(half)[1] >= 0
+    with pytest.raises(ValueError, match=r"each half of the 30 .* got 15 of \[1\]: give"):
+        linear_svm.aligned(FORM, half, half.x, source_test=half, target_test=half)
+
+
 def test_accuracy_is_over_the_known_labels():
     head, test = linear_svm.fit(blobs(90), 1.0), blobs(10, seed=1)
     unknown = linear_svm.Examples(test.x, np.where(np.arange(10) < 4, (test.y + 1) % 3, -1))
@@ -59,6 +80,20 @@ def test_c_is_the_smallest_of_the_best_on_the_first_fifth(monkeypatch):
 def test_a_solver_that_has_to_stop_is_told_of(monkeypatch):
     monkeypatch.setattr(linear_svm, "ITERATIONS", 1)
     assert not linear_svm.converged(linear_svm.fit(blobs(90, noise=2.0), 10.0))
+
+
+def test_labels_that_no_svm_can_be_fitted_to_are_refused_before_training(tmp_path, capsys):
+    one = PAIR._replace(source_train=PAIR.source_train._replace(label=np.zeros(24, np.int32)))
+    words = ["digits_digits_m", "--output", str(tmp_path / "runs"), "--methods", "dann"]
+    with small_config(pair=one) as patch:
+        patch.setattr(domains, "prepare_pair", lambda *_, **__: None)
+        assert run.main(words) == 2
+        told = capsys.readouterr().err
+        assert "dann, key 0: expected at least 2 classes in all but the first fifth" in told
+        assert "random order, or pass --no-svm" in told
+        assert run.main([*words, "--no-svm", "--methods", "sa"]) == 2
+        assert "sa, key 0: expected at least 2 classes" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_labels_of_the_target_decide_only_what_is_named_oracle():

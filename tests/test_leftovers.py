@@ -1,6 +1,8 @@
 """What killed runs leave is removed, and nothing else."""
 
-from experiments import leftovers
+import pytest
+
+from experiments import leftovers, record
 
 
 def test_leftovers_are_removed_and_what_is_whole_stays(tmp_path):
@@ -40,3 +42,22 @@ def test_the_only_copy_of_a_checkpoint_gets_its_name_back(tmp_path):
     leftovers.remove(tmp_path)
     assert [path.name for path in key.iterdir()] == ["checkpoint"]
     assert (key / "checkpoint" / "a").read_text() == "checkpoint.old"
+
+
+def test_a_new_folder_in_which_nothing_came_about_is_removed(tmp_path):
+    def hold(folder, *names):
+        with record.alone(folder):
+            (folder / "dann" / "key_0").mkdir(parents=True)
+            for name in names:
+                (folder / name).write_text("{}")
+            raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        hold(tmp_path / "runs" / "pair")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="refused"):
+        hold(tmp_path / "runs" / "pair", "dann.json")
+    assert (tmp_path / "runs" / "pair" / "dann.json").exists()
+    with pytest.raises(ValueError, match="refused"):
+        hold(tmp_path)
+    assert tmp_path.exists()

@@ -12,6 +12,7 @@ import pytest
 from dann_jax import (
     Apply,
     DomainBatch,
+    compact,
     gtsrb,
     init_state,
     make_optimizer,
@@ -125,6 +126,36 @@ def test_the_batch_norm_variant_differs_from_the_papers_net_where_it_says():
     assert set(shared.batch_stats["f"]["batch_stats"]["norm2"]) == {"shared"}
 
 
+@pytest.mark.parametrize(("side", "flat"), [(28, 2048), (32, 2048), (40, 3200)])
+@pytest.mark.parametrize("bottleneck", [True, False])
+def test_the_compact_net_takes_all_sizes_and_its_domain_classifier_one_of_two_places(
+    side, flat, bottleneck
+):
+    classes = 43 if side == 40 else 10
+    model = compact(classes=classes, bottleneck=bottleneck)
+    state, _ = jax.eval_shape(
+        lambda x: (init_state(model, make_optimizer(0.1), KEY, x), 0),
+        jax.ShapeDtypeStruct([2, side, side, 3], jnp.float32),
+    )
+    convolutions, fully = [(3, 3, 64, 128), (5, 5, 3, 32), (5, 5, 32, 64)], [(flat, 256)]
+    assert sorted(kernels(state.theta, "f")) == sorted(convolutions + fully * bottleneck)
+    assert kernels(state.theta, "y") == fully * (not bottleneck) + [(256, classes)]
+    seen = 256 if bottleneck else flat
+    assert kernels(state.theta, "d") == [(seen, 500), (500, 500), (500, 1)]
+    norms = jax.tree_util.tree_leaves_with_path(state.batch_stats)
+    names = [networks.parameter_names(path) for path, _ in norms]
+    assert len(names) == 4 * 2 * 2  # four layers, two domains, mean and variance
+    assert all({"source", "target"} & set(name) for name in names)
+
+
+def test_the_compact_net_lets_a_tenth_through_below_0():
+    for model in (compact(), compact(bottleneck=False)):
+        for part in (model.feature_extractor, model.label_predictor, model.domain_classifier):
+            np.testing.assert_allclose(part.activation(jnp.array([-2.0, 3.0])), [-0.2, 3.0])
+    rates = [layer.dropout_rate for layer in compact().feature_extractor.layers]
+    assert rates == [0.0, 0.5, 0.5]
+
+
 @pytest.mark.parametrize("model", [mnist, mnist_batch_norm, svhn, gtsrb])
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters(model):
     state, outputs = shapes(model(dtype=jnp.bfloat16), 40)
@@ -193,7 +224,7 @@ def test_svhn_dropout_rates_are_1_minus_the_probabilities_of_srivastava():
 
 
 def test_networks_built_twice_are_equal_so_that_programs_are_compiled_once():
-    for network in (mnist, mnist_batch_norm, svhn, svhn_batch_norm, gtsrb):
+    for network in (mnist, mnist_batch_norm, svhn, svhn_batch_norm, gtsrb, compact):
         assert network() == network()
         assert hash(network()) == hash(network())
     assert svhn() != svhn(kernel_init=nn.initializers.he_normal())
@@ -201,7 +232,7 @@ def test_networks_built_twice_are_equal_so_that_programs_are_compiled_once():
 
 @pytest.mark.parametrize(
     "network",
-    [mnist, mnist_batch_norm, svhn, svhn_batch_norm, gtsrb]
+    [mnist, mnist_batch_norm, svhn, svhn_batch_norm, gtsrb, compact]
     + [functools.partial(make, None) for make in (office, networks.office_batch_norm)],
 )
 def test_every_network_passes_the_options_of_its_layers_on(network):

@@ -18,6 +18,7 @@ from dann_jax import (
     make_update_step,
     objectives,
     reversed_objective,
+    with_average,
 )
 from dann_jax.networks import DomainBatchNorm, FullyConnected
 from dann_jax.objective import Apply, domain_loss
@@ -63,7 +64,12 @@ ALL = {
     ),
     "entropy": (MODEL, objectives.entropy_objective),
     "vada": (MODEL, VADA),
+    "mean-teacher": (
+        MODEL,
+        functools.partial(objectives.mean_teacher_objective, weight=3.0, confidence=0.35),
+    ),
 }
+OPTIMIZER = with_average(make_optimizer(0.1), 0.5)
 
 
 def batch_of(n=8, seed=0):
@@ -339,10 +345,92 @@ def test_perturbed_examples_share_dropout_masks_and_leave_statistics_alone():
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, expected.batch_stats)
 
 
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def linear(theta, x, **_):
+    return x @ theta
+
+
+def test_the_mean_teacher_of_a_linear_model_by_hand():
+    rng = np.random.default_rng(4)
+    W, V = rng.normal(size=(2, 6, 3))
+    batch = batch_of(5)._replace(target_view=jnp.asarray(rng.normal(size=(5, 6)), jnp.float32))
+    zero = Apply(lambda theta, x, **_: x, linear, lambda theta, f: 0 * f[:, 0])
+    theta = {"f": {}, "y": jnp.asarray(W, jnp.float32), "d": {}}
+    average = theta | {"y": jnp.asarray(V, jnp.float32)}
+    confidence, w, b, K, n = 0.6, 2.0, 0.5, 3, 5
+
+    x, view = (np.asarray(a, np.float64) for a in (batch.target_image, batch.target_view))
+    p, q = softmax(x @ W), softmax(view @ V)
+    m = (q.max(-1) > confidence).astype(float)
+    assert 0 < m.sum() < n
+    mean = p.mean(0)
+    C = np.mean(m * np.sum((p - q) ** 2, -1))
+    B = m.mean() * -np.sum(np.log(mean) / K + (1 - 1 / K) * np.log(1 - mean))
+    # dp_k/dz_j = p_k (1[k = j] - p_j), so that dz is p (g - sum_k p_k g_k) for g = d./dp.
+    g = 2 * m[:, None] * (p - q) - b * m.mean() * (1 / K / mean - (1 - 1 / K) / (1 - mean))
+    dz = p * (g - np.sum(p * g, -1, keepdims=True)) / n
+    from_target = w * x.T @ dz
+
+    def value(theta):
+        return objectives.mean_teacher_objective(
+            theta,
+            batch,
+            1.0,
+            zero,
+            average=average,
+            weight=w,
+            confidence=confidence,
+            balance=b,
+            domain_weight=0.0,
+        )
+
+    (actual, terms), gradient = jax.value_and_grad(value, has_aux=True)(theta)
+    L_y, of_label = jax.value_and_grad(
+        lambda y: label_loss(batch.source_image @ y, batch.source_label)
+    )(theta["y"])
+    np.testing.assert_allclose(terms.penalties["consistency"], C, rtol=1e-4)
+    np.testing.assert_allclose(terms.penalties["balance"], B, rtol=1e-4)
+    np.testing.assert_allclose(actual, L_y + w * (C + b * B), rtol=1e-4)
+    np.testing.assert_allclose(gradient["y"], of_label + from_target, rtol=1e-3, atol=1e-5)
+    # Without another view the teacher sees the same images; no one is certain of a class.
+    batch = batch._replace(target_view=None)
+    np.testing.assert_allclose(
+        value(theta)[1].penalties["consistency"],
+        np.mean((softmax(x @ V).max(-1) > confidence) * np.sum((p - softmax(x @ V)) ** 2, -1)),
+        rtol=1e-4,
+    )
+
+
+def test_classes_are_balanced_where_they_have_equal_shares():
+    equal = objectives.class_balance_loss(jnp.full(4, 0.25))
+    np.testing.assert_allclose(equal, -(np.log(0.25) + 3 * np.log(0.75)), rtol=1e-4)
+    for p in ([0.4, 0.2, 0.2, 0.2], [1.0, 0.0, 0.0, 0.0]):
+        value, gradient = jax.value_and_grad(objectives.class_balance_loss)(jnp.array(p))
+        assert equal < value < np.inf
+        assert np.isfinite(gradient).all()
+
+
+def test_the_teacher_leaves_the_batch_statistics_alone():
+    model = dataclasses.replace(
+        MODEL, feature_extractor=Features(dropout_rate=0.5, statistics="per_domain")
+    )
+    batch = batch_of()
+    state = init_state(model, OPTIMIZER, KEY, batch.source_image)
+    of_teacher, of_entropy = (
+        make_update_step(model, OPTIMIZER, 0.5, objective=objective)(state, batch, KEY)[0]
+        for objective in (objectives.mean_teacher_objective, objectives.entropy_objective)
+    )
+    jax.tree.map(np.testing.assert_array_equal, of_teacher.batch_stats, of_entropy.batch_stats)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_an_update_trains_what_the_method_has(name):
     model, objective = ALL[name]
-    optimizer, batch = make_optimizer(0.1), batch_of()
+    optimizer, batch = OPTIMIZER, batch_of()
     state = init_state(model, optimizer, KEY, batch.source_image)
     update = jax.jit(make_update_step(model, optimizer, 1.0, objective=objective))
     after, metrics = update(state, batch, KEY)
@@ -354,7 +442,7 @@ def test_an_update_trains_what_the_method_has(name):
         )
         for part, theta in state.theta.items()
     }
-    adversarial = name in ("cdan", "cdan-e", "entropy", "vada")
+    adversarial = name in ("cdan", "cdan-e", "entropy", "vada", "mean-teacher")
     assert moved == {"f": True, "y": True, "d": adversarial}
     assert np.isnan(float(metrics.domain_loss)) != adversarial
     assert all(np.isfinite(value) for value in metrics.penalties.values())
@@ -363,7 +451,7 @@ def test_an_update_trains_what_the_method_has(name):
 @pytest.mark.parametrize("name", [name for name in ALL if name != "vada"])  # its noise differs
 def test_one_device_equals_a_mapped_axis(name):
     model, objective = ALL[name]
-    optimizer, batch = make_optimizer(0.1), batch_of()
+    optimizer, batch = OPTIMIZER, batch_of()
     state = init_state(model, optimizer, KEY, batch.source_image)
     single = make_update_step(model, optimizer, 1.0, objective=objective)(state, batch, KEY)
     mapped = jax.vmap(
@@ -379,3 +467,46 @@ def test_one_device_equals_a_mapped_axis(name):
         (actual[0].theta, actual[1].penalties),
         (single[0].theta, single[1].penalties),
     )
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, np.inf, "1"])
+def test_options_that_are_no_weights_are_refused_by_name(value):
+    """A negative weight would drive the domains apart in silence."""
+    batch = batch_of()
+    apply = Apply(*(lambda theta, x: x for _ in "fyd"))
+    for objective, names in (
+        (objectives.ddc_objective, ("weight",)),
+        (objectives.dan_objective, ("weight",)),
+        (objectives.coral_objective, ("weight",)),
+        (objectives.cdan_objective, ("domain_weight",)),
+        (objectives.entropy_objective, ("entropy_weight", "domain_weight")),
+        (
+            functools.partial(objectives.vada_objective, key=KEY),
+            ("target_weight", "source_weight", "domain_weight"),
+        ),
+    ):
+        for name in names:
+            with pytest.raises((TypeError, ValueError), match=f"^{name} must be a number, 0 or"):
+                objective(None, batch, 1.0, apply, **{name: value})
+    with pytest.raises((TypeError, ValueError), match="^variance must be a number, positive"):
+        objectives.gaussian_kernel(X, X, variance=value)
+    with pytest.raises((TypeError, ValueError), match="^radius must be a number, 0 or more"):
+        objectives.virtual_adversarial_loss(lambda x: x, X, X, KEY, radius=value)
+
+
+def test_outputs_and_examples_that_do_not_fit_are_refused():
+    theta, batch = dict.fromkeys("fyd"), batch_of()
+    twice = Apply(
+        lambda theta, x: jnp.concatenate([x, x]), lambda theta, f: f, lambda theta, f: f[:, :1]
+    )
+    count = 2 * len(batch.source_image)
+    with pytest.raises(ValueError, match=f"outputs of G_f for each of {count} .*, got {2 * count}"):
+        objectives.ddc_objective(theta, batch, 1.0, twice)
+    with pytest.raises(ValueError, match="powers of one kernel or more, got none"):
+        objectives.gaussian_kernel(X, X, variance=1.0, powers=())
+    with pytest.raises(ValueError, match="features and label_logits must be arrays with one first"):
+        objectives.multilinear_map(X, X[:1])
+    with pytest.raises(ValueError, match="x and label_logits must be arrays with one first axis"):
+        objectives.virtual_adversarial_loss(lambda x: x, X, X[:1], KEY, radius=1.0)
+    with pytest.raises(ValueError, match=r"label logits \[n, classes\], got \[3\]"):
+        objectives.conditional_entropy(jnp.zeros(3))

@@ -38,3 +38,27 @@ def test_a_crop_larger_than_the_images_is_refused():
 def test_the_mean_is_over_all_pixels_of_all_images():
     stored = images(9000, size=2)
     np.testing.assert_allclose(image_mean(stored), stored.mean((0, 1, 2)), rtol=1e-12)
+
+
+def test_each_channel_of_each_image_is_standardized_as_numpy_does():
+    stored = images(5)
+    expected = stored.astype(np.float64)
+    expected -= expected.mean((1, 2), keepdims=True)
+    expected /= expected.std((1, 2), keepdims=True)
+    preprocess = Preprocess((9.0,) * 3, (5.0,) * 3, 255.0, crop=6, each_image=True)
+    np.testing.assert_allclose(preprocess.source(stored), expected, atol=2e-6)
+    batch = preprocess.batch(DomainBatch(stored, np.arange(5), stored[:2]))
+    for shown in (batch.source_image, preprocess.target(stored)):
+        np.testing.assert_array_equal(shown, preprocess.source(stored))
+    np.testing.assert_array_equal(batch.target_image, batch.source_image[:2])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float16, np.float32, bool])
+def test_standardized_images_are_float32_and_constant_ones_are_0(dtype):
+    stored = (images(3, channels=1) % 2).astype(dtype)
+    stored[0] = 77  # whose mean over 36 pixels need not be exactly 77
+    preprocess = Preprocess((9.0,) * 3, (5.0,) * 3, 255.0, crop=6, each_image=True)
+    shown = np.asarray(preprocess.target(stored))
+    assert shown.dtype == np.float32
+    np.testing.assert_array_equal(shown[0], np.zeros([6, 6, 3]))
+    np.testing.assert_allclose(shown[1:].std((1, 2)), 1.0, atol=1e-5)

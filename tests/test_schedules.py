@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dann_jax import lambda_p, mu_p, progress
+from dann_jax.schedules import drop
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,10 @@ def test_lambda_horizon_ends_lambda_before_the_run():
     np.testing.assert_allclose(lam(1_000), lambda_p(0.1), rtol=1e-6)
     for step in (10_000, 30_000, 50_000):
         np.testing.assert_allclose(lam(step), lambda_p(1.0), rtol=1e-6)
+
+
+def test_the_learning_rate_drops_once_and_not_at_1():
+    p = progress(jnp.arange(10), 10)
+    np.testing.assert_allclose(drop(p, 0.7, 0.1), [1.0] * 7 + [0.1] * 3)
+    np.testing.assert_array_equal(drop(p, 1.0), np.ones(10))
+    np.testing.assert_allclose(drop(progress(2800, 4000), 0.7, 0.25), 0.25)  # the first of them

@@ -452,9 +452,35 @@ def test_a_rule_is_given_what_it_names():
     assert selection.score(own, only, key=KEY) == 3.0
 
 
+@pytest.mark.parametrize("loss", [selection.zero_one, selection.cross_entropy])
+def test_a_loss_is_of_known_classes_alone(loss):
+    logits = np.array([[0.0, 1.0, 2.0], [3.0, 1.0, 0.0]])
+    assert loss(logits, np.array([2, 0])).shape == (2,)
+    for labels, error, sentence in (
+        (np.array([-1, 0]), ValueError, "labels contain -1"),  # of the last class in NumPy
+        (np.array([3, 0]), ValueError, r"labels\[0\] is 3: expected 0 to 2"),
+        (np.array([0.5, 0]), TypeError, "labels must be integers"),
+        (np.array([0]), ValueError, r"shape \[2\], got \[1\]"),
+    ):
+        with pytest.raises(error, match=sentence):
+            loss(logits, labels)
+    with pytest.raises(ValueError, match=r"logits\[0, 0\] is nan"):
+        loss(logits * np.nan, np.array([2, 0]))
+
+
+def test_numbers_that_are_not_real_and_several_keys_are_refused():
+    for wrong in (SURE + 1j, SURE.astype(str), SURE.astype(object)):
+        with pytest.raises(TypeError, match="target_logits must be real numbers, got"):
+            selection.entropy(wrong)
+    for key in (jax.random.split(KEY, 2), 3):
+        with pytest.raises(TypeError, match="key must be one PRNG key, got"):
+            selection.domain_confusion(FEATURES, FEATURES, key=key)
+
+
 def test_the_first_of_equal_scores_is_chosen_and_nan_never():
     assert selection.choose([0.1, np.nan, 0.7, 0.7]) == 2
     assert selection.choose([-np.inf, -3.0]) == 1
-    for wrong in ([], [np.nan], [[1.0]]):
-        with pytest.raises(ValueError, match="one of them a number"):
+    assert selection.choose([0.1, np.inf, 0.7]) == 2
+    for wrong in ([], [np.nan], [[1.0]], [np.inf, np.nan]):
+        with pytest.raises(ValueError, match="one of them a finite number"):
             selection.choose(wrong)

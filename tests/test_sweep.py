@@ -200,6 +200,14 @@ def test_a_sweep_trains_all_combinations_and_ranks_them_without_target_labels(tm
     assert call(tmp_path, *SWEEP) == 0
     assert capsys.readouterr().out.count("is there already") == 2
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("dann.json")} == written
+    ranks = (folder / "sweep.json").read_bytes()
+    for other in (("--select", "entropy"), ("--batch-size", "4"), ("--first-key", "5")):
+        assert call(tmp_path, *SWEEP, *other) == 2
+        told = capsys.readouterr()
+        assert told.err.count("holds another result") == 2
+        assert "the combinations are not ranked, as not all have a result" in told.err
+        assert "oracle" not in told.out
+        assert (folder / "sweep.json").read_bytes() == ranks
 
 
 def test_listed_commands_train_what_the_sweep_then_finds(tmp_path, capsys):
@@ -259,6 +267,20 @@ def test_the_study_tells_correlation_and_loss_of_each_rule(result, tmp_path, cap
     output.write_text(json.dumps(told))
     with pytest.raises(ValueError, match="is not that of the files in digits_digits_m/: make it"):
         selection.tables(tmp_path)
+
+
+def test_a_study_takes_each_training_once_and_one_pair(result, tmp_path, monkeypatch, capsys):
+    output = str(tmp_path / "out.json")
+    copy = shutil.copy(result, tmp_path)
+    for twice in ([result, result.parent], [result, copy]):
+        assert selection.main([*map(str, twice), "--output", output]) == 2
+        assert "expected each training once, got key 0 of" in capsys.readouterr().err
+    content = record.read_result(result)
+    other = content | {"resolved_config": content["resolved_config"] | {"target": "c"}}
+    both = [(result, content), (result.with_name("other.json"), other)]
+    monkeypatch.setattr(selection, "_results", lambda run: both)
+    with pytest.raises(ValueError, match=r"one config and pair, .* \(a to b/test\), .* \(a to c/"):
+        selection.study([result.parent])
 
 
 def test_too_few_trainings_are_no_study(tmp_path, capsys):

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
@@ -638,6 +639,25 @@ def test_nesterov_looks_one_step_ahead():
         update, state = chosen.update(jnp.ones([]), state, theta)
         moved.append(float(update))
     np.testing.assert_allclose(moved, [-1.5, -1.75])
+
+
+def test_adam_takes_the_steps_of_kingma_and_ba():
+    b1, b2, mu = 0.5, 0.999, [0.1, 0.1, 0.01]
+    chosen = make_optimizer(
+        lambda step: jnp.asarray(mu)[step], descent=functools.partial(optax.adam, b1=b1)
+    )
+    theta, m, v = jnp.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
+    state, expected = chosen.init(theta), np.array([1.0, -2.0])
+    for t in range(3):
+        g = np.asarray(theta) ** 2 + 0.5  # some gradient
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        ratio = (m / (1 - b1 ** (t + 1))) / (np.sqrt(v / (1 - b2 ** (t + 1))) + 1e-8)
+        expected = expected - mu[t] * ratio
+        updates, state = chosen.update(jnp.asarray(g), state, theta)
+        theta = optax.apply_updates(theta, updates)
+        np.testing.assert_allclose(theta, expected, rtol=1e-5)
+    with pytest.raises(TypeError, match="descent must be a function of mu, got 'adam'"):
+        make_optimizer(0.1, descent="adam")
 
 
 def test_init_state_uses_the_shape_of_the_image_only_and_a_key_a_part():

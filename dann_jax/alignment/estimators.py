@@ -20,6 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 
 from dann_jax.alignment.subspace import Alignment, Subspace, align, principal_subspace
@@ -129,10 +130,24 @@ class SubspaceAlignment(DomainTransformer):
             principal_subspace(target_x),
         )
         self.alignment_ = align(*self.subspaces_, self.n_components)
+        _check_components(self.n_components, _least_rank(self.subspaces_))
 
     def _transform(self, x, domain):
         projected = self.subspaces_[domain].project(x, self.n_components)
         return projected @ self.alignment_ if domain == SOURCE else projected
+
+
+def _least_rank(subspaces):
+    return min(subspace.rank for subspace in subspaces)
+
+
+def _check_components(count, most):
+    """Raises where a domain does not vary in as many directions: others would be arbitrary."""
+    if count > most:
+        raise ValueError(
+            f"expected 1 to {most} components, the directions that examples of both domains vary "
+            f"in, got {count}: lower n_components, or give more examples"
+        )
 
 
 class CorrelationAlignment(DomainTransformer):
@@ -155,15 +170,19 @@ class CorrelationAlignment(DomainTransformer):
         self.regularization = regularization
 
     def _fit(self, source_x, target_x, source_y):
-        if not self.regularization > 0:
-            raise ValueError(f"expected a regularization above 0, got {self.regularization}")
+        if not 0 < self.regularization < np.inf:
+            raise ValueError(f"expected a finite regularization above 0, got {self.regularization}")
         self.means_ = source_x.mean(0), target_x.mean(0)
         covariances = (self._covariance(x) for x in (source_x, target_x))
         whitening, coloring = next(covariances), next(covariances)
         self.coloring_ = _power(whitening, -0.5) @ _power(coloring, 0.5)
 
     def _covariance(self, x):
-        return np.cov(x.T).reshape(x.shape[1], -1) + self.regularization * np.eye(x.shape[1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            covariance = np.cov(x.T).reshape(x.shape[1], -1)
+        if not np.isfinite(covariance).all():
+            raise ValueError("expected features whose squares are numbers: scale the features")
+        return covariance + self.regularization * np.eye(x.shape[1])
 
     def _transform(self, x, domain):
         x = x - self.means_[domain]
@@ -220,15 +239,16 @@ class GeodesicFlowKernel(DomainTransformer):
         return self.root_ @ self.root_.T
 
     def _dimension(self, z):
-        most = z[SOURCE].shape[1] // 2
+        most, rank = z[SOURCE].shape[1] // 2, _least_rank(self.subspaces_)
         if self.n_components is None:
             joint = principal_subspace(np.concatenate(z))
-            return _smallest_disagreeing(*self.subspaces_, joint, most)
+            return _smallest_disagreeing(*self.subspaces_, joint, min(most, rank))
         if not 1 <= self.n_components <= most:
             raise ValueError(
                 f"expected 1 to {most} components, half of the {z[SOURCE].shape[1]} features, got "
                 f"{self.n_components}: lower n_components"
             )
+        _check_components(self.n_components, rank)
         return self.n_components
 
     def _transform(self, x, domain):
@@ -239,6 +259,13 @@ def _pls_basis(z, labels, d):
     """Returns an orthonormal basis of the directions that covary most with the classes."""
     if labels is None:
         raise ValueError("source_basis 'pls' needs labels: pass source_y, or choose 'pca'")
+    check_classification_targets(labels)
+    unknown = labels.dtype.kind in "if" and (labels < 0).any()
+    if unknown or len(np.unique(labels)) < 2:
+        raise ValueError(
+            "source_basis 'pls' needs 2 classes or more and a label of each example, got "
+            f"{np.unique(labels)[:5].tolist()}: leave out examples of unknown label"
+        )
     one_hot = (labels[:, None] == np.unique(labels)).astype(np.float64)
     weights = PLSRegression(n_components=d, scale=False).fit(z, one_hot).x_weights_
     return np.linalg.qr(weights)[0]

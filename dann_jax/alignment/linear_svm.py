@@ -20,12 +20,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.svm import LinearSVC
 
 from dann_jax.alignment.subspace import Alignment
-from dann_jax.checks import check_labels
+from dann_jax.checks import check_finite, check_labels
 
-__all__ = ["GRID", "Examples", "accuracy", "aligned", "choose", "converged", "fit"]
+__all__ = ["GRID", "Examples", "accuracy", "aligned", "check_parts", "choose", "converged", "fit"]
 
 GRID = (0.01, 0.1, 1.0, 10.0)  # of C, smallest first
 HELD_OUT = 0.2  # share of the examples that C is chosen on
+SQUARED = 1e-100, 1e100  # features between them have squares that are numbers
 TOLERANCE, ITERATIONS = 1e-2, 1_000  # LIBLINEAR's own for this solver
 
 
@@ -41,7 +42,10 @@ class _Scaling(TransformerMixin, BaseEstimator):
 
     def fit(self, x, y=None):
         self.mean_ = x.mean(0, dtype=np.float64)
-        self.scale_ = math.sqrt(np.mean(np.sum((x - self.mean_) ** 2, 1))) or 1.0
+        moved = x - self.mean_
+        largest = float(np.abs(moved).max())
+        unit = 1.0 if SQUARED[0] < largest < SQUARED[1] else largest or 1.0
+        self.scale_ = unit * math.sqrt(np.mean(np.sum((moved / unit) ** 2, 1))) or 1.0
         return self
 
     def transform(self, x):
@@ -65,6 +69,7 @@ def _check(examples, c=None):
     x, y = map(np.shape, examples)
     if len(x) != 2 or y != x[:1]:
         raise ValueError(f"expected features [n, D] and labels [n], got {list(x)} and {list(y)}")
+    check_finite(examples.x, "features")
     check_labels(examples.y)
     if c is None:
         return
@@ -103,15 +108,42 @@ def converged(head: Pipeline) -> bool:
     return bool(head["svm"].n_iter_ < ITERATIONS)
 
 
+def check_parts(labels: np.ndarray, *, halves: bool = False) -> None:
+    """Raises where a part that is fitted to, to choose by the others, does not tell classes apart.
+
+    Args:
+      labels: ``[n]``, all known, in the order of the examples.
+      halves: Whether each half is fitted to, as for a number of components; else all but the first
+        fifth, as for C.
+
+    Raises:
+      ValueError: All examples of such a part have one class.
+    """
+    place = len(labels) // 2 if halves else math.ceil(HELD_OUT * len(labels))
+    for part in (labels[:place], labels[place:]) if halves else (labels[place:],):
+        if len(np.unique(part)) < 2:
+            what = "each half" if halves else "all but the first fifth"
+            raise ValueError(
+                f"expected at least 2 classes in {what} of the {len(labels)} examples, which a "
+                f"linear SVM is fitted to, got {len(part)} of {np.unique(part).tolist()}: give "
+                "more examples, in random order"
+            )
+
+
 def choose(examples: Examples) -> tuple[float, float]:
     """Returns the C of ``GRID`` that is best on the first fifth, fitted on the rest; and how good.
 
     Args:
       examples: In random order. Of several that are equally good the smallest C is taken.
+
+    Raises:
+      ValueError: As ``fit``, or those that are not held out have one class.
     """
     _check(examples, GRID[0])
     count = len(examples.y)
-    fold = np.where(np.arange(count) < math.ceil(HELD_OUT * count), 0, -1)  # -1: never tested on
+    held_out = math.ceil(HELD_OUT * count)
+    check_parts(examples.y)
+    fold = np.where(np.arange(count) < held_out, 0, -1)  # -1: never tested on
     search = GridSearchCV(_svm(1.0), {"svm__C": GRID}, cv=PredefinedSplit(fold), refit=False)
     with _quiet():
         search.fit(*examples)
@@ -174,6 +206,7 @@ def aligned(
 
 def _cross_validated(examples, c):
     """Returns the mean accuracy of two fits, each on one half and measured on the other."""
+    check_parts(examples.y, halves=True)
     half = np.arange(len(examples.y)) < len(examples.y) // 2
     with _quiet():
         return np.mean(cross_val_score(_svm(c), *examples, cv=PredefinedSplit(half)))

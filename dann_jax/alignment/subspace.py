@@ -22,6 +22,9 @@ __all__ = [
 ]
 
 
+SAME = 1e-12  # share of the largest variance that is rounding
+
+
 class Subspace(NamedTuple):
     """The principal components of one domain's features, standardized one by one."""
 
@@ -31,6 +34,11 @@ class Subspace(NamedTuple):
     variance: np.ndarray  # [D], along the columns of the basis
     radius: float  # largest norm of the standardized examples
     examples: int
+
+    @property
+    def rank(self) -> int:
+        """Number of directions that the features vary in: the others of the basis are arbitrary."""
+        return int((self.variance > SAME * self.variance[0]).sum())
 
     def project(self, x: np.ndarray, d: int) -> np.ndarray:
         """Returns the first ``d`` components ``[n, d]`` of features ``[n, D]``."""
@@ -48,7 +56,8 @@ def principal_subspace(x: np.ndarray) -> Subspace:
       x: ``[n, D]``, at least two examples.
 
     Raises:
-      ValueError: The features are not a matrix of at least two examples, or not finite.
+      ValueError: The features are not a matrix of at least two examples, not finite, or so large
+        or small that their squares are not.
     """
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or len(x) < 2:
@@ -60,7 +69,14 @@ def principal_subspace(x: np.ndarray) -> Subspace:
             f"{example}: the training that they are from diverged"
         )
     mean = x.mean(0)
-    deviation = np.where(np.ptp(x, 0) > 0, x.std(0), 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = np.where(np.ptp(x, 0) > 0, x.std(0), 1.0)
+    if not (np.isfinite(deviation) & (deviation > 0)).all():
+        feature = np.argmin(np.isfinite(deviation) & (deviation > 0))
+        raise ValueError(
+            f"expected features whose squares are numbers, got a standard deviation of "
+            f"{deviation[feature]} for feature {feature}: scale the features"
+        )
     z = (x - mean) / deviation
     variance, basis = np.linalg.eigh(z.T @ z / (len(z) - 1))
     return Subspace(

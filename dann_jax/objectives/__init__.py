@@ -15,9 +15,11 @@ from dann_jax.objectives.discrepancy import (
     mmd,
 )
 from dann_jax.objectives.entropy import conditional_entropy, entropy_objective
+from dann_jax.objectives.teacher import class_balance_loss, mean_teacher_objective
 
 __all__ = [
     "cdan_objective",
+    "class_balance_loss",
     "conditional_entropy",
     "conditioned",
     "coral_loss",
@@ -27,6 +29,7 @@ __all__ = [
     "entropy_objective",
     "gaussian_kernel",
     "linear_kernel",
+    "mean_teacher_objective",
     "mmd",
     "multilinear_map",
     "vada_objective",

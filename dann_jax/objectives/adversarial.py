@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from dann_jax import checks
 from dann_jax.batches import DomainBatch
 from dann_jax.objective import Apply, Forward, Terms, joint_forward, weighted_mean
 from dann_jax.objectives.entropy import adversarial_terms, target_entropy
@@ -34,8 +35,13 @@ def virtual_adversarial_loss(
     Returns:
       ``[n]`` nats, float32, never negative but for rounding.
 
+    Raises:
+      ValueError: There is not one row of logits for each example, or the radius is negative.
+
     Source: Miyato et al., Virtual Adversarial Training (TPAMI 2019), Eqs. (5), (10)-(12).
     """
+    checks.count_examples((x, label_logits), "x and label_logits")
+    checks.check_numbers(radius=radius)
     log_p = jax.lax.stop_gradient(jax.nn.log_softmax(label_logits.astype(jnp.float32)))
 
     def divergence(d):
@@ -110,6 +116,8 @@ def vada_objective(
     Source: Shu et al., A DIRT-T Approach to Unsupervised Domain Adaptation (ICLR 2018), Eqs. (7),
     (8) and App. B.
     """
+    weights = {"target_weight": target_weight, "source_weight": source_weight}
+    checks.check_numbers(**weights, domain_weight=domain_weight)
     forward = joint_forward(theta, batch, apply, axis_name=axis_name)
     L_d, z_d = adversarial_terms(
         theta, lam, apply, forward, normalization=normalization, axis_name=axis_name

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dann_jax import checks
 from dann_jax.batches import DomainBatch
 from dann_jax.networks import DannModel
 from dann_jax.objective import Apply, Terms, domain_loss, joint_forward
@@ -50,6 +51,7 @@ def multilinear_map(features: Any, label_logits: chex.Array) -> chex.Array:
 
     Source: Long et al., Conditional Adversarial Domain Adaptation (NeurIPS 2018), Eqs. (5)-(7).
     """
+    checks.count_examples((features, label_logits), "features and label_logits")
     rows = [a.reshape(len(a), -1) for a in jax.tree.leaves(features)]
     f, g = jnp.concatenate(rows, 1), jax.nn.softmax(label_logits)
     if f.shape[1] * g.shape[1] <= LARGEST:
@@ -96,6 +98,7 @@ def cdan_objective(
 
     Source: Long et al., Conditional Adversarial Domain Adaptation (NeurIPS 2018), Eqs. (2), (8).
     """
+    checks.check_numbers(domain_weight=domain_weight)
     forward = joint_forward(theta, batch, apply, axis_name=axis_name)
     z = jax.lax.stop_gradient(forward.label_logits)
     weights = forward.weights

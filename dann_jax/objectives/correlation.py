@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from dann_jax import checks
 from dann_jax.batches import DomainBatch
 from dann_jax.objective import Apply, Terms, joint_forward, of_domains
 
@@ -73,6 +74,7 @@ def coral_objective(
 
     Source: Sun and Saenko, Deep CORAL (ECCV Workshops 2016), Eq. (6).
     """
+    checks.check_numbers(weight=weight)
     forward = joint_forward(theta, batch, apply, axis_name=axis_name)
     of_layer = forward.features if features else forward.label_logits
     distance = coral_loss(*of_domains(of_layer, batch, axis_name=axis_name))

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from dann_jax import checks
 from dann_jax.batches import DomainBatch
 from dann_jax.objective import Apply, Terms, joint_forward, of_domains
 
@@ -40,8 +41,15 @@ def gaussian_kernel(
       variance: Scale of the squared distances, see ``median_heuristic``.
       powers: Of two, one for each kernel.
 
+    Raises:
+      ValueError: There is no kernel, or the variance is not positive.
+      TypeError: The variance is no number.
+
     Source: Gretton et al. (NIPS 2012); Long et al. (ICML 2015), Eq. (4) with equal weights.
     """
+    checks.check_number(variance, "variance", positive=True)
+    if not powers:
+        raise ValueError("expected powers of one kernel or more, got none")
     distances = _squared_distances(x, y) / variance
     return sum(jnp.exp(-distances / 2.0**power) for power in powers) / len(powers)
 
@@ -172,6 +180,7 @@ def ddc_objective(
 
     Source: Tzeng et al., Deep Domain Confusion (arXiv 1412.3474), Eqs. (1) and (2).
     """
+    checks.check_numbers(weight=weight)
     forward = joint_forward(theta, batch, apply, axis_name=axis_name)
     x, y = of_domains(forward.features, batch, axis_name=axis_name)
     # That is the biased estimate with the linear kernel, without its rounding.
@@ -215,6 +224,7 @@ def dan_objective(
     Source: Long et al., Learning Transferable Features with Deep Adaptation Networks (ICML 2015),
     Eqs. (3)-(5).
     """
+    checks.check_numbers(weight=weight)
     forward = joint_forward(theta, batch, apply, layers=True, axis_name=axis_name)
     layers = [forward.features] if features else []
     layers += forward.layers

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from dann_jax import checks
 from dann_jax.batches import DomainBatch
 from dann_jax.objective import (
     Apply,
@@ -32,8 +33,13 @@ def conditional_entropy(label_logits: chex.Array) -> chex.Array:
     Returns:
       ``[n]`` nats, float32; its gradient is finite for any finite logits.
 
+    Raises:
+      ValueError: The logits have another shape.
+
     Source: Grandvalet and Bengio (NIPS 2004).
     """
+    if label_logits.ndim != 2:
+        raise ValueError(f"expected label logits [n, classes], got {list(label_logits.shape)}")
     log_p = jax.nn.log_softmax(label_logits.astype(jnp.float32))
     return -jnp.sum(jnp.exp(log_p) * log_p, -1)
 
@@ -95,6 +101,7 @@ def entropy_objective(
 
     Source: Grandvalet and Bengio (NIPS 2004); with DANN: Shu et al. (ICLR 2018), Sec. 4.
     """
+    checks.check_numbers(entropy_weight=entropy_weight, domain_weight=domain_weight)
     forward = joint_forward(theta, batch, apply, axis_name=axis_name)
     L_d, z_d = adversarial_terms(
         theta, lam, apply, forward, normalization=normalization, axis_name=axis_name

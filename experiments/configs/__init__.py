@@ -20,7 +20,7 @@ _ROWS = {
     "office31": ("office31_amazon_webcam", "office31_dslr_webcam", "office31_webcam_dslr"),
     "office31_others": ("office31_amazon_dslr", "office31_dslr_amazon", "office31_webcam_amazon"),
 }
-_VARIANTS = ("batch_norm", "frozen", "resnet50")
+_VARIANTS = ("batch_norm", "compact", "frozen", "resnet50")
 
 
 @functools.cache
