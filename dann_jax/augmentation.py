@@ -237,7 +237,8 @@ def distort(
     key = jax.random.fold_in(key, step)
 
     def one(image, position):
-        keys = jax.random.split(jax.random.fold_in(key, position), 5)
+        of_image = jax.random.fold_in(key, position)
+        keys = [jax.random.fold_in(of_image, draw) for draw in range(5)]
         if distortion.shift or distortion.affine:
             image = _moved(image, distortion, *keys[:2])
         low, high = distortion.scale
