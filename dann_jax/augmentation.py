@@ -3,7 +3,7 @@
 Crops and mirror images: ``draw_views`` chooses the part of each image, and it alone is random.
 ``take_views`` takes these parts on the device, inside the compiled step; a loader takes them with
 ``take_view`` before the images go to the device, which leaves less to copy. Both give the same
-pixels. ``distort`` moves, bends, scales, inverts and blurs with noise what the network gets, inside
+pixels. ``distort`` shifts, bends, scales, inverts and adds noise to what the network gets, inside
 the compiled step alone.
 """
 
