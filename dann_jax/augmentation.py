@@ -3,7 +3,7 @@
 Crops and mirror images: ``draw_views`` chooses the part of each image, and it alone is random.
 ``take_views`` takes these parts on the device, inside the compiled step; a loader takes them with
 ``take_view`` before the images go to the device, which leaves less to copy. Both give the same
-pixels. ``distort`` moves, bends, scales, inverts and blurs with noise what the network gets, inside
+pixels. ``distort`` shifts, bends, scales, inverts and adds noise to what the network gets, inside
 the compiled step alone.
 """
 
@@ -237,7 +237,8 @@ def distort(
     key = jax.random.fold_in(key, step)
 
     def one(image, position):
-        keys = jax.random.split(jax.random.fold_in(key, position), 5)
+        of_image = jax.random.fold_in(key, position)
+        keys = [jax.random.fold_in(of_image, draw) for draw in range(5)]
         if distortion.shift or distortion.affine:
             image = _moved(image, distortion, *keys[:2])
         low, high = distortion.scale
