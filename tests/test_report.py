@@ -246,8 +246,8 @@ def test_without_a_file_only_the_papers_figures_are_there(tmp_path):
     assert set(rows_of(tables["table1"], "mnist_mnist_m_batch_norm")) == {"—"}  # a variant
     assert set(rows_of(tables["office31"], "office31_amazon_webcam_resnet50")) == {"—"}
     assert set(rows_of(tables["table1"], "syn_numbers_published_svhn")) == set(rows)
-    ours = "digits_digits_m", "mnist_usps", "usps_mnist"
-    assert {row[0] for row in tables["own"][2:]} == {*ours, *(f"{pair}_compact" for pair in ours)}
+    own = ("digits_digits_m", "mnist_usps", "usps_mnist")
+    assert {row[0] for row in tables["own"][2:]} == {*own, *(f"{name}_compact" for name in own)}
     assert {cell for row in tables["own"][2:] for cell in row[1:]} == {"—"}
     assert len(tables["commands"]) == 2  # heads alone
     assert {cell for row in tables["semi"][2:] for cell in row[2:]} == {"—"}
