@@ -1,21 +1,10 @@
-"""Four simulated CPU devices and strict shapes, set before JAX is used.
+"""Four simulated CPU devices and strict shapes, set before JAX is used."""
 
-A session and its processes share a folder of compiled programs, which is gone afterwards: a third
-of the time of the tests went into compiling what another test had compiled.
-"""
-
-import atexit
 import os
-import shutil
-import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-if "PYTEST_XDIST_WORKER" not in os.environ:  # else those of the process that has started this one
-    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "1"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dann_jax_tests_")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # nothing of a test is kept for the next
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=4".strip()
