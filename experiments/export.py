@@ -9,6 +9,7 @@ happens to an image before the network, a frozen backbone too, is in it.
 import dataclasses
 import pathlib
 import sys
+from typing import Annotated
 
 import jax
 import jax.export
@@ -30,7 +31,7 @@ PLATFORMS = "cpu", "cuda", "tpu"
 class Options:
     """What to export, and where to."""
 
-    run: tyro.conf.Positional[pathlib.Path]
+    run: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a finished training, METHOD/key_KEY, or one above it that holds no other."""
 
     output: pathlib.Path | None = None
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
         path = export(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # of flatbuffers
         print(f"error: {command_line.sentence(error)}", file=sys.stderr)
         return 2
     print(f"written: {path}")

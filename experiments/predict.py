@@ -11,7 +11,7 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -33,10 +33,12 @@ BATCH = 64  # images that are read and predicted at once
 class Options:
     """What to predict."""
 
-    run: tyro.conf.Positional[pathlib.Path]
+    run: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a finished training, METHOD/key_KEY, or one above it that holds no other."""
 
-    images: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    images: Annotated[
+        tuple[pathlib.Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES [IMAGES ...]")
+    ]
     """Files, and folders of them."""
 
     output: pathlib.Path | None = None
@@ -57,13 +59,15 @@ def predict(options: Options) -> pathlib.Path | None:
     if path is not None and path.exists() and not options.overwrite:
         raise ValueError(f"{path} is there already: name another --output, or --overwrite it")
     entries, loaded = model_files.describe(options.run), model_files.load(options.run)
+    if not options.images:
+        raise ValueError("expected images after the run, files or folders, got none: name some")
     files = _files(options.images)
     names = [str(file) for file in files]
     if options.features is not None:
         outputs = _outputs(evaluation.features, loaded, entries, files, layer=options.features)
         arrays = np.concatenate(list(outputs))
         with whole(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, file=np.array(names), features=arrays)
+            np.savez(file, files=np.array(names), features=arrays)
         return path
     logits = _outputs(evaluation.predict, loaded, entries, files)
     rows = zip(_batches(names), logits, strict=True)

@@ -19,15 +19,8 @@ from dann_jax.selection import RULES
 
 __all__ = [
     *("INITIALIZERS", "NETWORKS", "Config"),
-    *(
-        "check_size",
-        "completed",
-        "differences",
-        "example_bytes",
-        "input_bytes",
-        "library_network",
-        "make_model",
-    ),
+    *("check_size", "completed", "differences", "example_bytes", "input_bytes"),
+    *("library_network", "make_model"),
 ]
 
 
