@@ -17,7 +17,7 @@ from dann_jax import networks, training
 from dann_jax.objective import SOURCE, TARGET
 from dann_jax.preprocessing import Preprocess
 
-__all__ = ["DESCRIPTION", "WEIGHTS", "LoadedModel", "contents", "describe", "find", "load"]
+__all__ = ["DESCRIPTION", "LoadedModel", "WEIGHTS", "contents", "describe", "find", "load"]
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 FORMAT = 1  # of model.json
