@@ -28,7 +28,7 @@ def write(
       classes: Names, in the order of the logits.
       rows: Names of files and logits ``[n, classes]``, batch by batch.
     """
-    writer = csv.writer(file)
+    writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["file", "class", "probability", *(f"p({name})" for name in classes)])
     for names, logits in rows:
         for name, row in zip(names, probabilities(logits), strict=True):
