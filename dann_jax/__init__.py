@@ -9,6 +9,7 @@ from dann_jax.evaluation import (
     predict,
     predicted_classes,
 )
+from dann_jax.model_files import load
 from dann_jax.networks import (
     DannModel,
     compact,
@@ -90,6 +91,7 @@ __all__ = [
     "label_loss",
     "label_objective",
     "lambda_p",
+    "load",
     "make_optimizer",
     "make_stream_steps",
     "make_study_steps",

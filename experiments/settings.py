@@ -20,7 +20,8 @@ from dann_jax.selection import RULES
 
 __all__ = [
     *("AUGMENTATIONS", "INITIALIZERS", "NETWORKS", "Config"),
-    *("check_size", "completed", "differences", "example_bytes", "input_bytes", "make_model"),
+    *("check_size", "completed", "differences", "example_bytes", "input_bytes"),
+    *("library_network", "make_model"),
 ]
 
 
@@ -411,3 +412,20 @@ def make_model(config: Config, classes: int) -> networks.DannModel:
         backbone = BACKBONES[config.backbone]
         options["backbone"] = None if config.frozen else backbone.make(dtype=options["dtype"])
     return NETWORKS[config.network](**options)
+
+
+def library_network(config: Config, classes: int) -> dict[str, Any]:
+    """Returns the network of ``make_model`` as ``dann_jax.model_files`` names it.
+
+    That is a function of ``networks`` by name, its arguments but for the initializer, and the
+    backbone below it.
+    """
+    name, backbone, more = config.network, config.backbone, {}
+    if name == "office_alexnet":
+        name, backbone = "office", "alexnet"
+    if name == "office_per_domain":
+        name, more = "office_batch_norm", {"statistics": "per_domain"}
+    if name == "compact_convolutional":
+        name, more = "compact", {"bottleneck": False}
+    arguments = {"classes": classes, "dtype": config.dtype, **more}
+    return {"name": name, "arguments": arguments, "backbone": backbone, "frozen": config.frozen}

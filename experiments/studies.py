@@ -13,6 +13,7 @@ import optax
 
 from dann_jax import augmentation, backbones, kernels, networks, programs, schedules, training
 from dann_jax.datasets.streamed import Streamed, over_blocks
+from dann_jax.preprocessing import Preprocess
 from dann_jax.programs import Group
 from experiments import domains, pretraining, runtime
 from experiments.methods import Method, check_settings
@@ -33,6 +34,7 @@ class Study:
     start: Callable[[Group], tuple[Any, jax.Array]]  # -> states and keys to train with
     program: Callable[[Group], Callable]  # -> (states, data, keys, steps) -> (states, metrics)
     opened: Callable[..., Any]  # (group, keys, first step) -> context manager of the data
+    preprocess: Preprocess
     mu: Callable[[Any], jax.Array]  # learning rate as a function of the step
     tests: dict[str, tuple]  # images, preprocessing and domain of each accuracy
     origin: dict[str, Any]  # what else decides the numbers: data, versions, devices
@@ -109,6 +111,7 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
         start=_start(model, optimizer, shape, pretraining.variables(config)),
         program=program,
         opened=opened,
+        preprocess=preprocess,
         mu=mu,
         tests={
             "source": (pair.source_test, preprocess.source, 0),

@@ -1,7 +1,6 @@
 """Trainings of one method, one for each key, resumable at any checkpoint."""
 
 import contextlib
-import csv
 import dataclasses
 import math
 import pathlib
@@ -23,7 +22,7 @@ from dann_jax import (
 )
 from dann_jax.datasets.whole_files import whole
 from dann_jax.programs import Group, group_keys
-from experiments import interruption, processes, record, scores, trained
+from experiments import interruption, keeping, predictions, processes, record, scores, trained
 from experiments.distances import distances
 from experiments.pacing import Pace
 from experiments.studies import Study
@@ -318,8 +317,10 @@ class _Run:
         each |= accuracy
         last = step == study.steps
         if last and study.pair.target_files is not None and processes.is_first():
-            logits, _ = outputs["target"]
-            _write_predictions(self.folders[i] / "predictions.csv", study, logits)
+            rows = [(study.pair.target_files, outputs["target"][0])]
+            path = self.folders[i] / "predictions.csv"
+            with whole(path) as temporary, temporary.open("w", **predictions.TEXT) as file:
+                predictions.write(file, study.pair.class_names, rows)
         self._show(i, warnings=tuple(warnings), **accuracy)
 
     def _diverge(self, i, step, term):
@@ -410,6 +411,7 @@ class _Run:
             if not each["diverged"]:
                 state = self._of_one(states, i)
                 checkpoints.save(folder / "state", state)
+                keeping.keep(self.study, state, folder)
                 each["digests"] = record.training_digests(state, each)
         for finished in (False, True):  # all of the group are there before one of it is finished
             self._write(finished=finished)
@@ -469,16 +471,3 @@ def _check_equal(states):
 def _means(metrics):
     """Returns means over the steps of a call, on the device."""
     return jax.tree.map(lambda values: jnp.mean(values, -1), metrics)
-
-
-def _write_predictions(path, study, logits):
-    """Writes the most probable class of each file of the target."""
-    probability = np.exp(logits - logits.max(-1, keepdims=True))
-    probability /= probability.sum(-1, keepdims=True)
-    # Names of files may stand as the system has them.
-    text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with whole(path) as temporary, temporary.open("w", **text) as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "class", "probability"])
-        for name, row in zip(study.pair.target_files, probability, strict=True):
-            writer.writerow([name, study.pair.class_names[row.argmax()], f"{row.max():.4f}"])

@@ -99,6 +99,7 @@ def test_the_arrows_between_modules_point_one_way():
         "parts": {"objective"},
         "preprocessing": {"augmentation", "batches"},
         "networks": {"checks", "kernels", "objective", "parts"},
+        "model_files": {"networks", "objective", "objectives", "preprocessing", "training"},
         "evaluation": {"checks", "kernels", "networks", "objective"},
         "training": {"batches", "checks", "networks", "objective"},
         "programs": {"batches", "checks", "kernels", "networks", "training"},

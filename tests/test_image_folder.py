@@ -17,7 +17,7 @@ from PIL import Image
 
 from dann_jax import datasets
 from dann_jax.datasets import streamed
-from experiments import configs, domains, run
+from experiments import configs, domains, predict, run
 from experiments.figures import look
 
 BRIGHT = {"cat": 250, "dog": 60}
@@ -461,6 +461,13 @@ def test_dann_runs_on_two_folders_and_predicts_the_target(tmp_path, capsys):
         assert [row["file"] for row in rows] == sorted(path.name for path in target.iterdir())
         assert {row["class"] for row in rows} <= {"cat", "dog"}
         assert all(0.5 <= float(row["probability"]) <= 1 for row in rows)
+        again = tmp_path / f"{method}.csv"
+        kept = [str(folder / method / "key_0"), str(target), "--output", str(again)]
+        assert predict.main(kept) == 0
+        with again.open() as file:
+            for row, new in zip(rows, csv.DictReader(file), strict=True):
+                assert new["file"] == str(target / row["file"])
+                assert float(new["p(cat)"]) == pytest.approx(float(row["p(cat)"]), abs=1e-4)
 
     sheet = tmp_path / "sheet.png"
     options = ["--data-dir", str(tmp_path / "data"), "--output", str(sheet)]

@@ -9,10 +9,12 @@ import sys
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dann_jax
 from dann_jax import datasets, evaluation, networks, schedules, training
 from dann_jax.backbones import BACKBONES, load_weights
 from dann_jax.backbones.normalized_convolution import NormalizedConvolution
@@ -20,7 +22,17 @@ from dann_jax.backbones.weights import Layer
 from dann_jax.datasets.digits import digits_dataset_builder
 from dann_jax.datasets.digits_m import digits_m_dataset_builder
 from dann_jax.programs import Group
-from experiments import configs, domains, plan, pretraining, run, studies
+from experiments import (
+    configs,
+    domains,
+    export,
+    keeping,
+    plan,
+    predictions,
+    pretraining,
+    run,
+    studies,
+)
 from experiments.configs import office31
 from experiments.figures import embed
 from experiments.methods import METHODS
@@ -221,6 +233,30 @@ def test_what_is_trained_above_a_frozen_backbone_fits_on_top_of_it(config, tmp_p
     seen = domains.preprocessing(config, pair_of(*SETS), METHODS["dann"]).target
     expected = evaluation.predict(whole, state, SETS[1].image, preprocess=seen)
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_model_is_kept_with_its_backbone(config, tmp_path, frozen):
+    pair = pair_of(*SETS)
+    if frozen:
+        config = above_frozen(config)
+        outputs = [pretraining.features(config, images, "", tmp_path / "f") for images in SETS[:1]]
+        pair = pair_of(*outputs, *outputs)
+    study = studies.prepare(config, METHODS["dann"], pair, jax.local_devices()[:1])
+    state, _ = study.start(Group((0,), 1))
+    keeping.keep(study, state, tmp_path / "kept")
+    model, loaded, classes, preprocess = dann_jax.load(tmp_path / "kept")
+    images = SETS[0 if frozen else 1].image
+    logits = evaluation.predict(model, loaded, images, preprocess=preprocess)
+    expected = study.outputs(evaluation.predict, state, "target")[0]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert classes == ("x", "y", "z")
+    assert export.main([str(tmp_path / "kept")]) == 0
+    content = (tmp_path / "kept" / "model.jax_export").read_bytes()
+    probabilities = jax.export.deserialize(bytearray(content)).call(images[:5])
+    np.testing.assert_allclose(
+        probabilities, predictions.probabilities(expected)[:5], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_trainings_start_from_the_weights_whether_alone_or_together(config):

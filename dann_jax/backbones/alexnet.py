@@ -58,7 +58,7 @@ class AlexNet(nn.Module):
                 f"expected images whose last convolution is 6x6 (223 to 254 pixels), got "
                 f"{x.shape[1]}x{x.shape[2]}: crop or resize the images to 227x227"
             )
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for name in ("fc6", "fc7"):
             x = nn.relu(nn.Dense(4096, name=name, **shared)(x))
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

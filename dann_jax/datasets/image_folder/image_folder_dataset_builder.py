@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from dann_jax.datasets import image_builder, source_files
 
-__all__ = ["Builder"]
+__all__ = ["Builder", "read_image", "within"]
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIXES = (
@@ -156,26 +156,57 @@ class Builder(image_builder.ImageBuilder):
     def _image_sets(self, find):
         del find  # nothing to fetch
         return {
-            split: ((self._image(picture.path) for picture in some), self._labels[split])
+            split: (
+                (read_image(picture.path, self.IMAGE_SHAPE[:2]) for picture in some),
+                self._labels[split],
+            )
             for split, some in self._pictures.items()
         }
 
-    def _image(self, path):
-        from PIL import Image
 
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                return np.asarray(_decoded(path, self.IMAGE_SHAPE[:2]))
-        except Exception as error:  # a decoder raises whatever a damaged byte leads it to
-            raise ValueError(
-                f"{path}: expected an image of at most {_MOST_PIXELS:,} pixels that can be "
-                f"decoded, got {source_files.reason(error)}: replace it, or take it out of the "
-                "folder"
-            ) from error
+def within(folder: Path, others: list[Path]) -> list[Path]:
+    """Returns the paths of all images in a folder and its sub-folders, hidden ones aside.
+
+    Args:
+        folder: the folder.
+        others: a list to which the files are added that are not images by their names.
+
+    Raises:
+        ValueError: there are images that cannot be read, or a folder that cannot.
+    """
+    inside = _inside(folder, others)
+    return inside.pictures + [path for sub in inside.folders for path in within(sub, others)]
 
 
-def _decoded(path, size):
+def read_image(path: Path, size: tuple[int, int], *, enlarge: bool = True) -> np.ndarray:
+    """Returns an image file as screens show it, resized.
+
+    Args:
+        path: the file.
+        size: height and width, pixels.
+        enlarge: whether an image that is smaller than that is resized too, or stays as it is.
+
+    Returns:
+        uint8 ``[height, width, 3]``.
+
+    Raises:
+        ValueError: the file cannot be decoded, or has too many pixels.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return np.asarray(_decoded(path, size, enlarge))
+    except Exception as error:  # a decoder raises whatever a damaged byte leads it to
+        raise ValueError(
+            f"{path}: expected an image of at most {_MOST_PIXELS:,} pixels that can be "
+            f"decoded, got {source_files.reason(error)}: replace it, or take it out of the "
+            "folder"
+        ) from error
+
+
+def _decoded(path, size, enlarge):
     from PIL import Image, ImageOps
 
     with Image.open(path, formats=_FORMATS) as image:
@@ -184,7 +215,9 @@ def _decoded(path, size):
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels")
         image.draft("RGB", size)  # a large JPEG is decoded at a fraction of its size
-        return _rgb(ImageOps.exif_transpose(image)).resize(size, Image.BILINEAR)
+        shown = _rgb(ImageOps.exif_transpose(image))
+        is_smaller = shown.height <= size[0] and shown.width <= size[1]
+        return shown if is_smaller and not enlarge else shown.resize(size, Image.BILINEAR)
 
 
 def _plain(name):

@@ -1,0 +1,152 @@
+"""Compares results: python -m experiments.compare A.json B.json [MORE.json ...] [--output PNG].
+
+Each is compared with the first: settings, versions, devices and data that differ, and accuracies on
+the target's test images, with a paired t-test over the keys that both have, where the data are the
+same. --output draws the accuracies along the trainings over each other.
+"""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments import arguments as command_line
+from experiments import domains, record
+from experiments.display import DASH, accuracy
+from experiments.figures import style
+from experiments.settings import completed, differences
+
+__all__ = ["Options", "changed", "main", "paired"]
+
+PROGRAM = "python -m experiments.compare"
+FIRST = "A"
+PLACE = "device", "device_count", "process_count", "plain_xla", "threads"  # of a result's entries
+MOST = 26  # results, for which there are letters
+HEIGHT = 2.4  # inches
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to compare."""
+
+    results: Annotated[
+        tuple[pathlib.Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="A.json B.json [MORE.json ...]"),
+    ]
+    """Result files of experiments.run, CONFIG/METHOD.json."""
+
+    output: pathlib.Path | None = None
+    """Picture of the target's test accuracy along the training, PNG or SVG; by default none."""
+
+
+def changed(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Returns in words in what two results differ, apart from their numbers."""
+    settings = [completed(each["resolved_config"]) for each in (first, other)]
+    lines = differences(*settings, whose="here")
+    lines += differences(first["versions"], other["versions"], whose="here")
+    places = [{name: each.get(name) for name in PLACE} for each in (first, other)]
+    lines += differences(*places, whose="here")
+    data = domains.differences(first["data"], other["data"])
+    return lines + [f"data: {line}" for line in data.split("; ") if line]
+
+
+def paired(first: dict[str, Any], other: dict[str, Any]) -> tuple[np.ndarray, float]:
+    """Returns the differences of accuracies, other minus first, and p of a paired t-test.
+
+    They are those of the keys that both have, and that diverged in neither. p is NaN for fewer
+    than two of them, or where all differences are equal.
+    """
+    from scipy import stats
+
+    known = [
+        {k: a for k, a in zip(each["keys"], each["target_accuracy"], strict=True) if a is not None}
+        for each in (first, other)
+    ]
+    common = sorted(known[0].keys() & known[1].keys())
+    gains = np.array([known[1][key] - known[0][key] for key in common])
+    if len(gains) < 2 or np.ptp(gains) < 1e-9:
+        return gains, float("nan")
+    return gains, float(stats.ttest_1samp(gains, 0).pvalue)
+
+
+def _table(results):
+    """Returns a table with a row for each result."""
+    table = Table(title=f"accuracy on the target's test images, and the gain over {FIRST}")
+    for name in ("", "method", "mean", "sd", "keys", "gain", "sd", "keys", "p"):
+        table.add_column(name, justify="left" if name in ("", "method") else "right")
+    for letter, each in results.items():
+        gains, p = paired(results[FIRST], each)
+        row = [accuracy(each["mean"]), accuracy(each["std"]), str(len(each["keys"]))]
+        other_data = domains.differences(results[FIRST]["data"], each["data"])
+        if letter == FIRST or not len(gains) or other_data:
+            row += [DASH] * 4
+        else:
+            spread = accuracy(gains.std(ddof=1) if len(gains) > 1 else None)
+            row += [f"{gains.mean():+.4f}", spread, str(len(gains)), f"{p:.2g}" if p == p else DASH]
+        table.add_row(letter, each["method"], *row)
+    return table
+
+
+def _draw(results, path):
+    """Draws the accuracies of each result along its training, a line for each key."""
+    style.check_format(path)
+    size = {"shape": (1, 1), "width": style.COLUMN, "height": HEIGHT}
+    with style.figure(path, PROGRAM, **size) as (_, axes):
+        axis = axes[0][0]
+        for number, (letter, each) in enumerate(results.items()):
+            for i, curve in enumerate(each.get("curves") or ()):
+                of = curve["evaluations"]
+                values = [np.nan if a is None else a for a in of["target_accuracy"]]
+                label = f"{letter}: {each['method']}" if not i else None
+                axis.plot(of["step"], values, color=f"C{number % 10}", label=label)
+        axis.set_xlabel("updates")
+        axis.set_ylabel("target test accuracy")
+        axis.legend()
+
+
+def _compare(options, console):
+    """Prints the comparison of all results with the first, and draws it if asked for."""
+    if not 2 <= len(options.results) <= MOST:
+        raise ValueError(
+            f"expected 2 to {MOST} result files to compare, got {len(options.results)}"
+        )
+    results = {}
+    for number, path in enumerate(options.results):
+        result = record.read_result(path)
+        if result is None:
+            raise ValueError(f"{path}: expected a result file, CONFIG/METHOD.json, got none")
+        letter = chr(ord(FIRST) + number)
+        results[letter] = result
+        console.print(f"{letter}: {path}", soft_wrap=True, markup=False)
+    for letter, each in results.items():
+        if letter != FIRST:
+            lines = changed(results[FIRST], each) or ["the same settings, versions and data"]
+            console.print(f"\n{letter} beside {FIRST} (there {FIRST}, here {letter}):")
+            for line in lines:
+                console.print(f"  {line}", soft_wrap=True, markup=False)
+    console.print()
+    console.print(_table(results))
+    if options.output is not None:
+        _draw(results, options.output)
+        console.print(f"written: {options.output}", soft_wrap=True, markup=False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program and returns its exit status: 0, or 2 where nothing was compared."""
+    try:
+        options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
+        _compare(options, Console())
+    except (ValueError, OSError) as error:
+        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Exports a trained model as one function in one file: python -m experiments.export RUN.
+
+RUN is the folder of a finished training, such as runs/own_pair/dann/key_0. The file is an artefact
+of jax.export, which needs jax alone, on a CPU, GPU or TPU: images of the training's size, uint8
+[n, size, size, 3] for any n, to the probabilities of the classes, float32 [n, classes]. What
+happens to an image before the network, a frozen backbone too, is in it.
+"""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Annotated
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import tyro
+
+from dann_jax import model_files
+from dann_jax.datasets.whole_files import whole
+from dann_jax.objective import TARGET
+from experiments import arguments as command_line
+
+__all__ = ["Options", "export", "main"]
+
+PROGRAM = "python -m experiments.export"
+PLATFORMS = "cpu", "cuda", "tpu"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to export, and where to."""
+
+    run: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a finished training, METHOD/key_KEY, or one above it that holds no other."""
+
+    output: pathlib.Path | None = None
+    """The file; by default model.jax_export in the folder of the training."""
+
+    overwrite: bool = False
+    """Replaces a file that is there."""
+
+
+def export(options: Options) -> pathlib.Path:
+    """Writes the artefact and returns its path."""
+    folder = model_files.find(options.run)
+    path = options.output or folder / "model.jax_export"
+    if path.exists() and not options.overwrite:
+        raise ValueError(f"{path} is there already: name another --output, or --overwrite it")
+    size = model_files.describe(folder)["image"]["size"]
+    model, state, _, preprocess = model_files.load(folder)
+
+    def probabilities(image):
+        x = preprocess(image)
+        for part in "fy":
+            theta, batch_stats = state.theta[part], state.batch_stats[part]
+            x, _ = model.parts[part].apply(theta, batch_stats, x, domain=TARGET)
+        return jax.nn.softmax(x.astype(jnp.float32))
+
+    (n,) = jax.export.symbolic_shape("n")
+    image = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
+    exported = jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(image)
+    with whole(path) as temporary:
+        temporary.write_bytes(exported.serialize())
+    return path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program and returns its exit status: 0, or 2 where nothing was exported."""
+    try:
+        options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
+        path = export(options)
+    except (ValueError, OSError, ImportError) as error:  # of flatbuffers
+        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
+        return 2
+    print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
