@@ -91,7 +91,7 @@ def test_the_arrows_between_modules_point_one_way():
         "checkpoints": set(),
         "digests": set(),
         "objective": {"reversal", "batches", "checks"},
-        "objectives": {"batches", "networks", "objective", "objectives", "reversal"},
+        "objectives": {"batches", "checks", "networks", "objective", "objectives", "reversal"},
         "health": {"objective"},
         "divergence": {"checks"},
         "selection": {"checks", "divergence"},
