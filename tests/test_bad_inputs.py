@@ -1462,6 +1462,9 @@ COMMANDS = [
         "expected each setting once, got gamma again",
     ),
     ("run DIGITS --methods dann --sweep gamma=5,-1", "gamma must not be negative, got -1.0"),
+    ("run DIGITS --methods dann --sweep mu0=0.1,nan", "mu0 must be positive, got nan"),
+    ("run DIGITS --methods dann --sweep mu0=1e-400", "mu0 must be positive, got 0.0"),
+    ("run DIGITS --methods dann --sweep batch_size=64,3", "batch_size must be even .*, got 3"),
     ("run DIGITS --methods dann --sweep gamma=5,6 --keys 0", "must be at least 1.*got 0, 5000"),
     (
         "run DIGITS --methods dann --sweep gamma=5,6 --sweep-random 3",
