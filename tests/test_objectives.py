@@ -336,12 +336,12 @@ def test_perturbed_examples_share_dropout_masks_and_leave_statistics_alone():
     still = functools.partial(objectives.vada_objective, radius=0.0, target_weight=0.0)
     options = {"source_weight": 5.0}
     update = make_update_step(model, optimizer, 0.5, objective=functools.partial(still, **options))
-    after, metrics = update(state, batch, KEY)
+    after, metrics = jax.jit(update)(state, batch, KEY)
     assert abs(float(metrics.penalties["vat_source"])) < 1e-6  # the masks are the same
     plain = make_update_step(
         model, optimizer, 0.5, objective=functools.partial(objectives.entropy_objective)
     )
-    expected, _ = plain(state, batch, KEY)
+    expected, _ = jax.jit(plain)(state, batch, KEY)
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, expected.batch_stats)
 
 
@@ -453,7 +453,8 @@ def test_one_device_equals_a_mapped_axis(name):
     model, objective = ALL[name]
     optimizer, batch = OPTIMIZER, batch_of()
     state = init_state(model, optimizer, KEY, batch.source_image)
-    single = make_update_step(model, optimizer, 1.0, objective=objective)(state, batch, KEY)
+    update = jax.jit(make_update_step(model, optimizer, 1.0, objective=objective))
+    single = update(state, batch, KEY)
     mapped = jax.vmap(
         make_update_step(model, optimizer, 1.0, objective=objective, axis_name="device"),
         in_axes=(None, 0, None),
@@ -461,7 +462,7 @@ def test_one_device_equals_a_mapped_axis(name):
         out_axes=None,
     )
     shares = jax.tree.map(lambda a: a.reshape(2, -1, *a.shape[1:]), batch)
-    actual = mapped(state, shares, KEY)
+    actual = jax.jit(mapped)(state, shares, KEY)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-6),
         (actual[0].theta, actual[1].penalties),
