@@ -9,6 +9,7 @@ from dann_jax.evaluation import (
     predict,
     predicted_classes,
 )
+from dann_jax.fitting import Diverged, Fit, Report, fit
 from dann_jax.networks import (
     DannModel,
     gtsrb,
@@ -62,9 +63,12 @@ __version__ = "0.2.0"
 __all__ = [
     "Apply",
     "DannModel",
+    "Diverged",
     "DomainArrays",
     "DomainBatch",
+    "Fit",
     "PureFunction",
+    "Report",
     "SOURCE",
     "TARGET",
     "TrainState",
@@ -80,6 +84,7 @@ __all__ = [
     "entropy_objective",
     "evaluate",
     "features",
+    "fit",
     "gather",
     "gtsrb",
     "init_state",

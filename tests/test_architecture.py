@@ -102,6 +102,18 @@ def test_the_arrows_between_modules_point_one_way():
         "evaluation": {"checks", "kernels", "networks", "objective"},
         "training": {"batches", "checks", "networks", "objective"},
         "programs": {"batches", "checks", "kernels", "networks", "training"},
+        "fitting": {
+            "batches",
+            "checks",
+            "evaluation",
+            "health",
+            "networks",
+            "objective",
+            "programs",
+            "schedules",
+            "selection",
+            "training",
+        },
         "streaming": {"augmentation", "batches", "checks"},
     }
     assert set(below) == set(CORE)
