@@ -60,6 +60,16 @@ from dann_jax.training import (
 
 __version__ = "0.2.0"
 
+
+def __getattr__(name):
+    """Returns what is imported when it is used first: it takes scikit-learn."""
+    if name == "DannClassifier":
+        from dann_jax.classifier import DannClassifier
+
+        return DannClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "Apply",
     "DannModel",

@@ -79,19 +79,20 @@ class Fit(NamedTuple):
     history: dict[str, np.ndarray]  # 'step' and the metrics of each step, [steps]
     evaluations: dict[str, np.ndarray]  # 'step', accuracies and 'score', [evaluations]
     step: Any  # of the state: the last one, or the one that the rule chooses
-    symptoms: list[tuple[int, str]]  # step and sentence; with keys, a list for each
+    symptoms: list[Any]  # step and sentence; with keys, a list for each
     diverged: Any  # step and term; None for a training that stayed finite
 
     def of(self, i: int) -> "Fit":
         """Returns training i of several."""
         if not isinstance(self.diverged, list):
             raise ValueError("expected a fit of several keys, got one of a single key")
-        columns = (
+        history, evaluations = (
             {name: column if name == "step" else column[i] for name, column in each.items()}
             for each in (self.history, self.evaluations)
         )
         state = jax.tree.map(lambda a: a[i], self.state)
-        return Fit(state, *columns, int(self.step[i]), self.symptoms[i], self.diverged[i])
+        step = int(self.step[i])
+        return Fit(state, history, evaluations, step, self.symptoms[i], self.diverged[i])
 
 
 def fit(

@@ -102,6 +102,7 @@ def test_the_arrows_between_modules_point_one_way():
         "evaluation": {"checks", "kernels", "networks", "objective"},
         "training": {"batches", "checks", "networks", "objective"},
         "programs": {"batches", "checks", "kernels", "networks", "training"},
+        "classifier": {"checks", "evaluation", "fitting", "networks"},
         "fitting": {
             "batches",
             "checks",
