@@ -223,7 +223,11 @@ def _pair(pair, name):
     x, y = _host(pair[0]), np.asarray(pair[1])
     count = checks.check_images(x, f"{name} examples")
     if y.shape != (count,):
-        remedy = {2: "pass y.argmax(1) of one-hot labels, or y.ravel()"}.get(y.ndim, "pass as many")
+        remedy = "pass as many"
+        if y.ndim == 2:
+            remedy = "pass y.argmax(1) of one-hot labels, or y.ravel()"
+        elif isinstance(pair[0], list):
+            remedy = "pass a list of examples as one array, np.asarray(list)"
         raise ValueError(
             f"expected {name} labels [{count}], one for each of {count} examples, got "
             f"{list(y.shape)}: {remedy}"
@@ -643,7 +647,7 @@ class _Looks:
             column = np.array(rows, np.float64).T
             evaluations[name] = column if self.many else column[0]
         states = [self._kept(i) for i in range(self.count)]
-        steps = [step for _, step, _ in self.kept]
+        steps = [d[0] if d else kept[1] for d, kept in zip(self.diverged, self.kept, strict=True)]
         if not self.many:
             state, step, symptoms, diverged = states[0], steps[0], self.symptoms[0], None
         else:
