@@ -60,7 +60,11 @@ MODEL = model()
 fitted = functools.partial(fit, batch=(8, 4), devices=ONE)
 
 
+SAME = {"optimizer": make_optimizer(0.01), "lam": 0.5}  # few compilations
+
+
 def small(x=X[:20], y=Y[:20], target=T, *, net=MODEL, steps=4, **options):
+    options = SAME | options
     options = {"key": KEY} | options if "keys" not in options else options
     return fitted(net, (x, y), target, steps=steps, **options)
 
@@ -84,7 +88,7 @@ def test_it_is_the_program_of_the_experiments_bit_for_bit():
     state = jax.jit(lambda: init_state(MODEL, optimizer, start, X[:2]))()
     arrays = programs.replicate(DomainArrays(X[:20], Y[:20], T), ONE)
     state, metrics = train(programs.replicate(state, ONE), arrays, train_key, 4)
-    got = small()
+    got = small(optimizer=None, lam=None)
     equal(got.state.theta, state.theta)
     equal(got.history["label_loss"], metrics.label_loss)
     assert got.history["step"].tolist() == [1, 2, 3, 4]
@@ -107,15 +111,13 @@ def test_several_keys_train_as_each_alone():
 
 
 def test_devices_share_the_batch(devices):
-    several = fit(MODEL, (X[:20], Y[:20]), T, steps=4, key=KEY, batch=(8, 4))
-    equal(several.state.theta, small().state.theta, rtol=1e-5)
-    assert fit(MODEL, (X[:20], Y[:20]), T, steps=1, key=KEY, batch=(6, 2)).step == 1
+    equal(small(devices=None).state.theta, small().state.theta, rtol=1e-5)
+    assert small(devices=None, steps=1, batch=(6, 2)).step == 1  # on two of the four
 
 
 def test_a_training_goes_on_from_a_state():
-    options = {"optimizer": make_optimizer(0.01), "lam": 0.5}
-    half = small(steps=2, **options)
-    whole, rest = small(**options), small(steps=2, state=half.state, **options)
+    half = small(steps=2)
+    whole, rest = small(), small(steps=2, state=half.state)
     equal(rest.state, whole.state)
     assert rest.history["step"].tolist() == [3, 4]
     assert int(half.state.step) == 2  # not donated
@@ -214,14 +216,12 @@ def test_an_optimizer_an_objective_and_lambda_of_ones_own():
     assert "domain_loss" not in got.history
     assert got.history["lam"].tolist() == [2] * 4
     assert got.evaluations["step"].tolist() == [3, 4]
-    loss = lambda theta, batch, lam, apply, **_: label_objective(theta, batch, lam, apply)  # noqa: E731
-    equal(small(**(options | {"objective": loss})).state, got.state)
 
 
 # --- what is seen ------------------------------------------------------------------------
 
 
-def test_reports_come_when_asked_for(capsys, caplog):
+def test_reports_come_when_asked_for(capsys):
     reports = []
     got = small(steps=205, every=150, report=reports.append, evaluate=(T, Y[20:]))
     assert [each.step for each in reports] == [75, 150, 205]
@@ -230,7 +230,6 @@ def test_reports_come_when_asked_for(capsys, caplog):
     assert f"{reports[1]}".startswith("step 150/205  label_loss 0.")
     assert capsys.readouterr() == ("", "")
     small(report=True)
-    assert not caplog.records
 
 
 def test_symptoms_are_logged_and_kept(caplog):
@@ -261,7 +260,7 @@ def test_a_rule_chooses_the_state():
 
 def test_a_training_that_diverges_raises():
     with pytest.raises(Diverged, match="lower the learning rate") as caught:
-        small(optimizer=make_optimizer(1e38))
+        small(optimizer=optax.sgd(1e38))
     assert caught.value.term in ("label_loss", "domain_loss", "label_logits")
     first = np.isfinite(caught.value.history["label_loss"]).argmin() + 1
     assert caught.value.step == 2 <= first
