@@ -39,7 +39,7 @@ from dann_jax.objectives import (
     mmd,
     vada_objective,
 )
-from dann_jax.parts import PureFunction, nnx_part
+from dann_jax.parts import PureFunction, equinox_part, nnx_part
 from dann_jax.programs import (
     init_states,
     make_stream_steps,
@@ -92,6 +92,7 @@ __all__ = [
     "ddc_objective",
     "domain_loss",
     "entropy_objective",
+    "equinox_part",
     "evaluate",
     "features",
     "fit",
