@@ -124,7 +124,8 @@ def fit(
 
     Args:
       model: G_f, G_y and G_d.
-      source: Examples ``[n, ...]`` and their labels ``[n]``, 0 to classes - 1, -1 where unknown.
+      source: Examples ``[n, ...]`` and their labels ``[n]``, 0 to classes - 1, -1 where unknown. An
+        objective of your own may take any numbers ``[n, ...]``.
       target: Examples ``[m, ...]``.
       steps: Number of updates.
       key: PRNG key of the initialization, the order of the data and the noise.
@@ -161,7 +162,7 @@ def fit(
     """
     checks.check_count(steps, "steps")
     many, keys = keys is not None, _keys(key, keys)
-    source, labels = _pair(source, "source")
+    source, labels = _pair(source, "source", classes=objective is None)
     data = _Data.checked(source, labels, target, batch, preprocess)
     if not isinstance(state, training.TrainState | None):
         raise TypeError(f"state must be that of init_state, got {type(state).__name__}")
@@ -172,7 +173,7 @@ def fit(
     classes = data.check_model(model, optimizer)
     if objective is reversed_objective or np.issubdtype(labels.dtype, np.integer):
         checks.check_labels(labels, classes, name="source labels")
-    if (labels == -1).all():
+    if np.issubdtype(labels.dtype, np.integer) and (labels == -1).all():
         raise ValueError("expected labels of the source, got -1, not known, for all examples")
     looks = _Looks(model, data, classes, keys if many else None, (first, first + steps))
     looks.evaluate(evaluate, rule)
@@ -214,15 +215,17 @@ def _keys(key, keys):
     return keys
 
 
-def _pair(pair, name):
-    """Returns examples and labels, in NumPy."""
+def _pair(pair, name, *, classes=True):
+    """Returns examples and labels, in NumPy; labels of any shape for an objective of one's own."""
     if not (isinstance(pair, tuple | list) and len(pair) == 2):
         raise TypeError(
             f"{name} must be (x, y), examples and their labels, got {type(pair).__name__}"
         )
     x, y = _host(pair[0]), np.asarray(pair[1])
     count = checks.check_images(x, f"{name} examples")
-    if y.shape != (count,):
+    if not classes and y.shape[:1] == (count,):
+        checks.check_images(y, f"{name} labels")  # numbers, and finite
+    elif y.shape != (count,):
         remedy = "pass as many"
         if y.ndim == 2:
             remedy = "pass y.argmax(1) of one-hot labels, or y.ravel()"

@@ -34,6 +34,7 @@ from dann_jax import (
     selection,
 )
 from dann_jax.networks import FullyConnected
+from dann_jax.objective import Terms
 from dann_jax.preprocessing import Preprocess
 from experiments import runtime
 
@@ -216,6 +217,19 @@ def test_an_optimizer_an_objective_and_lambda_of_ones_own():
     assert "domain_loss" not in got.history
     assert got.history["lam"].tolist() == [2] * 4
     assert got.evaluations["step"].tolist() == [3, 4]
+
+
+def test_labels_of_an_objective_of_ones_own_are_any_numbers():
+    def squares(theta, batch, lam, apply, *, axis_name=None):
+        f = apply.feature_extractor(theta["f"], batch.source_image)
+        z = apply.label_predictor(theta["y"], f)
+        loss = jnp.mean((z - batch.source_label) ** 2)
+        return loss, Terms(loss, None, f, z, batch.source_label, None, None, None)
+
+    got = small(y=X[:20, :2], objective=squares, steps=1)
+    assert set(got.history) == {"step", "label_loss", "feature_norm", "lam"}
+    with pytest.raises(ValueError, match=r"source labels\[0, 1\] is nan"):
+        small(y=NAN, objective=squares)
 
 
 # --- what is seen ------------------------------------------------------------------------
