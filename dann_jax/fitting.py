@@ -516,8 +516,9 @@ class _Looks:
         """Reads the metrics of the last call, and reports them."""
         if self.pending is None:
             return
-        columns = jax.device_get(self.pending)._asdict()
-        columns |= columns.pop("penalties")
+        metrics = jax.device_get(self.pending)
+        columns = metrics._asdict() | metrics.penalties
+        del columns["penalties"]
         columns = {
             name: np.reshape(column, (self.count, -1))
             for name, column in columns.items()

@@ -20,6 +20,7 @@ from dann_jax import (
     batches,
     evaluate,
     fit,
+    fitting,
     init_state,
     label_objective,
     lambda_p,
@@ -113,7 +114,8 @@ def test_several_keys_train_as_each_alone():
 
 def test_devices_share_the_batch(devices):
     equal(small(devices=None).state.theta, small().state.theta, rtol=1e-5)
-    assert small(devices=None, steps=1, batch=(6, 2)).step == 1  # on two of the four
+    assert fitting._devices(None, 1, (6, 2)) == tuple(devices[:2])
+    assert fitting._devices(None, 3, (8, 4)) == tuple(devices[:3])
 
 
 def test_a_training_goes_on_from_a_state():
