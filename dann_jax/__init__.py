@@ -9,6 +9,7 @@ from dann_jax.evaluation import (
     predict,
     predicted_classes,
 )
+from dann_jax.fitting import Diverged, Fit, Report, fit
 from dann_jax.model_files import load
 from dann_jax.networks import (
     DannModel,
@@ -41,7 +42,7 @@ from dann_jax.objectives import (
     mmd,
     vada_objective,
 )
-from dann_jax.parts import PureFunction, nnx_part
+from dann_jax.parts import PureFunction, equinox_part, nnx_part
 from dann_jax.programs import (
     init_states,
     make_stream_steps,
@@ -62,12 +63,25 @@ from dann_jax.training import (
 
 __version__ = "0.2.0"
 
+
+def __getattr__(name):
+    """Returns what is imported when it is used first: it takes scikit-learn."""
+    if name == "DannClassifier":
+        from dann_jax.classifier import DannClassifier
+
+        return DannClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "Apply",
     "DannModel",
+    "Diverged",
     "DomainArrays",
     "DomainBatch",
+    "Fit",
     "PureFunction",
+    "Report",
     "SOURCE",
     "TARGET",
     "TrainState",
@@ -82,8 +96,10 @@ __all__ = [
     "ddc_objective",
     "domain_loss",
     "entropy_objective",
+    "equinox_part",
     "evaluate",
     "features",
+    "fit",
     "gather",
     "gtsrb",
     "init_state",

@@ -81,7 +81,10 @@ def check_labels(labels: Any, classes: int | None = None, *, name: str = "labels
     if values is not None:
         last = np.iinfo(np.int32).max if classes is None else classes - 1
         unknown = "-1 where the label is not known or is another class"
-        _check_range(values, -1, last, name, f"0 to {last}, or {unknown}")
+        expected = f"0 to {last}, or {unknown}"
+        if classes is not None and values.size and (values.min(), values.max()) == (1, classes):
+            expected += f"; they count from 1, so pass {name} - 1"
+        _check_range(values, -1, last, name, expected)
 
 
 def check_domains(domains: Any, *, name: str = "domains") -> None:

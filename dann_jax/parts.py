@@ -23,7 +23,7 @@ import numpy as np
 
 from dann_jax.objective import SOURCE
 
-__all__ = ["Part", "PureFunction", "accepted", "adapt", "nnx_part"]
+__all__ = ["Part", "PureFunction", "accepted", "adapt", "equinox_part", "nnx_part"]
 
 # Names by which modules ask whether they are trained, and the value that means that they are.
 SWITCHES = {
@@ -316,6 +316,54 @@ def _split(module):
     return definition, theta, streams, state
 
 
+# --- Equinox -----------------------------------------------------------------------------
+
+
+def equinox_part(make: Callable[[chex.PRNGKey], Any]) -> Part:
+    """Returns an Equinox module as a part of a model, with dropout.
+
+    The module takes one example, as Equinox's do, and ``key`` if its ``__call__`` declares it. Its
+    floating-point arrays are the parameters. In training ``inference`` is False in all of its
+    layers, and outside of it True. It has no state: ``eqx.nn.BatchNorm`` does not fit,
+    ``eqx.nn.LayerNorm`` does.
+
+    Args:
+      make: Function of a key that makes the module.
+
+    Raises:
+      TypeError: It is no function.
+    """
+    import equinox as eqx
+
+    if isinstance(make, eqx.Module) or not callable(make):
+        raise TypeError(f"expected a function key -> Equinox module, got {type(make).__name__}")
+    return _EquinoxPart(make)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EquinoxPart:
+    make: Any
+    uses_domain = False
+
+    def init(self, key, x):
+        import equinox as eqx
+
+        return eqx.filter(self.make(key), eqx.is_inexact_array), {}
+
+    def apply(self, theta, batch_stats, x, *, key=None, train=False, **_):
+        import equinox as eqx
+
+        fixed = eqx.filter(self.make(jax.random.key(0)), eqx.is_inexact_array, inverse=True)
+        module = eqx.nn.inference_mode(eqx.combine(theta, fixed), value=not train)
+        if "key" not in _declared(type(module))[0]:
+            return jax.vmap(module)(x), batch_stats
+        keys = jax.vmap(
+            functools.partial(jax.random.fold_in, jax.random.key(0) if key is None else key)
+        )
+        each = keys(jnp.arange(len(jax.tree.leaves(x)[0])))
+        return jax.vmap(lambda x, key: module(x, key=key))(x, each), batch_stats
+
+
 # --- Linen -------------------------------------------------------------------------------
 
 
@@ -547,7 +595,8 @@ def adapt(function: nn.Module | PureFunction | Part, name: str) -> Part:
     """Returns a part of a model in the common form.
 
     Args:
-      function: A Linen module, a ``PureFunction``, or an NNX module from ``nnx_part``.
+      function: A Linen module, a ``PureFunction``, or what ``nnx_part`` or ``equinox_part``
+        returns.
       name: What the model calls it, for the error.
 
     Raises:
@@ -561,7 +610,7 @@ def adapt(function: nn.Module | PureFunction | Part, name: str) -> Part:
                 f"PureFunction of {name}, got {function.init!r:.40} and {function.apply!r:.40}"
             )
         return _FunctionPart(function)
-    if isinstance(function, _NnxPart):
+    if isinstance(function, _NnxPart | _EquinoxPart):
         return function
     if isinstance(function, nn.Module):
         accepted(function, {"train": False})  # raises where that is not known
@@ -569,7 +618,7 @@ def adapt(function: nn.Module | PureFunction | Part, name: str) -> Part:
     raise TypeError(
         f"expected a Flax Linen module or a PureFunction as {name}, got "
         f"{type(function).__name__}: wrap it as PureFunction(init, apply), or an NNX module as "
-        "nnx_part(module)"
+        "nnx_part(module), or one of Equinox as equinox_part(make)"
     )
 
 

@@ -103,6 +103,19 @@ def test_the_arrows_between_modules_point_one_way():
         "evaluation": {"checks", "kernels", "networks", "objective"},
         "training": {"batches", "checks", "networks", "objective"},
         "programs": {"batches", "checks", "kernels", "networks", "training"},
+        "classifier": {"checks", "evaluation", "fitting", "networks"},
+        "fitting": {
+            "batches",
+            "checks",
+            "evaluation",
+            "health",
+            "networks",
+            "objective",
+            "programs",
+            "schedules",
+            "selection",
+            "training",
+        },
         "streaming": {"augmentation", "batches", "checks"},
     }
     assert set(below) == set(CORE)

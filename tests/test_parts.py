@@ -15,6 +15,7 @@ from dann_jax import (
     DomainArrays,
     DomainBatch,
     PureFunction,
+    equinox_part,
     features,
     init_state,
     init_states,
@@ -615,3 +616,36 @@ def test_parameters_that_cannot_be_trained_are_refused():
         init_state(model(part), OPTIMIZER, KEY, X)
     with pytest.raises(TypeError, match="expected an nnx.Module or a function"):
         nnx_part(3)
+
+
+# --- Equinox -----------------------------------------------------------------------------
+
+
+def test_an_equinox_part_trains_drops_in_training_alone_and_predicts():
+    eqx = pytest.importorskip("equinox")
+
+    class Encoder(eqx.Module):
+        dense: eqx.nn.Linear
+        drop: eqx.nn.Dropout
+
+        def __init__(self, key, rate=0.5):
+            self.dense, self.drop = eqx.nn.Linear(3, 4, key=key), eqx.nn.Dropout(rate)
+
+        def __call__(self, x, key):
+            return self.drop(jnp.tanh(self.dense(x)), key=key)
+
+    net = model(equinox_part(Encoder))
+    first, again, kept = (
+        trained(each, steps=1)
+        for each in (net, net, model(equinox_part(lambda key: Encoder(key, 0.0))))
+    )
+    assert first[1].feature_norm == again[1].feature_norm != kept[1].feature_norm
+    start, state = init_state(net, OPTIMIZER, KEY, X), first[0]
+    for name in ("weight", "bias"):
+        moved = getattr(state.theta["f"].dense, name) - getattr(start.theta["f"].dense, name)
+        assert jnp.any(moved != 0)
+    h = jnp.tanh(X @ state.theta["f"].dense.weight.T + state.theta["f"].dense.bias[None])
+    features_of = features(net, state, X)
+    np.testing.assert_allclose(features_of, h, rtol=1e-5, atol=1e-6)
+    with pytest.raises(TypeError, match="expected a function key -> Equinox module, got Linear"):
+        equinox_part(eqx.nn.Linear(3, 4, key=KEY))

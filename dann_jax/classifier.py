@@ -1,0 +1,204 @@
+"""``DannClassifier``: ``fit`` and ``predict`` with scikit-learn's manners.
+
+It takes scikit-learn, so it is imported when ``dann_jax.DannClassifier`` is used first.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import numpy as np
+from scipy import special
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from dann_jax import checks, evaluation, fitting, networks
+
+__all__ = ["DannClassifier"]
+
+
+class DannClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier trained on a labelled source and an unlabelled target, to predict the target.
+
+    X is a table ``[n, D]``, images ``[n, height, width, channel]``, or any array that a model of
+    your own takes. Labels are of any type that scikit-learn takes. In a search or a
+    cross-validation the target goes along as ``params={"X_target": X_target}``.
+
+    Args:
+      model: Function that returns the model of so many ``classes``, such as ``dann_jax.mnist``.
+        None for two hidden layers of 64 units (a table), or for the layers of ``mnist`` with
+        padding (images).
+      steps: Number of updates.
+      batch_size: Examples of each domain a step; a smaller domain is a batch as a whole.
+      optimizer: As in ``fitting.fit``.
+      lam: As in ``fitting.fit``.
+      objective: As in ``fitting.fit``.
+      preprocess: Function of a batch of examples. None to standardize along the last axis (the
+        columns of a table, the channels of images) by the mean and the standard deviation of both
+        domains together.
+      random_state: Seed, or generator, of the key.
+      report: As in ``fitting.fit``.
+
+    Attributes:
+      classes_: Labels, ``[classes]``.
+      n_features_in_: Size of the second axis of X.
+      mean_, scale_: What X is standardized by, along its last axis.
+      fit_: What ``fitting.fit`` returned.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., networks.DannModel] | None = None,
+        *,
+        steps: int = 1000,
+        batch_size: int = 64,
+        optimizer: Any = None,
+        lam: Any = None,
+        objective: Any = None,
+        preprocess: Callable | None = None,
+        random_state: Any = 0,
+        report: Any = None,
+    ):
+        self.model = model
+        self.steps = steps
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lam = lam
+        self.objective = objective
+        self.preprocess = preprocess
+        self.random_state = random_state
+        self.report = report
+
+    def fit(self, X: Any, y: Any, X_target: Any = None) -> Self:
+        """Trains from the start.
+
+        Args:
+          X: ``[n, ...]`` of the source.
+          y: ``[n]`` labels of the source.
+          X_target: ``[m, ...]`` of the target.
+
+        Returns:
+          The classifier.
+
+        Raises:
+          ValueError: As ``fitting.fit``; there is no target, or only one class.
+          Diverged: The training is not finite.
+        """
+        if X_target is None:
+            raise ValueError("expected X_target, examples of the target: fit(X, y, X_target)")
+        X, y = validate_data(self, X, y, allow_nd=True, ensure_min_samples=2)
+        X_target = self._checked(X_target)
+        check_classification_targets(y)
+        self.classes_, numbers = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"expected at least 2 classes in y, got one: {self.classes_[0]}")
+        checks.check_count(self.batch_size, "batch_size")
+        self.input_shape_ = X.shape[1:]
+        self.model_ = self._model()
+        self.mean_, self.scale_ = _statistics(X, X_target)
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        self.fit_ = fitting.fit(
+            self.model_,
+            (self._seen(X), numbers),
+            self._seen(X_target),
+            steps=self.steps,
+            key=jax.random.key(seed),
+            batch=(min(self.batch_size, len(X)), min(self.batch_size, len(X_target))),
+            optimizer=self.optimizer,
+            lam=self.lam,
+            objective=self.objective,
+            preprocess=self.preprocess,
+            report=self.report,
+        )
+        return self
+
+    def _checked(self, X):
+        return validate_data(self, X, allow_nd=True, reset=False)
+
+    def _seen(self, X):
+        """Returns examples as the network or a preprocessing of one's own takes them."""
+        return X if self.preprocess else ((X - self.mean_) / self.scale_).astype(np.float32)
+
+    def _model(self):
+        return (self.model or _default_model(self.input_shape_))(classes=len(self.classes_))
+
+    def __getstate__(self):
+        """Returns what is pickled: all but the model, whose initializers may be no names."""
+        return {name: each for name, each in super().__getstate__().items() if name != "model_"}
+
+    def __setstate__(self, state):
+        """Makes the model again."""
+        super().__setstate__(state)
+        if "classes_" in vars(self):
+            self.model_ = self._model()
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Returns label logits of target examples, ``[n, classes]``; scikit-learn's name for them.
+
+        Args:
+          X: ``[n, ...]``.
+
+        Raises:
+          ValueError: A logit is not finite.
+        """
+        check_is_fitted(self)
+        X = self._seen(self._checked(X))
+        options: dict[str, Any] = {"preprocess": self.preprocess} if self.preprocess else {}
+        logits = evaluation.predict(self.model_, self.fit_.state, X, **options)
+        checks.check_finite(logits, "logits")
+        return logits
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Returns the classes of target examples, ``[n]``.
+
+        Args:
+          X: ``[n, ...]``.
+        """
+        return self.classes_[self.decision_function(X).argmax(1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Returns the probabilities of the classes, ``[n, classes]`` float64, sums of 1.
+
+        Args:
+          X: ``[n, ...]`` of the target.
+        """
+        return special.softmax(self.decision_function(X).astype(np.float64), axis=1)
+
+
+def _default_model(shape):
+    """Returns a function of ``classes`` for examples of a shape."""
+    if len(shape) == 1:
+        return _two_layers
+    if len(shape) == 3:
+        return _two_convolutions
+    raise ValueError(
+        f"expected a table [n, D] or images [n, height, width, channel], got [n, "
+        f"{', '.join(map(str, shape))}]: pass "
+        "model=, a function of classes that returns a DannModel for such examples"
+    )
+
+
+def _two_layers(classes, units=64):
+    return networks.DannModel(
+        feature_extractor=networks.FullyConnected((units,), units),
+        label_predictor=networks.FullyConnected((), classes),
+        domain_classifier=networks.FullyConnected((units,), 1),
+    )
+
+
+def _two_convolutions(classes):
+    layers = networks.Convolution(32, 5, pool=2), networks.Convolution(48, 5, pool=2)
+    return networks.DannModel(
+        feature_extractor=networks.ConvolutionalFeatures(layers, padding="SAME"),
+        label_predictor=networks.FullyConnected((100, 100), classes),
+        domain_classifier=networks.FullyConnected((100,), 1),
+    )
+
+
+def _statistics(*domains):
+    """Returns mean and standard deviation along the last axis, over all domains together."""
+    rows = np.concatenate([x.reshape(-1, x.shape[-1]) for x in domains]).astype(np.float64)
+    mean, scale = rows.mean(0), rows.std(0)
+    return mean, np.where(scale > 1e-12 * np.abs(mean), scale, 1.0)  # 1 for what is constant
