@@ -83,6 +83,7 @@ def test_flop_of_a_step_are_those_counted_by_hand(network, pixels, of_f, of_y, o
 # --- the program
 
 
+@pytest.mark.slow  # half a minute; the tests below measure some of the cases
 def test_all_cases_are_measured_and_written(small, devices, tmp_path, capsys):
     path = tmp_path / "cpu.json"
     more = ["--steps-per-call", "2", "--keys", "2", "--devices", "4", "5"]

@@ -250,6 +250,7 @@ def trained(data_dir, tmp_path_factory):
     return data_dir, output / "digits_digits_m"
 
 
+@pytest.mark.slow  # t-SNE of all features
 def test_features_of_both_methods_are_drawn_at_one_scale(trained, kept, capsys):
     data, folder = trained
     options = ["--layer", "hidden", "--images", "15", "--perplexity", "5", "--data-dir", str(data)]

@@ -234,7 +234,10 @@ def test_labels_that_preprocess_numbers_anew_train_as_those_do(fused):
     chex.assert_trees_all_equal(*results)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.int8])
+@pytest.mark.parametrize(
+    "dtype",
+    [np.uint8, *(pytest.param(other, marks=pytest.mark.slow) for other in (np.uint32, np.int8))],
+)
 def test_unsigned_labels_of_a_few_of_the_target_train_as_signed_ones_do(dtype):
     train = make_train_steps(
         functools.partial(make_update_step, model(), OPTIMIZER, 0.5),

@@ -125,7 +125,13 @@ SPLITS = {  # trainings, devices, and how many of these are to share a training:
 }
 
 
-@pytest.mark.parametrize(("size", "count", "asked"), SPLITS)
+OFTEN = (4, 1, None), (4, 2, 2), (2, 4, None)  # the others are slow and much like these
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "asked"),
+    [pytest.param(*each, marks=() if each in OFTEN else pytest.mark.slow) for each in SPLITS],
+)
 def test_a_study_of_keys_is_the_trainings_one_by_one(size, count, asked, devices):
     keys = KEYS[:size]
     study = together(keys=keys, devices=count, devices_per_training=asked)
@@ -177,8 +183,15 @@ def test_other_arrays_and_no_steps_are_refused():
         train(states, ARRAYS, KEYS, 0)
 
 
-@pytest.mark.parametrize("sharing", [1, 2])
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("sharing", "fused"),
+    [
+        (2, False),
+        (1, True),
+        pytest.param(1, False, marks=pytest.mark.slow),
+        pytest.param(2, True, marks=pytest.mark.slow),
+    ],
+)
 def test_neither_the_states_nor_the_data_are_copied(sharing, fused):
     states, memory = first_states(), []
     for times in (1, 10):

@@ -334,8 +334,15 @@ def test_the_state_is_donated_and_the_data_are_not(count, fused, devices, arrays
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, arrays)))
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("count", "fused"),
+    [
+        (2, False),
+        (1, True),
+        pytest.param(1, False, marks=pytest.mark.slow),
+        pytest.param(2, True, marks=pytest.mark.slow),
+    ],
+)
 def test_neither_the_state_nor_the_data_are_copied(count, fused, devices, arrays):
     state, memory = start(count=count), []
     for times in (1, 10):

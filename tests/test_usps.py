@@ -225,6 +225,7 @@ def test_usps_is_resized_to_mnist_in_memory_and_on_disk(tmp_path, both):
             np.testing.assert_array_equal(image[2], getattr(stream, part)[2]["image"])
 
 
+@pytest.mark.slow  # the command line is tested with other data; this takes 15 seconds
 def test_mnist_to_usps_runs_from_the_command_line(tmp_path, both, quick_compilation, capsys):
     options = ["--steps", "2", "--evaluate-every", "2", "--batch-size", "4", "--no-svm"]
     where = ["--data-dir", tmp_path, "--manual-dir", both, "--output", tmp_path / "runs"]
