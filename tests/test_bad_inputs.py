@@ -1254,7 +1254,7 @@ AT_MOST = "{} must be a number that float32 can hold, 1e-38 to 3e38, got"
 
 # The words after the program's name, and the sentence. FILE is a file, RESULTS a folder of results.
 COMMANDS = [
-    ("run nonsense", "unknown config 'nonsense': expected one of digits_digits_m, .*mnist_mnist_m, "),
+    ("run nonsense", "unknown config 'nonsense': expected one of digits_digits_m, .*mnist_svhn, "),
     ("run Digits_Digits_M", "unknown config .*: did you mean digits_digits_m"),
     ("run ''", "unknown config '': expected one of digits_digits_m"),
     ("run DIGITS DIGITS", "unknown argument digits_digits_m: see python -m experiments.run"),

@@ -162,6 +162,14 @@ CHANGES = {
         lambda r: r["curves"][0]["evaluations"]["scores"][SELECT[0]].pop(),
         "evaluations.scores.information_maximization: expected 3 entries",
     ),
+    "a score that is none": (
+        lambda r: r["curves"][0]["evaluations"]["scores"][SELECT[0]].__setitem__(1, 5.0),
+        "scores.information_maximization: expected a number from 0 to 1.099, got 5.0",
+    ),
+    "a distance below 0": (
+        lambda r: r["curves"][0]["evaluations"]["scores"][SELECT[1]].__setitem__(0, 0.5),
+        "scores.domain_confusion: expected a number from -2 to 0, got 0.5",
+    ),
     "a rule that is none": (
         lambda r: r["curves"][0]["evaluations"]["scores"].update(best=[1.0, 1.0, 1.0]),
         "evaluations.scores.best",
