@@ -135,7 +135,9 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
             self.model_ = self._model()
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Returns label logits of target examples, ``[n, classes]``; scikit-learn's name for them.
+        """Returns label logits of target examples, ``[n, classes]``.
+
+        Of two classes it returns the second's minus the first's, ``[n]``, as scikit-learn does.
 
         Args:
           X: ``[n, ...]``.
@@ -143,6 +145,10 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
         Raises:
           ValueError: A logit is not finite.
         """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def _logits(self, X):
         check_is_fitted(self)
         X = self._seen(self._checked(X))
         options: dict[str, Any] = {"preprocess": self.preprocess} if self.preprocess else {}
@@ -156,7 +162,7 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
         Args:
           X: ``[n, ...]``.
         """
-        return self.classes_[self.decision_function(X).argmax(1)]
+        return self.classes_[self._logits(X).argmax(1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns the probabilities of the classes, ``[n, classes]`` float64, sums of 1.
@@ -164,7 +170,7 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
         Args:
           X: ``[n, ...]`` of the target.
         """
-        return special.softmax(self.decision_function(X).astype(np.float64), axis=1)
+        return special.softmax(self._logits(X).astype(np.float64), axis=1)
 
 
 def _default_model(shape):

@@ -131,7 +131,9 @@ def fit(
       key: PRNG key of the initialization, the order of the data and the noise.
       keys: In place of ``key``, keys ``[K]`` of K trainings, which run as one program.
       batch: Examples a step in (source, target).
-      optimizer: Any optax transformation; None for ``make_optimizer`` with ``mu_p``.
+      optimizer: Any optax transformation; None for ``make_optimizer`` with ``mu_p``. With
+        ``training.with_average``, evaluations and rules are of the last parameters: pass
+        ``averaged(fit.state)`` to ``predict`` for the average.
       lam: lambda as a function of the number of updates done, or a constant; None for
         ``lambda_p``.
       objective: None for ``reversed_objective``. Its options, class weights and other methods come
@@ -559,6 +561,8 @@ class _Looks:
                 of_key = f"key {i}, " if self.many else ""
                 _LOG.warning("%sstep %s: %s", of_key, f"{self.done:,}", text)
             score = values.get("score", math.inf if self.rule is None else math.nan)
+            if self.rule is not None and not math.isfinite(score):
+                score = -math.inf  # as in selection.choose: it is none
             if self.rule is None or score > self.kept[i][0] or self.kept[i][2] is None:
                 self.kept[i] = score, self.done, of_one
             show(self._report(i, values, said))

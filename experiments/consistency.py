@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dann_jax import __version__, schedules
+from dann_jax import __version__
 from experiments import choice, configs
 from experiments.methods import METHODS
 from experiments.options import OTHER_CALLS, command_words
@@ -455,17 +455,27 @@ def _of_schedules(entry, training, result, end):
                 yield Fault(f"{entry}.{name}[{j}]", expected, shown(got))
 
 
-_ROUNDING = 1e-7  # of a lambda_p near 0, in float32
+_ROUNDING = 2.5e-7  # of a lambda_p near 0, in float32
 
 
 @functools.lru_cache(maxsize=8)
 def _schedules(last, steps, horizon, of_lam, of_mu):
-    """Returns mu at each step up to the last, and the sum of lambda before each."""
-    done, (gamma, most) = np.arange(last), of_lam
-    lam = most * schedules.lambda_p(schedules.progress(done, horizon), gamma)
-    p, (of_annealing, of_drop) = schedules.progress(done, steps), of_mu
-    mu = schedules.mu_p(p, *of_annealing) * schedules.drop(p, *of_drop)
-    return np.asarray(mu, float), np.concatenate([[0.0], np.cumsum(np.asarray(lam, float))])
+    """Returns mu at each step up to the last, and the sum of lambda before each.
+
+    They are those of ``dann_jax.schedules``, in NumPy: files are read before several processes
+    find each other, and JAX must not have computed anything by then.
+    """
+    (gamma, most), ((mu0, alpha, beta), (drop_at, drop_factor)) = of_lam, of_mu
+
+    def progress(end):
+        return np.minimum(np.arange(last, dtype=np.float32) / np.float32(end), np.float32(1))
+
+    with np.errstate(over="ignore"):
+        lam = most * (2 / (1 + np.exp(-gamma * progress(horizon).astype(float))) - 1)
+    p = progress(steps)
+    mu = mu0 / (1 + alpha * p.astype(float)) ** beta
+    mu = np.where(p < np.float32(drop_at), mu, drop_factor * mu)
+    return mu, np.concatenate([[0.0], np.cumsum(lam)])
 
 
 def _of_evaluations(entry, result, i):

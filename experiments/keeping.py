@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from dann_jax import backbones, model_files, networks
-from dann_jax.datasets import is_folder
+from dann_jax.datasets import resizes
 from dann_jax.datasets.whole_files import whole
 from experiments import runtime
 from experiments.settings import library_network
@@ -42,7 +42,7 @@ def _description(study):
         },
         "image": {
             "size": config.image_size,
-            "resize": config.resize or is_folder(config.target),
+            "resize": config.resize or resizes(config.target),
             "crop": crop,
             "each_image": config.normalize_images,
             **pixels,

@@ -239,7 +239,8 @@ class Config:
 
     average_decay: float | None = None
     """Share of an average of the parameters, for evaluation, that each update keeps; None for the
-    last parameters."""
+    last parameters. It starts from the initial ones, and batch statistics are not averaged: in the
+    first updates its accuracy says little."""
 
     evaluate_every: int = 1_000
     """Updates between two evaluations on the test images."""
@@ -329,6 +330,8 @@ class Config:
             raise ValueError(
                 "normalize_images is for whole images: leave out crop, mirror and frozen"
             )
+        if self.augment != "none" and self.frozen:
+            raise ValueError("augment is for images, not a backbone's outputs: leave out frozen")
 
     @property
     def trains_keys_together(self) -> bool:

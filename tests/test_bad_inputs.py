@@ -1323,6 +1323,10 @@ COMMANDS = [
         "run DIGITS --normalize-images --crop 24",
         "normalize_images is for whole images: leave out crop, mirror and frozen",
     ),
+    (
+        "run office31_amazon_webcam_frozen --augment light",
+        "augment is for images, not a backbone's outputs: leave out frozen",
+    ),
     ("run DIGITS --drop-at 1.5", r"drop_at must be in \[0, 1\], got 1.5"),
     ("run DIGITS --adam-b1 1", r"adam_b1 must be in \[0, 1\), got 1"),
     ("run DIGITS --methods", "--methods names each method at most once, and at least one"),

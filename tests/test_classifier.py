@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV
 
 from dann_jax import DannClassifier, DannModel, fit, predict
@@ -43,7 +44,10 @@ def test_it_is_fit_of_standardized_columns(fitted):
     same = {"batch": (16, 16), "steps": 20, "key": jax.random.key(seed)}
     by_hand = fit(fitted.model_, (source, NUMBERS[:40]), target, lam=0.5, **same)
     logits = predict(fitted.model_, by_hand.state, target)
-    np.testing.assert_allclose(fitted.decision_function(T), logits, rtol=1e-4, atol=1e-5)
+    difference = logits[:, 1] - logits[:, 0]  # [n] of two classes, as scorers take it
+    np.testing.assert_allclose(fitted.decision_function(T), difference, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(fitted._logits(T), logits, rtol=1e-4, atol=1e-5)
+    assert get_scorer("roc_auc")(fitted, T, NAMES[40:]) > 0.9
 
 
 def test_it_is_cloned_pickled_and_searched(fitted):

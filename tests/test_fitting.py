@@ -261,6 +261,8 @@ def test_a_rule_chooses_the_state():
     got = small(rule=lambda target_logits: next(scores), every=1)
     assert got.evaluations["score"].tolist() == [0.2, 0.9, 0.1, 0.9]
     assert (got.step, int(got.state.step)) == (2, 2)
+    scores = iter([np.nan, 0.9, np.inf, 0.2])  # what is no number, or infinite, is no score
+    assert small(rule=lambda target_logits: next(scores), every=1).step == 2
     held_out = {"source": (X[20:], Y[20:])}
     both = small(keys=jax.random.split(KEY, 2), rule=selection.domain_confusion, evaluate=held_out)
     best = both.evaluations["score"].argmax(1)

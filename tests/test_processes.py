@@ -228,3 +228,14 @@ def test_a_port_that_is_taken_is_named():
 
 if __name__ == "__main__":
     sys.exit(call(*sys.argv[1:]))
+
+
+def test_results_are_read_before_jax_computes_anything():
+    """Several processes read what is there before they find each other."""
+    program = (
+        "import pathlib; from experiments import result_tables; from jax._src import xla_bridge; "
+        "result_tables.read(pathlib.Path('experiments/results')); "
+        "print(xla_bridge.backends_are_initialized())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["False"], done.stderr

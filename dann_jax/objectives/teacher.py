@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from dann_jax import checks
 from dann_jax.batches import DomainBatch
 from dann_jax.objective import TARGET, Apply, Terms, joint_forward, weighted_mean
 from dann_jax.objectives.entropy import adversarial_terms, target_entropy
@@ -83,6 +84,8 @@ def mean_teacher_objective(
     Source: French, Mackiewicz and Fisher, Self-ensembling for visual domain adaptation (ICLR
     2018); Tarvainen and Valpola (NIPS 2017).
     """
+    weights = {"weight": weight, "balance": balance, "entropy_weight": entropy_weight}
+    checks.check_numbers(**weights, domain_weight=domain_weight, confidence=confidence)
     forward = joint_forward(theta, batch, apply, axis_name=axis_name)
     L_d, z_d = adversarial_terms(
         theta, lam, apply, forward, normalization=normalization, axis_name=axis_name
