@@ -32,6 +32,7 @@ __all__ = [
     "importance_weighted_validation",
     "importance_weights",
     "information_maximization",
+    "ranges",
     "reverse_validation",
     "score",
     "soft_neighborhood_density",
@@ -432,6 +433,23 @@ def score(rule: Callable[..., float], outputs: Outputs, *, key: chex.PRNGKey) ->
     every = {**outputs._asdict(), "key": key}
     taken = inspect.signature(rule).parameters
     return rule(**{name: value for name, value in every.items() if name in taken})
+
+
+def ranges(classes: float) -> dict[str, tuple[float, float]]:
+    """Returns the least and the largest score of each rule of ``RULES`` that has them.
+
+    Args:
+      classes: Number of labels; infinity where it is not known.
+    """
+    most = float(np.log(classes))
+    return {
+        "entropy": (-most, 0.0),
+        "information_maximization": (0.0, most),
+        "batch_nuclear_norm": (0.0, 1.0),
+        "soft_neighborhood_density": (0.0, np.inf),
+        "importance_weighted_validation": (-np.inf, 0.0),
+        "domain_confusion": (-2.0, 0.0),
+    }
 
 
 def choose(scores: Sequence[float]) -> int:

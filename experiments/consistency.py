@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dann_jax import __version__
+from dann_jax import __version__, selection
 from experiments import choice, configs
 from experiments.methods import METHODS
 from experiments.options import OTHER_CALLS, command_words
@@ -504,25 +504,12 @@ def _of_scores(entry, row, settings):
         expected = f"{', '.join(settings.select) or 'none'}, as select says"
         yield Fault(f"{entry}.scores", expected, shown(list(row.scores)))
     classes = math.inf if settings.classes is None else settings.classes
-    for rule, (low, high) in _ranges(classes).items():
+    for rule, (low, high) in selection.ranges(classes).items():
         scores = row.scores.get(rule)
         for score in scores if isinstance(scores, list) else [scores]:
             if score is not None and not low - DIGITS <= score <= high + DIGITS:
                 expected = f"a number from {low:.4g} to {high:.4g}"
                 yield Fault(f"{entry}.scores.{rule}", expected, shown(score))
-
-
-def _ranges(classes):
-    """Returns the least and the largest score of the rules that have them."""
-    most = math.log(classes)
-    return {
-        "entropy": (-most, 0.0),
-        "information_maximization": (0.0, most),
-        "batch_nuclear_norm": (0.0, 1.0),
-        "soft_neighborhood_density": (0.0, math.inf),
-        "importance_weighted_validation": (-math.inf, 0.0),
-        "domain_confusion": (-2.0, 0.0),
-    }
 
 
 def _of_selected(result):
