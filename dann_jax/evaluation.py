@@ -19,6 +19,7 @@ __all__ = [
     "accuracy_counts",
     "evaluate",
     "features",
+    "label_logits",
     "last_hidden_layer",
     "layer_names",
     "predict",
@@ -136,6 +137,21 @@ def predict(
     _check_domain(model, state, images, preprocess, domain)
     forward = _cached(_compiled, model, domain, preprocess, None)
     return _in_batches(forward, state, images, batch_size)
+
+
+def label_logits(model: DannModel, theta: Any, batch_stats: Any, x: Any, *, domain: Any) -> Any:
+    """Returns G_y(G_f(x)) as at prediction, a pure function for programs of one's own.
+
+    Args:
+      model: G_f and G_y.
+      theta: Parameters of a state.
+      batch_stats: Its running averages of batch norm.
+      x: Preprocessed examples ``[n, ...]``.
+      domain: Of all examples, 0 source or 1 target.
+    """
+    for part in "fy":
+        x, _ = model.parts[part].apply(theta[part], batch_stats[part], x, domain=domain)
+    return x
 
 
 def features(
@@ -310,9 +326,7 @@ def _compiled(model, domain, preprocess, layer):
         x = preprocess(images)
         if layer is not None:
             return _activations(model, theta, batch_stats, x, domain)[layer]
-        for part in "fy":
-            x, _ = model.parts[part].apply(theta[part], batch_stats[part], x, domain=domain)
-        return x
+        return label_logits(model, theta, batch_stats, x, domain=domain)
 
     options = kernels.compiler_options(jax.default_backend())
     return jax.jit(forward, compiler_options=options)

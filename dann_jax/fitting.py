@@ -319,10 +319,8 @@ class _Data(NamedTuple):
         )
 
         def logits(state, x):
-            for part in "fy":
-                theta, batch_stats = state.theta[part], state.batch_stats[part]
-                x, _ = model.parts[part].apply(theta, batch_stats, x, domain=TARGET)
-            return x
+            taken = state.theta, state.batch_stats, x
+            return evaluation.label_logits(model, *taken, domain=TARGET)
 
         shape = getattr(jax.eval_shape(logits, state, sample), "shape", ())
         return shape[1] if len(shape) == 2 and shape[1] > 1 else None

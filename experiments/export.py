@@ -16,7 +16,7 @@ import jax.export
 import jax.numpy as jnp
 import tyro
 
-from dann_jax import model_files
+from dann_jax import evaluation, model_files
 from dann_jax.datasets.whole_files import whole
 from dann_jax.objective import TARGET
 from experiments import arguments as command_line
@@ -51,11 +51,9 @@ def export(options: Options) -> pathlib.Path:
     model, state, _, preprocess = model_files.load(folder)
 
     def probabilities(image):
-        x = preprocess(image)
-        for part in "fy":
-            theta, batch_stats = state.theta[part], state.batch_stats[part]
-            x, _ = model.parts[part].apply(theta, batch_stats, x, domain=TARGET)
-        return jax.nn.softmax(x.astype(jnp.float32))
+        taken = state.theta, state.batch_stats, preprocess(image)
+        logits = evaluation.label_logits(model, *taken, domain=TARGET)
+        return jax.nn.softmax(logits.astype(jnp.float32))
 
     (n,) = jax.export.symbolic_shape("n")
     image = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)

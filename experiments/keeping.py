@@ -4,7 +4,6 @@ import pathlib
 from typing import Any
 
 from dann_jax import backbones, model_files, networks
-from dann_jax.datasets import resizes
 from dann_jax.datasets.whole_files import whole
 from experiments import runtime
 from experiments.settings import library_network
@@ -42,7 +41,7 @@ def _description(study):
         },
         "image": {
             "size": config.image_size,
-            "resize": config.resize or resizes(config.target),
+            "resize": config.resize or study.pair.target_resizes,
             "crop": crop,
             "each_image": config.normalize_images,
             **pixels,

@@ -97,23 +97,23 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with (folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(
-                    f"another process is training into {folder}: wait for it, or choose another "
-                    "--output"
-                ) from error
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another process is training into {folder}: wait for it, or choose another "
+                "--output"
+            ) from error
+        try:
             yield
-    except BaseException:
-        if created and all(p.is_dir() or p.name == ".lock" for p in folder.rglob("*")):
-            shutil.rmtree(folder)
-            with contextlib.suppress(OSError):  # another process may use them by now
-                for path in created[1:]:
-                    path.rmdir()
-        raise
+        except BaseException:
+            if created and all(p.is_dir() or p.name == ".lock" for p in folder.rglob("*")):
+                shutil.rmtree(folder)
+                with contextlib.suppress(OSError):  # another process may use them by now
+                    for path in created[1:]:
+                        path.rmdir()
+            raise
 
 
 def read(path: pathlib.Path) -> dict | None:

@@ -49,7 +49,6 @@ __all__ = [
     "load",
     "names",
     "prepare",
-    "resizes",
     "subset",
 ]
 
@@ -164,15 +163,6 @@ def is_folder(name: str) -> bool:
         return False
     mistyped = difflib.get_close_matches(name, _NAMES, cutoff=0.8)
     return Path(os.path.expanduser(name)).is_dir() or (os.sep in name and not mistyped)
-
-
-def resizes(name: str) -> bool:
-    """Returns whether pictures of any size are resized to that of the data set, as of a folder.
-
-    Args:
-        name: a name or a path.
-    """
-    return is_folder(name) or name.split("/")[0] in ("gtsrb", "office31")
 
 
 def find(

@@ -58,6 +58,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
             if it wrote anything else.
         UNLABELLED: for each split, how many examples have no label, -1; 0 for those left out.
         SUBSETS: named parts of splits.
+        RESIZES: whether pictures of any size are resized to ``IMAGE_SHAPE``.
         DESCRIPTION: one paragraph.
         CITATION: BibTeX.
         HOMEPAGE: an address.
@@ -71,6 +72,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
     CLASS_COUNTS: Mapping[str, Sequence[int]]
     UNLABELLED: Mapping[str, int] = {}
     SUBSETS: Mapping[str, image_sets.Subset] = {}
+    RESIZES = False
     DESCRIPTION: str
     CITATION: str
     HOMEPAGE: str

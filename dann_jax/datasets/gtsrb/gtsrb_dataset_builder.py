@@ -54,6 +54,7 @@ class Builder(image_builder.ImageBuilder):
     RELEASE_NOTES = {"1.0.0": "Split drawn with seed 0."}
 
     IMAGE_SHAPE = (40, 40, 3)
+    RESIZES = True
     CLASS_NAMES = (
         "speed limit 20",
         "speed limit 30",

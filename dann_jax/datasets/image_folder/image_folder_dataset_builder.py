@@ -66,6 +66,7 @@ class Builder(image_builder.ImageBuilder):
     CITATION = ""
     HOMEPAGE = ""
     LICENSE = "That of the images."
+    RESIZES = True
 
     def __init__(
         self, *, folder, image_size: int, class_names: Sequence[str] | None = None, **kwargs

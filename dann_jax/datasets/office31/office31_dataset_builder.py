@@ -55,6 +55,7 @@ class Builder(image_builder.ImageBuilder):
     ]
 
     IMAGE_SHAPE = (256, 256, 3)
+    RESIZES = True
     CLASS_NAMES = (
         "back_pack",
         "bike",
