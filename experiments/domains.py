@@ -37,8 +37,8 @@ class Pair(NamedTuple):
     target_labelled: bool  # whether the target's training images have labels
     target_files: list[str] | None  # of the images to test on, where the target is a folder
     provenance: dict  # "name/split" -> {"examples": ..., "sha256": ...}
-    target_resizes: bool = False  # whether the target's builder resizes pictures of any size
     few: np.ndarray | None = None  # positions of the target's training images with a known label
+    target_resizes: bool = False  # whether the target's builder resizes pictures of any size
 
 
 def load_pair(
@@ -81,8 +81,8 @@ def load_pair(
         target_labelled=not target.UNLABELLED.get(config.target_train),
         target_files=files,
         provenance=provenance,
-        target_resizes=target.RESIZES,
         few=few,
+        target_resizes=target.RESIZES,
     )
 
 
