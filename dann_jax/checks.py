@@ -27,6 +27,7 @@ __all__ = [
     "check_number",
     "check_numbers",
     "check_pair",
+    "check_real",
     "check_weights",
     "count_examples",
     "known_values",
@@ -119,12 +120,25 @@ def check_finite(x: Any, name: str) -> None:
       TypeError: They are no real numbers.
       ValueError: One is not finite.
     """
-    dtype = _dtype(x)
-    if not (_is_real(dtype) or jnp.issubdtype(dtype, np.bool_)):
-        raise TypeError(f"{name} must be real numbers, got {dtype}")
+    check_real(x, name)
     values = known_values(x)
     if values is not None:
         _refuse(values, ~np.isfinite(values), name, "finite numbers; did a training diverge?")
+
+
+def check_real(x: Any, name: str) -> None:
+    """Raises unless numbers of any shape are real; NaN is.
+
+    Args:
+      x: They; may be traced.
+      name: What the caller calls them.
+
+    Raises:
+      TypeError: They are no real numbers.
+    """
+    dtype = _dtype(x)
+    if not (_is_real(dtype) or jnp.issubdtype(dtype, np.bool_)):
+        raise TypeError(f"{name} must be real numbers, got {dtype}")
 
 
 def check_weights(weights: Any, shape: tuple[int, ...], *, name: str = "weights") -> None:

@@ -172,7 +172,7 @@ def fit(
     optimizer = _paper_optimizer(first + steps) if optimizer is None else optimizer
     lam = _paper_lam(first + steps) if lam is None else lam
     objective = reversed_objective if objective is None else objective
-    classes = data.check_model(model, optimizer)
+    classes = data.check_model(model, optimizer, state, len(keys) if many else None)
     if objective is reversed_objective or np.issubdtype(labels.dtype, np.integer):
         checks.check_labels(labels, classes, name="source labels")
     if np.issubdtype(labels.dtype, np.integer) and (labels == -1).all():
@@ -282,7 +282,18 @@ class _Data(NamedTuple):
                 f"expected examples of one shape in both domains, got {shown[0]} of the source "
                 f"and {shown[1]} of the target: preprocess both alike"
             )
+        data._check_crop(seen[0])
         return data
+
+    def _check_crop(self, seen):
+        """Raises where examples that are trained on have another shape than those evaluated."""
+        few = batches.DomainBatch(self.sample, None, self.sample)
+        trained = jax.eval_shape(self.preprocess, few).source_image
+        if _kinds(trained) != _kinds(seen):
+            raise ValueError(
+                f"preprocess gives {_kinds(trained)} in training and {_kinds(seen)} in an "
+                "evaluation: crop the images before, and pass their size as crop"
+            )
 
     @property
     def sample(self):
@@ -311,12 +322,19 @@ class _Data(NamedTuple):
             )
         return seen
 
-    def check_model(self, model, optimizer):
-        """Returns the number of classes, None where G_y returns something else than logits."""
+    def check_model(self, model, optimizer, given, count):
+        """Returns the number of classes, None where G_y returns something else than logits.
+
+        Raises where a state is given that is not one, or with ``count`` not that many, of these.
+        """
         sample = self.view(self.arrays.source_image, SOURCE)
         state = jax.eval_shape(
             lambda x: training.init_state(model, optimizer, jax.random.key(0), x), sample
         )
+        if given is not None:
+            axes = () if count is None else (count,)
+            wanted = {path: (axes + shape, dtype) for path, (shape, dtype) in _leaves(state)}
+            _check_same(wanted, dict(_leaves(given)))
 
         def logits(state, x):
             taken = state.theta, state.batch_stats, x
@@ -324,6 +342,23 @@ class _Data(NamedTuple):
 
         shape = getattr(jax.eval_shape(logits, state, sample), "shape", ())
         return shape[1] if len(shape) == 2 and shape[1] > 1 else None
+
+
+def _leaves(tree):
+    """Yields the path, and the shape and type, of each array."""
+    for path, a in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path), (a.shape, str(a.dtype))
+
+
+def _check_same(wanted, got):
+    """Raises unless a state's arrays are those of a training."""
+    for path in wanted | got:
+        if wanted.get(path) != got.get(path):
+            raise ValueError(
+                "expected the state of a training with this model, optimizer and number of keys, "
+                f"got {got.get(path, 'nothing')} for {wanted.get(path, 'nothing')} at state{path}: "
+                "pass those that it was made with, or no state"
+            )
 
 
 def _kinds(examples):

@@ -79,7 +79,8 @@ class DannModel:
     Raises:
       TypeError: A part is neither a Linen module, nor a ``PureFunction``, nor from ``nnx_part``;
         or a module whose ``__call__`` does not say how it is told training from prediction.
-      ValueError: ``max_norm`` is not positive.
+      ValueError: ``max_norm`` is not positive, or G_f or G_y are Equinox modules, which count their
+        units along another axis.
     """
 
     feature_extractor: nn.Module | PureFunction | Part
@@ -95,6 +96,13 @@ class DannModel:
             check_number(self.max_norm, "max_norm", positive=True, remedy="pass None for no bound")
         names = {"f": "feature_extractor", "y": "label_predictor", "d": "domain_classifier"}
         parts = {part: adapt(getattr(self, name), name) for part, name in names.items()}
+        for part in "fy":
+            if self.max_norm is not None and not getattr(parts[part], "units_last", True):
+                raise ValueError(
+                    f"max_norm bounds the last axis of weights, and an Equinox module's units "
+                    f"({names[part]}) are the first: pass None, and bound the norms in the "
+                    "optimizer"
+                )
         object.__setattr__(self, "parts", parts)  # the dataclass is frozen
 
     def inputs(self, part: str, x: Any, outputs: dict[str, Any]) -> Any:

@@ -344,6 +344,7 @@ def equinox_part(make: Callable[[chex.PRNGKey], Any]) -> Part:
 class _EquinoxPart:
     make: Any
     uses_domain = False
+    units_last = False  # Equinox's weights are [units, inputs], all others' [inputs, units]
 
     def init(self, key, x):
         import equinox as eqx

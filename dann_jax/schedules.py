@@ -81,11 +81,13 @@ def drop(p: Scalar, at: float = 0.7, factor: float = 0.1) -> jax.Array:
     (1.0, 0.1)
 
     Args:
-      p: Training progress, dimensionless, any shape.
+      p: Training progress, dimensionless, any shape. A compiled program may round it down by a
+        few units in the last place, so that 2^-20 less than ``at`` counts as ``at``.
       at: When the learning rate drops, progress, dimensionless.
       factor: Multiple of the learning rate after it, dimensionless.
 
     Returns:
       1 or ``factor``, float32, shape of ``p``.
     """
-    return jnp.where(jnp.asarray(p, jnp.float32) < at, jnp.float32(1.0), jnp.float32(factor))
+    before = jnp.asarray(p, jnp.float32) < at - 2**-20
+    return jnp.where(before, jnp.float32(1.0), jnp.float32(factor))

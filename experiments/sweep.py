@@ -90,6 +90,8 @@ def _values(words):
 
 def _number(name, text):
     try:
+        if "_" in text or not text.isascii():
+            raise ValueError
         return KINDS[name](text)
     except ValueError:
         kind = {int: "whole numbers", float: "numbers"}[KINDS[name]]

@@ -1459,6 +1459,8 @@ COMMANDS = [
         "--sweep gamma: expected numbers between commas, got none",
     ),
     ("run DIGITS --methods dann --sweep gamma=5,x --list", "expected numbers between .*, got 'x'"),
+    ("run DIGITS --methods dann --sweep gamma=1_0", "expected numbers between .*, got '1_0'"),
+    ("run DIGITS --methods dann --sweep steps=٣", "expected whole numbers between .*, got '٣'"),
     ("run DIGITS --methods dann --sweep steps=1.5", "expected whole numbers between .*, got '1.5'"),
     ("run DIGITS --methods dann --sweep gamma=5,5.0", "--sweep gamma: expected each value once"),
     (

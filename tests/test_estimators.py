@@ -163,6 +163,9 @@ def test_gfk_says_which_dimensions_it_takes():
     for d in (0, 4):
         with pytest.raises(ValueError, match=f"expected 1 to 3 components, half of .* got {d}"):
             GeodesicFlowKernel(n_components=d).fit(xs, xt)
+    for form in (SubspaceAlignment, GeodesicFlowKernel):
+        with pytest.raises(TypeError, match="n_components must be a whole number, got 2.5"):
+            form(2.5).fit(xs, xt)
     with pytest.raises(ValueError, match="'pls' needs labels: pass source_y"):
         GeodesicFlowKernel(n_components=2, source_basis="pls").fit(xs, xt)
     with pytest.raises(ValueError, match="expected source_basis 'pca' or 'pls', got 'ica'"):

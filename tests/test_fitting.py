@@ -360,3 +360,22 @@ def test_each_program_of_the_page_runs_in_at_most_25_lines(program, capsys):
     assert count == 1
     exec(compile(few, str(PAGE), "exec"), {"__name__": "page"})
     assert capsys.readouterr().out
+
+
+def test_a_state_of_another_training_is_refused():
+    state = small().state
+    for options in (
+        {"optimizer": optax.adam(1e-3)},
+        {"keys": jax.random.split(jax.random.key(0), 2)},
+        {"net": model(classes=3)},
+    ):
+        with pytest.raises(ValueError, match="expected the state of a training with this model"):
+            small(state=state, **options)
+
+
+def test_a_crop_that_training_does_not_make_is_refused():
+    preprocess = Preprocess((0.0,) * 3, (0.0,) * 3, 255.0, crop=24)
+    images = np.zeros([20, 28, 28, 3], np.uint8)
+    sizes = r"float32\[28, 28, 3\] in training and float32\[24, 24, 3\] in an evaluation"
+    with pytest.raises(ValueError, match=sizes):
+        small(images, target=images, preprocess=preprocess)

@@ -503,6 +503,9 @@ def test_outputs_and_examples_that_do_not_fit_are_refused():
     count = 2 * len(batch.source_image)
     with pytest.raises(ValueError, match=f"outputs of G_f for each of {count} .*, got {2 * count}"):
         objectives.ddc_objective(theta, batch, 1.0, twice)
+    for distance in (objectives.coral_loss, functools.partial(objectives.mmd, kernel=jnp.inner)):
+        with pytest.raises(TypeError, match="y must be real numbers, got complex128"):
+            distance(np.ones([4, 3]), np.ones([4, 3]) + 1j)
     with pytest.raises(ValueError, match="powers of one kernel or more, got none"):
         objectives.gaussian_kernel(X, X, variance=1.0, powers=())
     with pytest.raises(ValueError, match="features and label_logits must be arrays with one first"):

@@ -1,5 +1,6 @@
 """Modules of any library are told training from prediction, and their state is kept apart."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -647,5 +648,7 @@ def test_an_equinox_part_trains_drops_in_training_alone_and_predicts():
     h = jnp.tanh(X @ state.theta["f"].dense.weight.T + state.theta["f"].dense.bias[None])
     features_of = features(net, state, X)
     np.testing.assert_allclose(features_of, h, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="max_norm bounds the last axis of weights"):
+        dataclasses.replace(net, max_norm=1.0)
     with pytest.raises(TypeError, match="expected a function key -> Equinox module, got Linear"):
         equinox_part(eqx.nn.Linear(3, 4, key=KEY))

@@ -84,3 +84,10 @@ def test_the_learning_rate_drops_once_and_not_at_1():
     np.testing.assert_allclose(drop(p, 0.7, 0.1), [1.0] * 7 + [0.1] * 3)
     np.testing.assert_array_equal(drop(p, 1.0), np.ones(10))
     np.testing.assert_allclose(drop(progress(2800, 4000), 0.7, 0.25), 0.25)  # the first of them
+    # Compiled, p may be rounded down; the update at which it drops is the same.
+    steps, shares = np.arange(10, 3000, 10), (0.1, 0.3, 0.6, 0.7, 0.9)
+    for at in shares:
+        compiled = jax.jit(lambda step, at=at: drop(progress(step, steps), at, 0.5))
+        first = np.round(at * steps).astype(np.int32)
+        np.testing.assert_array_equal(compiled(first), np.full(len(steps), 0.5))
+        np.testing.assert_array_equal(compiled(first - 1), np.ones(len(steps)))

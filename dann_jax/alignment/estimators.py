@@ -24,6 +24,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 
 from dann_jax.alignment.subspace import Alignment, Subspace, align, principal_subspace
+from dann_jax.checks import check_count
 from dann_jax.objective import SOURCE, TARGET, check_domain
 
 __all__ = [
@@ -125,6 +126,7 @@ class SubspaceAlignment(DomainTransformer):
         self.n_components = n_components
 
     def _fit(self, source_x, target_x, source_y):
+        check_count(self.n_components, "n_components", 0)
         self.subspaces_: tuple[Subspace, Subspace] = (
             principal_subspace(source_x),
             principal_subspace(target_x),
@@ -243,7 +245,7 @@ class GeodesicFlowKernel(DomainTransformer):
         if self.n_components is None:
             joint = principal_subspace(np.concatenate(z))
             return _smallest_disagreeing(*self.subspaces_, joint, min(most, rank))
-        if not 1 <= self.n_components <= most:
+        if not 1 <= check_count(self.n_components, "n_components", 0) <= most:
             raise ValueError(
                 f"expected 1 to {most} components, half of the {z[SOURCE].shape[1]} features, got "
                 f"{self.n_components}: lower n_components"

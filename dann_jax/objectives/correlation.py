@@ -28,10 +28,13 @@ def coral_loss(x: chex.Array, y: chex.Array) -> chex.Array:
       The loss, shape ``[]``, float32.
 
     Raises:
+      TypeError: The samples are no real numbers.
       ValueError: The samples have other shapes or a single example.
 
     Source: Sun and Saenko, Deep CORAL (ECCV Workshops 2016), Eqs. (1)-(3).
     """
+    checks.check_real(x, "x")
+    checks.check_real(y, "y")
     x, y = (jnp.asarray(a, jnp.float32) for a in (x, y))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(

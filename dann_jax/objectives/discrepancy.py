@@ -107,6 +107,7 @@ def mmd(x: chex.Array, y: chex.Array, *, kernel: Kernel, estimator: str = "unbia
       MMD², shape ``[]``, float32. All but the biased estimate may be negative.
 
     Raises:
+      TypeError: The samples are no real numbers.
       ValueError: The samples have other shapes, or too few examples, or the estimator is unknown.
 
     Source: Gretton et al. (JMLR 2012), Eq. (5), Lemma 6 and Lemma 14.
@@ -115,6 +116,8 @@ def mmd(x: chex.Array, y: chex.Array, *, kernel: Kernel, estimator: str = "unbia
         raise ValueError(
             f"unknown estimator {estimator!r}: expected one of {', '.join(ESTIMATORS)}"
         )
+    checks.check_real(x, "x")
+    checks.check_real(y, "y")
     x, y = (jnp.asarray(a, jnp.float32) for a in (x, y))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(
