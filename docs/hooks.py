@@ -89,13 +89,19 @@ def on_post_build(config):
                 log.warning("%s is public, and the reference lacks it", place)
 
 
-class Doctests(griffe.Extension):
-    """Makes blocks of code of the examples in docstrings, which Markdown would quote."""
+class Docstrings(griffe.Extension):
+    """Reads docstrings as they are written in the library."""
 
     def on_object(self, *, obj, **_):
-        """Changes the docstring of an object that is read."""
+        """Makes blocks of code of examples, which Markdown would quote."""
         if obj.docstring:
             obj.docstring.value = DOCTEST.sub(r"```pycon\n\g<0>\n```", obj.docstring.value)
+
+    def on_attribute(self, *, attr, **_):
+        """Takes the comment on the line of a field or a constant for its docstring."""
+        code, _, comment = attr.source.partition("  # ")
+        if not attr.docstring and comment and "\n" not in code:
+            attr.docstring = griffe.Docstring(comment.partition("\n")[0], parent=attr)
 
 
 def in_repository(page, target):
