@@ -200,7 +200,8 @@ def module_page(name):
         members = [p.rpartition(".")[2] for p in pages()[name] if p.rpartition(".")[0] == module]
         if module == name or members:
             yield f"## {module}\n" if module != name else ""
-            yield f"::: {module}\n    options:\n      members: {json.dumps(members)}\n"
+            options = {"members": members, "heading_level": 2 if module == name else 3}
+            yield f"::: {module}\n    options: {json.dumps(options)}\n"
 
 
 def overview():

@@ -708,7 +708,7 @@ def test_other_bytes_than_those_of_the_results_are_warned_of(monkeypatch, tmp_pa
     here = f"numpy=={np.__version__}"
     for pin, sentence in ((here, "here are the same$"), ("numpy==1.0", f"here is {here}: .*1.0$")):
         monkeypatch.setattr(builder, "DRAWN_WITH", (pin,))
-        with pytest.warns(UserWarning, match=f"digits/train: .* with {pin}; {sentence}") as seen:
+        with pytest.warns(UserWarning, match=f"digits: .* with {pin}; {sentence}") as seen:
             loaded = datasets.load("digits", "train", data_dir=tmp_path / pin)
         assert (len(seen), len(loaded.label)) == (1, 260)  # test has fewer than the sample
 

@@ -35,7 +35,8 @@ def test_the_tutorial_prints_what_it_is_committed_with(tmp_path):
     before = "".join("".join(output.get("text", "")) for output in outputs)
     number = re.compile(r"0\.\d+")
     assert number.sub("x", finished.stdout) == number.sub("x", before)
-    accuracies = list(zip(*(map(float, number.findall(t)) for t in (finished.stdout, before))))
+    numbers = (map(float, number.findall(text)) for text in (finished.stdout, before))
+    accuracies = list(zip(*numbers, strict=True))
     assert len(accuracies) == 2
     assert all(abs(a - b) < 0.05 for a, b in accuracies)
     assert accuracies[1][0] > accuracies[0][0] + 0.04

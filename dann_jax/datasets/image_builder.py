@@ -164,15 +164,15 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
             if i < _SAMPLE:
                 sample.update(np.ascontiguousarray(image).data)
             if i == _SAMPLE - 1:
-                self._check_sample(split, sample.hexdigest())
+                self._compare(split, sample.hexdigest())
             yield i, {"image": png(image), "label": int(label)}
 
-    def _check_sample(self, split, sha256):
+    def _compare(self, split, sha256):
         """Warns of images whose bytes are not those of the published results."""
         if sha256 != self.SAMPLES.get(split, sha256):
             here = others(self.DRAWN_WITH)
             warnings.warn(
-                f"{self.name}/{split}: the images differ in some bytes from those of the published "
+                f"{self.name}: the images differ in some bytes from those of the published "
                 f"results, which were drawn with {', '.join(here or self.DRAWN_WITH)}; here "
                 f"{'is ' + ', '.join(here.values()) if here else 'are the same'}"
                 + (f": for the same bytes pip install {' '.join(here)}" if here else ""),
