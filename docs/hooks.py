@@ -54,9 +54,7 @@ def on_files(files, config):
     for path in dict.fromkeys(linked):
         if in_site(path).startswith("source/") and (ROOT / path).is_file():
             if path.endswith(".py"):
-                code = (ROOT / path).read_text("utf-8")
-                text = f"---\nsearch: {{exclude: true}}\n---\n# {path}\n\n````python\n{code}````\n"
-                add(files, config, in_site(path), text, InclusionLevel.NOT_IN_NAV)
+                add(files, config, in_site(path), source_page(path), InclusionLevel.NOT_IN_NAV)
             else:
                 file = File.generated(config, in_site(path), abs_src_path=str(ROOT / path))
                 files.append(file)
@@ -121,6 +119,15 @@ def in_site(path):
 def add(files, config, path, text, inclusion=InclusionLevel.UNDEFINED):
     """Adds a page, or a picture."""
     files.append(File.generated(config, path, content=text, inclusion=inclusion))
+
+
+def source_page(path):
+    """Returns the page of a Python file, with a link to the reference of its public names."""
+    name = ".".join(path.removesuffix(".py").split("/")[:2])
+    up = "../" * path.count("/") + "../"
+    link = f"Its public names: [{name}]({up}{reference(name)})\n\n" if name in pages() else ""
+    code = (ROOT / path).read_text("utf-8")
+    return f"---\nsearch: {{exclude: true}}\n---\n# {path}\n\n{link}````python\n{code}````\n"
 
 
 def notebook(files, config, name):
