@@ -1,5 +1,6 @@
 """Domain-adversarial training of neural networks in JAX (Ganin & Lempitsky, 2015)."""
 
+from dann_jax import extras
 from dann_jax.batches import DomainArrays, DomainBatch, batch_indices, gather, split_key
 from dann_jax.checks import check_labels
 from dann_jax.evaluation import (
@@ -67,7 +68,8 @@ __version__ = "0.2.0"
 def __getattr__(name):
     """Returns what is imported when it is used first: it takes scikit-learn."""
     if name == "DannClassifier":
-        from dann_jax.classifier import DannClassifier
+        with extras.needs("dann_jax.DannClassifier"):
+            from dann_jax.classifier import DannClassifier
 
         return DannClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

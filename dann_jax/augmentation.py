@@ -18,8 +18,15 @@ import numpy as np
 from dann_jax.objective import SOURCE, TARGET, check_domain
 
 __all__ = [
-    *("Distortion", "Views", "augmented", "center_crop", "distort", "distorted"),
-    *("draw_views", "take_view", "take_views"),
+    "Distortion",
+    "Views",
+    "augmented",
+    "center_crop",
+    "distort",
+    "distorted",
+    "draw_views",
+    "take_view",
+    "take_views",
 ]
 
 # Folded into a key that is otherwise used with steps, which end at 2^31 - 1.

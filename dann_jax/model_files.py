@@ -19,7 +19,12 @@ from dann_jax.preprocessing import Preprocess
 
 __all__ = ["DESCRIPTION", "LoadedModel", "WEIGHTS", "contents", "describe", "find", "load"]
 
-DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+DESCRIPTION = "model.json"
+"""The file that describes a model."""
+
+WEIGHTS = "weights.safetensors"
+"""The file of its parameters and batch statistics."""
+
 FORMAT = 1  # of model.json
 _DOMAINS = {"source": SOURCE, "target": TARGET}
 _NETWORKS = ("mnist", "mnist_batch_norm", "svhn", "svhn_batch_norm", "gtsrb", "compact")

@@ -38,7 +38,11 @@ __all__ = [
     "weighted_mean",
 ]
 
-SOURCE, TARGET = 0, 1  # the domain label d
+SOURCE = 0
+"""The domain label d of the source."""
+
+TARGET = 1
+"""The domain label d of the target."""
 
 NORMALIZATIONS = ("mean", "sum_of_means")
 

@@ -17,7 +17,7 @@ import chex
 import numpy as np
 from scipy import special
 
-from dann_jax import checks
+from dann_jax import checks, extras
 from dann_jax.divergence import domain_features, generator, proxy_a_distance
 
 __all__ = [
@@ -523,11 +523,12 @@ def _weighted(features, logits, labels, key, losses, weights):
 
 def _left_out_logits(x, is_target, fold):
     """Returns the log odds of "target" ``[n]``, of each fold from a fit to the others."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    with extras.needs("this rule"):
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import PredefinedSplit, cross_val_predict
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
 
     def logits(cost):
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=cost, max_iter=1000))

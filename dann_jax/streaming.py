@@ -28,14 +28,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import chex
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax import augmentation
+from dann_jax import augmentation, extras
 from dann_jax.batches import DomainBatch, batch_indices, multiples, split_key
 from dann_jax.checks import check_count, check_labels, check_pair
+
+with extras.needs(__name__):
+    import grain
 
 __all__ = ["Records", "batch_stream", "channel_mean"]
 

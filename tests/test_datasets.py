@@ -699,6 +699,20 @@ def test_digest_of_small_samples_is_pinned(name, split, golden, small_digits, tm
     assert datasets.digest(loaded)[:16] == golden
 
 
+def test_other_bytes_than_those_of_the_results_are_warned_of(monkeypatch, tmp_path):
+    """In one sentence with the versions, and the images are there all the same."""
+    builder = digits_dataset_builder.Builder
+    monkeypatch.setattr(builder, "CLASS_COUNTS", {"train": (26,) * 10, "test": (25,) * 10})
+    datasets.prepare("digits", data_dir=tmp_path / "the same")  # where warnings are errors
+    monkeypatch.setattr(builder, "SAMPLES", {"train": "0" * 64, "test": "0" * 64})
+    here = f"numpy=={np.__version__}"
+    for pin, sentence in ((here, "here are the same$"), ("numpy==1.0", f"here is {here}: .*1.0$")):
+        monkeypatch.setattr(builder, "DRAWN_WITH", (pin,))
+        with pytest.warns(UserWarning, match=f"digits: .* with {pin}; {sentence}") as seen:
+            loaded = datasets.load("digits", "train", data_dir=tmp_path / pin)
+        assert (len(seen), len(loaded.label)) == (1, 260)  # test has fewer than the sample
+
+
 # --- preparation and cache ------------------------------------------------------------------
 
 

@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
+from experiments.methods import METHODS
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
-DOCUMENTS = (README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = (README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
@@ -80,6 +82,12 @@ def test_modules_that_documents_run_exist():
         assert spec, module
         if spec.submodule_search_locations:
             assert importlib.util.find_spec(f"{module}.__main__"), module
+
+
+def test_every_method_has_a_page():
+    pages = [path.read_text() for path in (ROOT / "docs" / "methods").glob("*.md")]
+    for name in METHODS:
+        assert any(re.search(rf"(--methods [ \w-]*\b|^\| ){name}\b", page, re.M) for page in pages)
 
 
 @pytest.mark.parametrize("package", ["dann_jax", "experiments"])

@@ -1,11 +1,6 @@
 """Methods of domain adaptation that the paper is compared with: they align given features."""
 
-from dann_jax.alignment.estimators import (
-    DLID,
-    CorrelationAlignment,
-    GeodesicFlowKernel,
-    SubspaceAlignment,
-)
+from dann_jax import extras
 from dann_jax.alignment.subspace import (
     Alignment,
     Subspace,
@@ -15,6 +10,14 @@ from dann_jax.alignment.subspace import (
     stable_components,
     subspace_alignment,
 )
+
+with extras.needs(__name__):
+    from dann_jax.alignment.estimators import (
+        DLID,
+        CorrelationAlignment,
+        GeodesicFlowKernel,
+        SubspaceAlignment,
+    )
 
 __all__ = [
     "DLID",

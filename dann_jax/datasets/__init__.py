@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dann_jax import extras
 from dann_jax.datasets.image_sets import ImageSet, cached, digest, subset
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def builder(
 
     Raises:
         ValueError: there is no data set of that name.
+        ModuleNotFoundError: the extra ``data`` is not installed.
     """
     if name not in _NAMES:
         near = difflib.get_close_matches(name, _NAMES, cutoff=0.4)
@@ -106,9 +108,8 @@ def builder(
             + (f": did you mean {', '.join(near)}?" if near else "")
         )
     name, _, config = name.partition("/")
-    module = importlib.import_module(f"{__name__}.{name}.{name}_dataset_builder")
     options = {"config": config} if config else {}
-    return module.Builder(data_dir=_root(data_dir), manual_dir=manual_dir, **options)
+    return _builder(name)(data_dir=_root(data_dir), manual_dir=manual_dir, **options)
 
 
 def from_folder(
@@ -142,8 +143,7 @@ def from_folder(
         ValueError: it holds no images, something that would be left out in silence, or a class
             that is not in ``class_names``.
     """
-    module = importlib.import_module(f"{__name__}.image_folder.image_folder_dataset_builder")
-    return module.Builder(
+    return _builder("image_folder")(
         folder=folder,
         image_size=image_size,
         class_names=class_names,
@@ -230,7 +230,7 @@ def prepare(
         built = builder(built, data_dir=data_dir, manual_dir=manual_dir)
     if not built.is_prepared():
         built.progress = progress
-        with _without_tfds_bars():
+        with _without_tfds_bars(), extras.needs(built.name):
             built.download_and_prepare()
         built.is_prepared()  # reads what describes it, if another process was first
     return built
@@ -331,6 +331,11 @@ def _check_memory(built, split):
             f"{needed / 1e9:,.1f} GB of the {memory / 1e9:,.1f} GB of memory: make image_size "
             "(--image-size) smaller, or leave the images on disk (--streaming)"
         )
+
+
+def _builder(name: str) -> type["ImageBuilder"]:
+    with extras.needs(__name__):
+        return importlib.import_module(f"{__name__}.{name}.{name}_dataset_builder").Builder
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import collections
 import contextlib
 import errno
 import functools
+import hashlib
 import io
 import itertools
 import json
@@ -12,8 +13,10 @@ import math
 import os
 import shutil
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from tqdm import tqdm
 
 from dann_jax.datasets import image_sets, source_files, whole_files
 
-__all__ = ["PAPER", "Find", "ImageBuilder", "pixels", "png"]
+__all__ = ["PAPER", "Find", "ImageBuilder", "others", "pixels", "png"]
 
 PAPER = """\
 @inproceedings{ganin2015unsupervised,
@@ -41,6 +44,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FORMAT = "array_record"  # of the prepared records
 _DIGESTS = "digests.json"  # SHA-256 of each split, as ``datasets.digest``
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # whose file Python does not always name
+_SAMPLE = 256  # images; what drew them otherwise shows in the first ones
 _SHARD_BYTES = 1 << 28  # of images that go into one file
 
 
@@ -58,6 +62,9 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
             if it wrote anything else.
         UNLABELLED: for each split, how many examples have no label, -1; 0 for those left out.
         SUBSETS: named parts of splits.
+        SAMPLES: for each split, the SHA-256 of its first 256 images where DRAWN_WITH drew them.
+            Others are warned of.
+        DRAWN_WITH: packages on which the bytes of drawn images depend, as pip takes them.
         RESIZES: whether pictures of any size are resized to ``IMAGE_SHAPE``.
         DESCRIPTION: one paragraph.
         CITATION: BibTeX.
@@ -72,6 +79,8 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
     CLASS_COUNTS: Mapping[str, Sequence[int]]
     UNLABELLED: Mapping[str, int] = {}
     SUBSETS: Mapping[str, image_sets.Subset] = {}
+    SAMPLES: Mapping[str, str] = {}
+    DRAWN_WITH: Sequence[str] = ()
     RESIZES = False
     DESCRIPTION: str
     CITATION: str
@@ -143,6 +152,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[int, dict]]:
         written = self._written[split] = collections.Counter()
         digest = self._digests[split] = image_sets.Digest((len(labels), *self.IMAGE_SHAPE))
+        sample = hashlib.sha256()
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             if image.shape != self.IMAGE_SHAPE or image.dtype != np.uint8:
                 raise ValueError(
@@ -151,7 +161,23 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
                 )
             written[int(label)] += 1
             digest.add(image, int(label))
+            if i < _SAMPLE:
+                sample.update(np.ascontiguousarray(image).data)
+            if i == _SAMPLE - 1:
+                self._compare(split, sample.hexdigest())
             yield i, {"image": png(image), "label": int(label)}
+
+    def _compare(self, split, sha256):
+        """Warns of images whose bytes are not those of the published results."""
+        if sha256 != self.SAMPLES.get(split, sha256):
+            here = others(self.DRAWN_WITH)
+            warnings.warn(
+                f"{self.name}: the images differ in some bytes from those of the published "
+                f"results, which were drawn with {', '.join(here or self.DRAWN_WITH)}; here "
+                f"{'is ' + ', '.join(here.values()) if here else 'are the same'}"
+                + (f": for the same bytes pip install {' '.join(here)}" if here else ""),
+                stacklevel=2,
+            )
 
     def _generate_splits(self, dl_manager, download_config):
         # TFDS would hold a split in memory until it knows how many shards to write, and from a
@@ -398,6 +424,20 @@ class _LocalInfo(tfds.core.DatasetInfo):
                 f"got a missing or damaged file ({source_files.reason(error)}): "
                 f"{_anew(dataset_info_dir)}"
             ) from error
+
+
+def others(pins: Iterable[str]) -> dict[str, str]:
+    """Returns of which packages another version is installed.
+
+    Args:
+        pins: packages and versions as pip takes them, ``Pillow==13.0.0``.
+
+    Returns:
+        What is installed instead, in the same form, by pin.
+    """
+    names = {pin: pin.partition("==")[0] for pin in pins}
+    here = {pin: f"{name}=={metadata.version(name)}" for pin, name in names.items()}
+    return {pin: installed for pin, installed in here.items() if installed != pin}
 
 
 def _crc32(digests) -> int:

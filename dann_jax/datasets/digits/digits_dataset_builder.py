@@ -32,6 +32,11 @@ class Builder(image_builder.ImageBuilder):
     IMAGE_SHAPE = (28, 28, 1)
     CLASS_COUNTS: Mapping[str, tuple[int, ...]] = {"train": (1000,) * 10, "test": (200,) * 10}
     SEED = 1
+    SAMPLES = {
+        "train": "073812a6c92151f9de9cf5c930cc5af91e8fa0ff69e23465cba69a811f387f0e",
+        "test": "8f5fa35cac2b243b003034d0788219b7a6ffefb331f63fc6ddfa1b721ecad47e",
+    }
+    DRAWN_WITH = ("numpy==2.4.6", "scikit-learn==1.9.1")
 
     DESCRIPTION = (
         "Handwritten digits 0 to 9, white on black, 28x28 pixels: 10,000 images to train on "

@@ -31,6 +31,11 @@ class Builder(image_builder.ImageBuilder):
     IMAGE_SHAPE = (28, 28, 3)
     CLASS_COUNTS: Mapping[str, tuple[int, ...]] = {"train": (1000,) * 10, "test": (200,) * 10}
     SEED = 2
+    SAMPLES = {
+        "train": "4dc41dbcb6e9b3bc2ab954c37e652208369242f791d832bcb5fb8f0a25990e74",
+        "test": "9468c48b707c5175c79f6a33ed208e659fae104d0ee815d44a3b1917cffc3666",
+    }
+    DRAWN_WITH = ("numpy==2.4.6", "Pillow==13.0.0", "scikit-learn==1.9.1")
 
     DESCRIPTION = (
         "Handwritten digits 0 to 9 blended over patches of two colour photographs by the "

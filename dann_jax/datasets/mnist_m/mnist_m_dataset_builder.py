@@ -38,6 +38,11 @@ class Builder(image_builder.ImageBuilder):
     PHOTOGRAPH_COUNTS = photographs.BSDS500_COUNTS
     PHOTOGRAPH_SHA256 = photographs.BSDS500_SHA256
     SEED = 0
+    SAMPLES = {
+        "train": "de4accb6586d30ff2aef08a078d0c3fb866bb686f8ddbb954cafa93421cbca80",
+        "test": "3578c28ca1cb0bcb99976e85ab8e077f357610deaeef2d1f3cb714bc4d336733",
+    }
+    DRAWN_WITH = ("Pillow==13.0.0",)
 
     DESCRIPTION = (
         "MNIST digits blended over random patches of colour photographs from BSDS500 by the "

@@ -22,6 +22,11 @@ class Builder(drawn_builder.DrawnBuilder):
     SIZES = {"train": 479400, "test": 9553}
     IMAGES = staticmethod(rendering.images)
     LABELS = staticmethod(rendering.labels)
+    SAMPLES = {
+        "train": "8334395f5e36581e6253a57045113be02d2cc0fad2433c425cd82ded50f8089e",
+        "test": "67f1fa614f1e66828c35c77b1ab4bb241fc654f7106e4c57d9922bdd90e5648e",
+    }
+    DRAWN_WITH = ("numpy==2.4.6", "Pillow==13.0.0", "scipy==1.17.1", *fonts.PINS)
 
     DESCRIPTION = (
         "House numbers of one to three digits in 38 font faces, drawn with varied place, size, "

@@ -24,6 +24,11 @@ class Builder(drawn_builder.DrawnBuilder):
     SIZES = {"train": 100_000, "test": 4_300}
     IMAGES = staticmethod(rendering.images)
     LABELS = staticmethod(rendering.labels)
+    SAMPLES = {
+        "train": "e74dc29dcc00fe6680e0bf9b435cdf38f4f762b6a9056a18f98b81b9309ac3a1",
+        "test": "b507eba4ad9cddd270db2e8a6f9c7135fe4cb3fffced989ca99a2c2fae4a71d1",
+    }
+    DRAWN_WITH = ("numpy==2.4.6", "Pillow==13.0.0", "resvg_py==0.5.0", "scikit-learn==1.9.1")
 
     DESCRIPTION = (
         "The 43 German traffic signs of GTSRB, drawn and rendered with varied pose, paint, light, "
