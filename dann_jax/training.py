@@ -48,7 +48,7 @@ class TrainState:
     step: chex.Array  # [] int32, number of updates done
     theta: dict[str, Any]  # parameters 'f', 'y' and 'd' of G_f, G_y and G_d
     batch_stats: dict[str, Any]  # running averages of batch norm, under the same keys
-    opt_state: Any
+    opt_state: Any  # of the optax transformation
 
 
 class _Absent(float):
