@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dann_jax.datasets.image_sets import ImageSet, cached, digest, subset
+from dann_jax.datasets.image_sets import ImageSet, cached, digest, held_out, subset
 
 if TYPE_CHECKING:
     from dann_jax.datasets.image_builder import ImageBuilder
@@ -45,6 +45,7 @@ __all__ = [
     "digest",
     "find",
     "from_folder",
+    "held_out",
     "is_folder",
     "load",
     "names",
