@@ -143,5 +143,5 @@ def _add_classes(shown, results, ends):
     rows = {classes[place]: [place] for place in places[0]}
     rows |= {f"{len(places[1])} other classes": places[1]} if places[1] else {}
     for name, some in rows.items():
-        of = {method: counts[method][some].sum() for method in counts}
-        shown.add_row(escape(name), *(f"{of[m]:g}" if m in of else DASH for m in results))
+        of = {m: f"{each[some].sum():.1f}".removesuffix(".0") for m, each in counts.items()}
+        shown.add_row(escape(name), *(of.get(method, DASH) for method in results))
