@@ -11,6 +11,7 @@ Command: python -m experiments.run own_photos --source DIR --target DIR
 
 import dataclasses
 
+from dann_jax import selection
 from experiments.configs import office31
 from experiments.methods import WITHOUT_TARGET_LABELS
 
@@ -27,12 +28,15 @@ config = dataclasses.replace(
     steps=500,
     alpha=0.5,  # 0.001 a step
     evaluate_every=100,
-    select=(  # the two others need more held-out images than a small folder gives, and some time
-        "information_maximization",
-        "batch_nuclear_norm",
-        "soft_neighborhood_density",
-        "entropy",
-        "domain_confusion",
+    select=tuple(  # the two others need more held-out images than a small folder gives
+        rule.__name__
+        for rule in (
+            selection.information_maximization,
+            selection.batch_nuclear_norm,
+            selection.soft_neighborhood_density,
+            selection.entropy,
+            selection.domain_confusion,
+        )
     ),
 )
 methods = WITHOUT_TARGET_LABELS
