@@ -73,7 +73,7 @@ def table(title: str, results: dict[str, dict[str, Any]]) -> Table | None:
         accuracy is not None for result in results.values() for accuracy in _accuracies(result)
     ):
         return None
-    shown = Table(title=f"{title}: the target has no labels; the last step", title_justify="left")
+    shown = Table(title=f"{title}: no target labels, last step", title_justify="left")
     shown.add_column("", no_wrap=True)
     for method in results:
         shown.add_column(method, justify="right", no_wrap=True)

@@ -80,7 +80,7 @@ def trained(tmp_path_factory):
 
 
 def test_without_target_labels_the_table_has_what_the_predictions_say(trained):
-    table = trained.shown[trained.shown.index("own_photos: the target has no labels") :]
+    table = trained.shown[trained.shown.index("own_photos: no target labels") :]
     cells = {row[0]: row[1:] for row in re.findall("│ (.*?) +│ +(.*?) │ +(.*?) │", table)}
     results = [trained.result(method) for method in ("source-only", "dann")]
     ends = [
