@@ -19,7 +19,7 @@ from test_office import SIDE, WIDTH, Tiny, write_weights
 import dann_jax
 from dann_jax.backbones import BACKBONES
 from dann_jax.backbones.weights import Layer
-from experiments import configs, domains, export, plan, predict, run, studies, verify
+from experiments import configs, domains, export, options, plan, predict, run, studies, verify
 from experiments.figures import curves, look
 from experiments.methods import METHODS
 
@@ -46,6 +46,13 @@ class Run(NamedTuple):
         return json.loads((self.folder / f"{method}.json").read_text())
 
 
+def documented(program, **places):
+    """Returns the words of the document's command for a program, with other paths in them."""
+    block = re.search(r"^```bash\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)[1]
+    (line,) = re.findall(rf"^python -m experiments\.{program} (.*)$", block, re.M)
+    return [places.get(word.replace("/", "_"), word) for word in line.split()]
+
+
 def called(main, words):
     """Returns the exit status of a program and what it printed."""
     out, err = io.StringIO(), io.StringIO()
@@ -70,8 +77,9 @@ def tiny():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("own")
-    command = [CONFIG, "--source", fill(root / "a", classes=CLASSES), "--target"]
-    command += [fill(root / "b", classes=CLASSES, labelled=False)]
+    source = fill(root / "a", classes=CLASSES)
+    target = fill(root / "b", classes=CLASSES, labelled=False)
+    command = documented("run", SOURCE=source, TARGET=target)
     command += ["--weights", write_weights(root / "tiny.npz"), "--data-dir", root / "data"]
     command += ["--output", root / "runs", *SHORT.split()]
     status, shown = called(run.main, command)
@@ -165,7 +173,8 @@ def test_a_result_of_other_images_is_not_taken_for_theirs(trained):
 def test_a_model_predicts_new_photographs_and_is_exported(trained):
     new = trained.root / "new.csv"
     kept = trained.folder / "dann"
-    status, shown = called(predict.main, [kept, trained.root / "b", "--output", new])
+    places = {"runs_own_photos_dann": kept, "NEW": trained.root / "b", "predictions.csv": new}
+    status, shown = called(predict.main, documented("predict", **places))
     assert status == 0, shown
     with new.open() as ours, (kept / "key_0" / "predictions.csv").open() as theirs:
         for row, expected in zip(csv.DictReader(ours), csv.DictReader(theirs), strict=True):
@@ -173,7 +182,7 @@ def test_a_model_predicts_new_photographs_and_is_exported(trained):
             assert float(row["probability"]) == pytest.approx(
                 float(expected["probability"]), abs=1e-4
             )
-    assert called(export.main, [kept])[0] == 0
+    assert called(export.main, documented("export", **places))[0] == 0
     model, state, classes, preprocess = dann_jax.load(kept)
     assert classes == tuple(sorted(CLASSES))
     exported = jax.export.deserialize(bytearray((kept / "key_0" / "model.jax_export").read_bytes()))
@@ -204,6 +213,16 @@ def test_a_contact_sheet_shows_the_pair(trained):
     words = [*trained.command[:5], "--data-dir", trained.root / "data", "--output", sheet]
     assert called(look.main, words)[0] == 0
     assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_options_of_the_document_are_those_of_the_program():
+    text = DOCUMENT.read_text()
+    named = [words.split() for words in re.findall(r"`(--[a-z-]+[^`]*)`", text)]
+    assert len(named) > 6
+    for words in named:
+        words = [word for word in words if word not in ("RULE", "...")]
+        if words[-1] != "--select":
+            options.parse(CONFIG, [*words, "--source", ".", "--target", "."], shown=CONFIG)
 
 
 def test_one_flag_fine_tunes_the_backbone(trained):
