@@ -131,17 +131,23 @@ def _add_rules(shown, results, ends):
 def _add_classes(shown, results, ends):
     """Adds how many images are predicted to be of each class, the rarest ones together."""
     classes = next(list(each[0]["predicted"]) for each in ends.values() if each)
-    counts = {
-        method: np.mean([list(end["predicted"].values()) for end in each], axis=0)
+    counts = {  # [key, class]
+        method: np.array([list(end["predicted"].values()) for end in each])
         for method, each in ends.items()
         if each
     }
-    order = np.argsort(-np.mean(list(counts.values()), axis=0), kind="stable")
-    places = sorted(order[:MOST].tolist()), order[MOST:].tolist()
+    order = np.argsort(-np.mean([each.mean(0) for each in counts.values()], 0), kind="stable")
+    named, others = sorted(order[:MOST].tolist()), order[MOST:].tolist()
+    rows = {escape(classes[place]): [place] for place in named}
+    rows |= {f"{len(others)} other classes": others} if others else {}
     shown.add_section()
+    of = {m: f"{_short((each > 0).sum(1).mean())} of {len(classes)}" for m, each in counts.items()}
+    shown.add_row("classes predicted", *(of.get(method, DASH) for method in results))
     shown.add_row("[italic]images predicted to be[/italic]")
-    rows = {classes[place]: [place] for place in places[0]}
-    rows |= {f"{len(places[1])} other classes": places[1]} if places[1] else {}
-    for name, some in rows.items():
-        of = {m: f"{each[some].sum():.1f}".removesuffix(".0") for m, each in counts.items()}
-        shown.add_row(escape(name), *(of.get(method, DASH) for method in results))
+    for name, places in rows.items():
+        of = {m: _short(each[:, places].sum(1).mean()) for m, each in counts.items()}
+        shown.add_row(name, *(of.get(method, DASH) for method in results))
+
+
+def _short(number):
+    return f"{number:.1f}".removesuffix(".0")

@@ -55,7 +55,7 @@ _NEEDS = {  # panels that not all results have -> where they come from
 _TRAINING = ("source-error", "label-loss", "domain-loss", "domain-error", "schedules")
 PANELS = ("target-error", *_TRAINING)
 UNLABELLED = ("target-confidence", "target-entropy", _CLASSES, *_TRAINING)
-NAMED = 15  # classes, at most, whose names fit beside their bars
+NAMED, LETTERS = 12, 14  # classes, at most, whose names fit beside their bars, and of a name
 DRAWABLE = [name for name, method in METHODS.items() if method.line]  # in the order of a legend
 
 
@@ -234,7 +234,8 @@ def _draw_classes(axis, results):
     for i, (method, each) in enumerate(counts.items()):
         places = np.arange(len(names)) + (i - (len(counts) - 1) / 2) * height
         axis.barh(places, list(each.values()), height, color=METHODS[method].line.colour)
-    axis.set_yticks(range(len(names)), names, fontsize=6)
+    short = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in names]
+    axis.set_yticks(range(len(names)), short)
     axis.invert_yaxis()
     if len(names) > NAMED:
         axis.set(yticks=[], ylabel=f"{len(names)} classes")
