@@ -77,8 +77,10 @@ def table(title: str, results: dict[str, dict[str, Any]]) -> Table | None:
     shown.add_column("", no_wrap=True)
     for method in results:
         shown.add_column(method, justify="right", no_wrap=True)
+    lost = {method: any(result["diverged"]) for method, result in results.items()}
     for name, text in _ROWS.items():
-        shown.add_row(text, *(_mean([end[name] for end in ends[m]]) for m in results))
+        means = {method: _mean([end[name] for end in of_keys]) for method, of_keys in ends.items()}
+        shown.add_row(text, *("diverged" if lost[m] else mean for m, mean in means.items()))
     shown.add_row("keys", *(str(len(result["keys"])) for result in results.values()))
     minutes = (each["wall_seconds"] / 60 / len(each["keys"]) for each in results.values())
     shown.add_row("min/key", *(f"{each:.1f}" for each in minutes))
@@ -96,15 +98,16 @@ def _accuracies(result):
 
 
 def _ends(result):
-    """Returns the last evaluation of each key that has one of a target without labels."""
+    """Returns the last evaluation of each key, of a target without labels; none if one diverged."""
+    every = [curves["evaluations"] for curves in result.get("curves", ())]
+    if any(result["diverged"]) or not all(columns.get("predicted") for columns in every):
+        return []
     ends = []
-    for curves, diverged in zip(result.get("curves", ()), result["diverged"], strict=False):
-        columns = curves["evaluations"]
-        if not diverged and columns.get("predicted"):
-            end = {name: c[-1] for name, c in columns.items() if isinstance(c, list) and c}
-            for name in ("predicted", "scores"):
-                end[name] = {n: values[-1] for n, values in columns.get(name, {}).items()}
-            ends.append(end)
+    for columns in every:
+        end = {name: values[-1] for name, values in columns.items() if isinstance(values, list)}
+        for name in ("predicted", "scores"):
+            end[name] = {n: values[-1] for n, values in columns.get(name, {}).items()}
+        ends.append(end)
     return ends
 
 

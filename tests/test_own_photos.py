@@ -19,7 +19,18 @@ from test_office import SIDE, WIDTH, Tiny, write_weights
 import dann_jax
 from dann_jax.backbones import BACKBONES
 from dann_jax.backbones.weights import Layer
-from experiments import configs, domains, export, options, plan, predict, run, studies, verify
+from experiments import (
+    configs,
+    domains,
+    export,
+    options,
+    plan,
+    predict,
+    run,
+    studies,
+    unlabelled,
+    verify,
+)
 from experiments.figures import curves, look
 from experiments.methods import METHODS
 
@@ -112,6 +123,16 @@ def test_without_target_labels_the_table_has_what_the_predictions_say(trained):
     assert re.search(
         r"step 4: target confidence 0\.\d+  entropy \d\.\d+  [123] of 3", trained.shown
     )
+
+
+def test_what_diverged_has_no_numbers_in_the_table(trained):
+    results = {method: trained.result(method) for method in ("source-only", "dann")}
+    results["dann"]["diverged"] = [{"step": 3, "term": "logits", "checkpoint": None}]
+    table = unlabelled.table("a", results)
+    cells = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert cells[0] == ("source accuracy", cells[0][1], "diverged")
+    assert cells[-1][2] == "—"
+    assert cells[-1][1].isdigit()
 
 
 def test_what_is_said_is_that_of_the_predictions(trained):
