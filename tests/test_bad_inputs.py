@@ -1521,6 +1521,10 @@ COMMANDS = [
         "curves RESULTS --panels proxy-a-distance",
         "panel proxy-a-distance: none of the results .* has it: train with .*--divergence",
     ),
+    (
+        "curves RESULTS --panels domain_confusion",
+        "panel domain_confusion: none of the results .* has it: train with .*--select, or leave",
+    ),
     ("curves RESULTS --variant x", "no results in RESULTS: expected one of few-labels-x.json, "),
     ("curves RESULTS --panels x", "--panels: expected one of target-error, .*, got 'x'"),
     (

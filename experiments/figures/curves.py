@@ -66,7 +66,7 @@ class Options:
     folder: tyro.conf.Positional[pathlib.Path]
     """Where the result files are."""
 
-    panels: tuple[Literal[(*_CURVES, "schedules")], ...] | None = None
+    panels: tuple[Literal[(*_CURVES, "schedules")], ...] = ()
     """Which, in this order; by default errors, losses and schedules or, of a target without labels,
     how sure the predictions are and of which classes. Distances need results of experiments.run
     --divergence, and rules those of --select."""
@@ -82,7 +82,7 @@ def _draw(options):
     suffix = f"-{options.variant}" if options.variant else ""
     path = options.output or options.folder / f"curves{suffix}.png"
     results = read(options.folder, suffix)
-    draw(results, path, panels=options.panels, variant=options.variant)
+    draw(results, path, panels=options.panels or None, variant=options.variant)
     return path
 
 
