@@ -135,7 +135,7 @@ def describe(folder: str | pathlib.Path) -> dict[str, Any]:
 def load(folder: str | pathlib.Path) -> LoadedModel:
     """Returns a trained model that ``experiments.run`` left in a folder.
 
-        model, state, classes, preprocess = load("runs/own_pair/dann/key_0")
+        model, state, classes, preprocess = load("runs/own_photos/dann/key_0")
         logits = predict(model, state, images, preprocess=preprocess)
 
     Args:

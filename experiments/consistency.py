@@ -36,9 +36,10 @@ SUMMARIES = {  # prefix of the mean and the deviation -> accuracy of each key
     "oracle_": "oracle_accuracy",
 }
 BY_COMPONENTS = "by_components.target_accuracy"
-NESTED = ("penalties", "scores")  # columns by the names of what objectives add, and of rules
+NESTED = ("penalties", "scores", "predicted")  # columns by what objectives add, rules and classes
+SURENESS = ("target_confidence", "target_entropy", "predicted")  # of a target without labels
 PENALTIES = "penalties."  # before these names
-FEW_LABELS = "few labels"  # the entry of data
+FEW_LABELS, HELD_OUT = "few labels", "held out"  # entries of data
 PACKAGES = ("dann_jax", "python", "jax", "jaxlib", "flax", "optax", "numpy")  # of every training
 LONGEST = 10_000_000  # updates whose schedules are compared
 
@@ -138,13 +139,17 @@ def _data_names(settings, domain, use):
     """Returns what an entry of data may be called: as a data set, or as a folder."""
     name, split = getattr(settings, domain), getattr(settings, f"{domain}_{use}")
     folder = f"{domain}:{pathlib.Path(name).name}"
-    return [f"{name}/{split}", f"{folder}/{split}", *[f"{folder}/train"] * (split == "test")]
+    instead = [f"{folder}/train"] * (split == "test")  # where a folder has no such part
+    if instead and domain == "source" and settings.held_out:
+        instead.append(f"{folder}/{HELD_OUT}")
+    return [f"{name}/{split}", f"{folder}/{split}", *instead]
 
 
 def _examples(result, domain):
     """Returns how many test images an accuracy is of; None where some may have no label."""
-    name, *_ = _data_names(result.resolved_config, domain, "test")
-    return result.data[name].examples if name in result.data else None
+    name, *others = _data_names(result.resolved_config, domain, "test")
+    names = [name, *(other for other in others if other.endswith(f"/{HELD_OUT}"))]
+    return next((result.data[name].examples for name in names if name in result.data), None)
 
 
 # --- results
@@ -496,6 +501,7 @@ def _of_evaluations(entry, result, i):
             yield Fault(f"{name}[{i}]", expected, shown(accuracy))
     if evaluations.step:
         yield from _of_scores(entry, evaluations, result.resolved_config)
+        yield from _of_predicted(entry, evaluations)
 
 
 def _of_scores(entry, row, settings):
@@ -510,6 +516,21 @@ def _of_scores(entry, row, settings):
             if score is not None and not low - DIGITS <= score <= high + DIGITS:
                 expected = f"a number from {low:.4g} to {high:.4g}"
                 yield Fault(f"{entry}.scores.{rule}", expected, shown(score))
+
+
+def _of_predicted(entry, evaluations):
+    """Yields what is said of the predictions although there are labels, or is not whole."""
+    there = {name: bool(getattr(evaluations, name)) for name in SURENESS}
+    labelled = any(value is not None for value in evaluations.target_accuracy)
+    for name, is_there in there.items():
+        if is_there != (any(there.values()) and not labelled):
+            expected = "none, as there are labels" if labelled else "one, as there are others"
+            yield Fault(f"{entry}.{name}", expected, "one" if is_there else "none")
+    totals = [sum(counts) for counts in zip(*evaluations.predicted.values(), strict=True)]
+    for j, total in enumerate(totals):
+        if total != totals[0]:
+            expected = f"{totals[0]} images, as at the first evaluation"
+            yield Fault(f"{entry}.predicted", expected, f"{total} at step {evaluations.step[j]}")
 
 
 def _of_selected(result):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments import record, train
+from experiments import record, train, unlabelled
 from experiments.methods import METHODS, gap_of
 
 __all__ = ["DASH", "Watch", "accuracy", "progress", "selected", "table"]
@@ -51,9 +51,11 @@ class Watch:
         pace = self._pace(report)
         self.progress.update(self.task, completed=report.step, losses=f"{pace}  {losses}")
         if report.target_accuracy is not None:
+            target = f"target {accuracy(report.target_accuracy)}"
+            if report.unlabelled:
+                target = unlabelled.line(report.unlabelled)
             self.console.print(
-                f"{self.method} key {report.key} step {report.step:,}: "
-                f"target {accuracy(report.target_accuracy)}  "
+                f"{self.method} key {report.key} step {report.step:,}: {target}  "
                 f"source {accuracy(report.source_accuracy)}  {losses}  {pace}",
                 soft_wrap=True,
             )

@@ -17,6 +17,7 @@ from experiments.settings import Config
 __all__ = [
     "Pair",
     "batch_sizes",
+    "changed_folders",
     "differences",
     "load_pair",
     "prepare_pair",
@@ -47,9 +48,10 @@ def load_pair(
     """Returns the training and test images of both domains, with the digest of each part as stored.
 
     Above a frozen backbone its outputs take the place of images: see ``pretraining.features``. A
-    folder without a split ``test`` is tested on the images that it is trained on; if it is the
-    target, that is the transductive protocol: its labels, if any, are not trained on. With
-    ``streaming`` the images stay on disk. Folders are as in ``datasets.load``.
+    target that is a folder without a split ``test`` is tested on the images that it is trained on,
+    the transductive protocol: its labels, if any, are not trained on. Of such a source
+    ``config.held_out`` of each class is tested on instead. With ``streaming`` the images stay on
+    disk. Folders are as in ``datasets.load``.
     """
     if config.frozen and streaming:
         raise ValueError("the outputs of a frozen backbone are in memory: no --streaming")
@@ -58,18 +60,21 @@ def load_pair(
     options = {"features": features, "streaming": streaming, "progress": progress}
     parts, provenance = {}, {}
     for domain, builder in (("source", source), ("target", target)):
-        name, images = getattr(config, domain), {}
+        name, images, lacks_test = getattr(config, domain), {}, False
         is_folder = datasets.is_folder(name)
         shown = f"{domain}:{pathlib.Path(name).name}" if is_folder else name
         for use in ("train", "test"):
             split = getattr(config, f"{domain}_{use}")
             if is_folder and split == "test" and split not in builder.CLASS_COUNTS:
-                split = "train"
+                split, lacks_test = "train", True
             if split not in images:  # one that is both trained and tested on is loaded once
                 images[split], provenance[f"{shown}/{split}"] = _load(
                     builder, split, config, name=name, **options
                 )
             parts[f"{domain}_{use}"] = images[split]
+        if lacks_test and domain == "source":
+            held_out = _hold_out(parts, config.held_out)
+            provenance |= {f"{shown}/held out": held_out} if held_out else {}
         files = builder.files(split) if is_folder else None
     few = None
     if config.few_labels is not None:
@@ -142,10 +147,43 @@ def _shown(origin):
     return f"{origin['examples']:,} examples{part} of sha256 {origin['sha256'][:12]}"
 
 
+def changed_folders(config: Config, recorded: dict[str, dict], **where) -> str:
+    """Returns in words how folders of images differ from a ``Pair.provenance``; "" if they do not.
+
+    A folder that is not there any more does not differ. Others are prepared where they are not yet.
+    """
+    names = [getattr(config, domain) for domain in ("source", "target")]
+    folders = [name for name in names if datasets.is_folder(name)]
+    if not folders or not all(pathlib.Path(name).expanduser().is_dir() for name in folders):
+        return ""
+    actual = {}
+    for domain, builder in zip(("source", "target"), _find(config, **where), strict=True):
+        if datasets.is_folder(name := getattr(config, domain)):
+            builder = datasets.prepare(builder)
+            for split in builder.CLASS_COUNTS:
+                count = sum(builder.CLASS_COUNTS[split]) + builder.UNLABELLED[split]
+                origin = {"examples": count, "sha256": builder.digest(split)}
+                actual[f"{domain}:{pathlib.Path(name).name}/{split}"] = origin
+    known = [name for name in recorded if actual.get(name, {}).get("sha256")]
+    return differences(*({name: some[name] for name in known} for some in (recorded, actual)))
+
+
 def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> None:
     """Prepares the data of ``load_pair`` on disk, where it is not yet, and raises as that does."""
     for builder in _find(config, data_dir=data_dir, manual_dir=manual_dir):
         datasets.prepare(builder, progress=progress)
+
+
+def _hold_out(parts, share):
+    """Takes what to test on out of a source's training images; returns its origin, None if none."""
+    images = parts["source_train"]
+    label = np.concatenate([label for _, label in blocks(images)])
+    positions = datasets.held_out(label, share)
+    if not len(positions):
+        return None
+    parts["source_train"] = chosen(images, np.delete(np.arange(len(label)), positions))
+    parts["source_test"] = chosen(images, positions)
+    return {"examples": len(positions), "sha256": datasets.digest([positions])}
 
 
 def _few(config, parts, class_names):
@@ -191,16 +229,18 @@ def _load(builder, split, config, *, name, features, streaming, progress):
 
 def preprocessing(config: Config, pair: Pair, method: Method) -> Preprocess:
     """Returns the preprocessing of a method, from its training images: a baseline's of one."""
-    if config.mean == "backbone":
+    of_weights = config.mean == "backbone"
+    if of_weights and not config.frozen:
         backbone = BACKBONES[config.backbone]
         rest = backbone.scale, config.input_size, config.normalize_images
         return Preprocess(backbone.mean, backbone.mean, *rest)
     images = _images(pair, method)
     source, target = map(_mean, images)
-    if images[0] is not images[1] and config.mean == "joint":
+    if images[0] is not images[1] and config.mean != "per_domain":
         source = target = np.average([source, target], axis=0, weights=list(map(size, images)))
     means = tuple(source.tolist()), tuple(target.tolist())
-    return Preprocess(*means, config.input_scale, config.input_size, config.normalize_images)
+    scale = 1.0 if of_weights else config.input_scale
+    return Preprocess(*means, scale, config.input_size, config.normalize_images)
 
 
 def _mean(images):

@@ -24,6 +24,7 @@ from experiments import (
     studies,
     train,
     trained,
+    unlabelled,
 )
 from experiments.figures import curves
 from experiments.methods import METHODS
@@ -92,6 +93,7 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
     diverged = []
     for path in plan.kept:
         result = record.read_result(path)
+        _check_folders(path, result, options)
         line = f"{path} is there already" + ", and diverged" * any(result["diverged"])
         console.print(line, markup=False, soft_wrap=True)
         name = METHODS[result["method"]].aligns or result["method"]
@@ -113,6 +115,19 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
     if files:
         console.print("written: " + ", ".join(map(str, files)), soft_wrap=True, markup=False)
     return list(dict.fromkeys(diverged))
+
+
+def _check_folders(path, result, options):
+    """Raises where a result that is there is of folders that hold other images by now."""
+    where = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
+    with processes.all_or_none():
+        if processes.is_first():
+            changed = domains.changed_folders(options.config, result["data"], **where)
+            if changed:
+                raise ValueError(
+                    f"{path} holds a result of other images ({changed}): choose another --output, "
+                    "or replace it with --overwrite"
+                )
 
 
 def _diverged(name, keys, diverged):
@@ -253,7 +268,8 @@ def _train(job, study, setting):
         "programs_from_cache": compiled.from_cache,
         **runtime.peak_memory(jax.local_devices()),
     }
-    for line in display.selected(job.method.name, entries.get("selected", {})):
+    selected = job.method.name, entries.get("selected", {})
+    for line in unlabelled.chosen(*selected) or display.selected(*selected):
         console.print(line, soft_wrap=True)
     _write(job, entries, command(job, groups, setting.devices))
     shutil.rmtree(replaced, ignore_errors=True)

@@ -1,8 +1,8 @@
 """Exports a trained model as one function in one file: python -m experiments.export RUN.
 
-RUN is the folder of a finished training, such as runs/own_pair/dann/key_0. The file is an artefact
-of jax.export, which needs jax alone, on a CPU, GPU or TPU: images of the training's size, uint8
-[n, size, size, 3] for any n, to the probabilities of the classes, float32 [n, classes]. What
+RUN is the folder of a finished training, such as runs/own_photos/dann/key_0. The file is an
+artefact of jax.export, which needs jax alone, on a CPU, GPU or TPU: images of the training's size,
+uint8 [n, size, size, 3] for any n, to the probabilities of the classes, float32 [n, classes]. What
 happens to an image before the network, a frozen backbone too, is in it.
 """
 

@@ -29,6 +29,7 @@ __all__ = [
     "DEFAULT_METHODS",
     "DRAWN",
     "METHODS",
+    "WITHOUT_TARGET_LABELS",
     "Line",
     "Method",
     "check_settings",
@@ -346,6 +347,7 @@ METHODS = {
 }
 
 DEFAULT_METHODS = tuple(name for name, method in METHODS.items() if method.default)
+WITHOUT_TARGET_LABELS = tuple(n for n in DEFAULT_METHODS if not METHODS[n].needs_target_labels)
 DRAWN = ("source-only", "dann")  # whose features the paper draws side by side
 
 

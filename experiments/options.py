@@ -146,11 +146,24 @@ def check(options: Options) -> None:
         )
     if options.sweep_random is not None and not options.sweep:
         raise ValueError("--sweep-random draws from the combinations of --sweep: name settings too")
+    _check_domains(options.config)
     command_line.check_folder(options.output, "--output")
     command_line.check_folder(options.data_dir, "--data-dir", written=False)  # if all is prepared
     command_line.check_published(options.manual_dir)
     check_size(options.config)
     _check_memory(options.config)
+
+
+def _check_domains(config):
+    """Raises where a config for two folders was given none."""
+    given = {name: getattr(config, name) for name in ("source", "target")}
+    absent = [n for n, value in given.items() if value == n.upper()]
+    missing = [f"--{n}" for n in absent if not pathlib.Path(given[n]).is_dir()]
+    if missing:
+        raise ValueError(
+            f"this config is for data of your own: give {' and '.join(missing)} too; a folder of "
+            "images is given by its path"
+        )
 
 
 def _check_memory(config):

@@ -1,6 +1,6 @@
 """Predicts the classes of new images: python -m experiments.predict RUN IMAGES... [options].
 
-RUN is the folder of a finished training, such as runs/own_pair/dann/key_0. IMAGES are files, or
+RUN is the folder of a finished training, such as runs/own_photos/dann/key_0. IMAGES are files, or
 folders, whose sub-folders are searched too. They are read as a folder of photographs is for a
 training, at the size that the network was trained at.
 """

@@ -19,7 +19,7 @@ PAIRS = {  # of the paper, and those of ours beside them
 }
 FROZEN = "_frozen"  # ends the names of configs above a frozen backbone
 SEMI_SUPERVISED = "syn_signs_gtsrb_semi"
-OWN_PAIR = "own_pair"  # stands for any two folders: no row
+OF_FOLDERS = ("own_pair", "own_photos")  # stand for any two folders: no row
 LOWER = next(method for method in METHODS.values() if method.bound == "lower")
 ADVERSARIAL = next(method for method in METHODS.values() if method.adversarial and method.default)
 PAPER = ("published", "preprint", "published gap")
@@ -229,7 +229,7 @@ def _rows(name, base, results):
                 gap = _gap(method, means | {method.name: result["mean"]})
                 row |= _cells(name, method, result) | {"our gap": gap}
             rows.append(row)
-    if not rows and name != OWN_PAIR:
+    if not rows and name not in OF_FOLDERS:
         rows = [{}]
     if rows:
         rows[0]["config"] = _title(name, base)

@@ -25,6 +25,7 @@ from experiments import (
     processes,
     record,
     sweep,
+    unlabelled,
 )
 from experiments.arguments import sentence
 
@@ -168,7 +169,12 @@ def _run(name, every, console, config=None):
         return 2
     if config is None:
         results = {row: record.read_results(each.folder(row)) for row, each in every.items()}
-        console.print(display.table(name, results))
+        for row in list(results):
+            if (shown := unlabelled.table(row, results[row])) is not None:
+                console.print(shown)
+                del results[row]
+        if results:
+            console.print(display.table(name, results))
     for row, error in failures.items():
         print(f"error: {row} is not complete: {error}", file=sys.stderr)
     for text in diverged if not console.quiet else ():

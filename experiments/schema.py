@@ -110,7 +110,8 @@ class Origin(_Entries):
     """What decides the numbers beside the settings and the key."""
 
     data: Annotated[dict[str, Data], Field(min_length=1)]
-    """By NAME/SPLIT, of a folder DOMAIN:NAME/SPLIT; and the few labels."""
+    """By NAME/SPLIT, of a folder DOMAIN:NAME/SPLIT; and the few labels. Of source:NAME/train the
+    images of source:NAME/held out are not trained on."""
     versions: dict[Name, Name]
     """Of dann_jax, Python and the packages that the numbers depend on."""
     device: Name
@@ -175,14 +176,14 @@ _IF_ANY = {
 
 
 def _curves(name, about, always, if_any, nested):
-    """Returns models of a row and of columns; ``nested`` are entries of numbers by name."""
+    """Returns models of a row and of columns; ``nested`` are entries of values by name."""
     row = {"step": (Count, ...)} | {n: (kind | None, ...) for n, kind in always.items()}
     columns = {n: (list[kind], ...) for n, (kind, _) in row.items()}
     row |= {n: (kind | None, None) for n, kind in if_any.items()}
     columns |= {n: (list[kind | None], []) for n, kind in if_any.items()}
-    for entry, key in nested.items():
-        row[entry] = dict[key, float | None], {}
-        columns[entry] = dict[key, list[float | None]], {}
+    for entry, (key, kind) in nested.items():
+        row[entry] = dict[key, kind], {}
+        columns[entry] = dict[key, list[kind]], {}
     make = pydantic.create_model
     return (
         make(f"{name}Row", __base__=_Entries, __doc__=f"{about} at a step.", **row),
@@ -191,12 +192,23 @@ def _curves(name, about, always, if_any, nested):
 
 
 TrainingRow, Training = _curves(  # penalties: what an objective adds to L_y and L_d
-    "Training", "Means over the last steps", _ALWAYS, _IF_ANY, {"penalties": Name}
+    "Training", "Means over the last steps", _ALWAYS, _IF_ANY, {"penalties": (Name, float | None)}
 )
 _BOTH = {"source_accuracy": Share, "target_accuracy": Share}
 _DISTANCES = {"proxy_a_distance": Distance, "discriminator_bound": Distance}  # with --divergence
-EvaluationsRow, Evaluations = _curves(  # scores: what the rules of --select say
-    "Evaluations", "Measured on test images", _BOTH, _DISTANCES, {"scores": Rule}
+_SURENESS = {  # of the predictions on a target without labels
+    "target_confidence": Share,
+    "target_entropy": Annotated[float, Field(ge=0)],
+}
+EvaluationsRow, Evaluations = _curves(
+    "Evaluations",
+    "Measured on test images",
+    _BOTH,
+    _DISTANCES | _SURENESS,
+    {  # what the rules of --select say; the target's images by their predicted class
+        "scores": (Rule, float | None),
+        "predicted": (Name, Annotated[int, Field(ge=0)]),
+    },
 )
 
 

@@ -71,7 +71,7 @@ _LAST = 2**31 - 1  # of counts, steps among them
 _POSITIVE = (
     *("mu0", "drop_factor", "input_scale", "backbone_factor", "bias_factor", "vat_radius"),
 )
-_SHARES = "momentum", "adam_b1", "average_decay", "confidence"
+_SHARES = "momentum", "adam_b1", "average_decay", "confidence", "held_out"
 _NOT_NEGATIVE = (
     *("alpha", "beta", "gamma", "lambda_max", "weight_decay"),
     *("domain_weight", "alignment_weight", "entropy_weight", "vat_weight", "consistency_weight"),
@@ -100,6 +100,10 @@ class Config:
 
     target_test: str = "test"
     """Split of the target to measure the accuracy on; ``train`` is the transductive protocol."""
+
+    held_out: float = 0.0
+    """Share of each class of a source that is a folder without images to test on, 0 to 1, that
+    measures the accuracy on the source and is not trained on."""
 
     classes: int | None = 10
     """Number of labels; None for as many as the source has."""
@@ -142,7 +146,8 @@ class Config:
     mean: Literal["joint", "per_domain", "backbone"] = "joint"
     """Colour subtracted from images: the mean of both domains' training images, or of each domain
     (baselines: of their own training images); or that which the backbone's weights were made with,
-    and its scale. Above a frozen backbone, of its outputs instead of colours."""
+    and its scale. Above a frozen backbone, of its outputs instead of colours: backbone is joint
+    there, without a scale."""
 
     input_scale: float = 255.0
     """What mean-subtracted pixels (grey levels), or outputs of a frozen backbone (dimensionless),
@@ -324,8 +329,8 @@ class Config:
             )
         if self.backbone is None and (self.weights is not None or self.frozen):
             raise ValueError("weights and frozen are a backbone's: name a --backbone too")
-        if self.mean == "backbone" and (self.backbone is None or self.frozen):
-            raise ValueError("mean backbone needs a backbone that is not frozen: choose joint")
+        if self.mean == "backbone" and self.backbone is None:
+            raise ValueError("mean backbone needs a backbone: name one, or choose joint")
         if self.normalize_images and (self.frozen or self.crop is not None or self.mirror):
             raise ValueError(
                 "normalize_images is for whole images: leave out crop, mirror and frozen"

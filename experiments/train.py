@@ -22,7 +22,16 @@ from dann_jax import (
 )
 from dann_jax.datasets.whole_files import whole
 from dann_jax.programs import Group, group_keys
-from experiments import interruption, keeping, predictions, processes, record, scores, trained
+from experiments import (
+    interruption,
+    keeping,
+    predictions,
+    processes,
+    record,
+    scores,
+    trained,
+    unlabelled,
+)
 from experiments.distances import distances
 from experiments.pacing import Pace
 from experiments.studies import Study
@@ -43,6 +52,7 @@ class Report:
     mu: float
     source_accuracy: float | None = None  # at evaluations
     target_accuracy: float | None = None
+    unlabelled: dict[str, Any] = dataclasses.field(default_factory=dict)  # as ``unlabelled``
     warnings: tuple[str, ...] = ()
 
 
@@ -313,7 +323,8 @@ class _Run:
         classes, normalization = len(study.pair.class_names), study.config.normalization
         warnings = health.symptoms(each["curves"][-1], classes=classes, normalization=normalization)
         each["warnings"] += [{"step": step, "warning": text} for text in warnings]
-        each["evaluations"].append({"step": step, **accuracy, **measured})
+        said = unlabelled.measured(*outputs["target"], study.pair.class_names)
+        each["evaluations"].append({"step": step, **accuracy, **said, **measured})
         each |= accuracy
         last = step == study.steps
         if last and study.pair.target_files is not None and processes.is_first():
@@ -321,7 +332,7 @@ class _Run:
             path = self.folders[i] / "predictions.csv"
             with whole(path) as temporary, temporary.open("w", **predictions.TEXT) as file:
                 predictions.write(file, study.pair.class_names, rows)
-        self._show(i, warnings=tuple(warnings), **accuracy)
+        self._show(i, warnings=tuple(warnings), unlabelled=said, **accuracy)
 
     def _diverge(self, i, step, term):
         """Enters where the training of a key has diverged; the others of its group go on."""

@@ -82,9 +82,11 @@ def differences(key: int, expected: dict, actual: dict) -> list[Difference]:
 
 
 def _flat(columns):
-    """Returns columns with those of the penalties and scores among the others."""
+    """Returns columns with those of penalties, scores and predicted classes among the others."""
     flat = {}
     for name, column in columns.items():
+        if name == "predicted":  # a class may have the name of another column
+            column = {f"predicted {each}": counts for each, counts in column.items()}
         flat |= column if isinstance(column, dict) else {name: column}
     return flat
 

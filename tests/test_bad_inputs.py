@@ -1328,6 +1328,9 @@ COMMANDS = [
         "augment is for images, not a backbone's outputs: leave out frozen",
     ),
     ("run DIGITS --drop-at 1.5", r"drop_at must be in \[0, 1\], got 1.5"),
+    ("run DIGITS --held-out 1", r"held_out must be in \[0, 1\), got 1"),
+    ("run own_photos --target .", "for data of your own: give --source too; a folder of images is"),
+    ("run own_pair", "for data of your own: give --source and --target too; a folder of images is"),
     ("run DIGITS --adam-b1 1", r"adam_b1 must be in \[0, 1\), got 1"),
     ("run DIGITS --methods", "--methods names each method at most once, and at least one"),
     (
@@ -1364,7 +1367,7 @@ COMMANDS = [
     ("run DIGITS --frozen", "weights and frozen are a backbone's: name a --backbone too"),
     (
         "run DIGITS --mean backbone",
-        "mean backbone needs a backbone that is not frozen: choose joint",
+        "mean backbone needs a backbone: name one, or choose joint",
     ),
     ("run DIGITS --dtype float64", "--dtype: expected one of float32, bfloat16, got 'float64'"),
     (
@@ -1519,6 +1522,10 @@ COMMANDS = [
     (
         "curves RESULTS --panels proxy-a-distance",
         "panel proxy-a-distance: none of the results .* has it: train with .*--divergence",
+    ),
+    (
+        "curves RESULTS --panels domain_confusion",
+        "panel domain_confusion: none of the results .* has it: train with .*--select, or leave",
     ),
     ("curves RESULTS --variant x", "no results in RESULTS: expected one of few-labels-x.json, "),
     ("curves RESULTS --panels x", "--panels: expected one of target-error, .*, got 'x'"),

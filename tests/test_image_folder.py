@@ -1,10 +1,8 @@
 """A user's own pair: two folders of images."""
 
 import copy
-import csv
 import dataclasses
 import io
-import json
 import os
 import pathlib
 import pickle
@@ -17,8 +15,8 @@ from PIL import Image
 
 from dann_jax import datasets
 from dann_jax.datasets import streamed
-from experiments import configs, domains, predict, run
-from experiments.figures import look
+from dann_jax.datasets.image_folder.image_folder_dataset_builder import read_image
+from experiments import configs, domains, run
 
 BRIGHT = {"cat": 250, "dog": 60}
 
@@ -33,6 +31,15 @@ def fill(folder, *, labelled=True, count=6, classes=("cat", "dog")):
             pixels = generator.random((30, 20, 3)) * BRIGHT.get(name, 128)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
     return folder
+
+
+def png_file(header, rows):
+    """Returns a PNG file with this header and these rows of pixels."""
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c))
+        for kind, c in chunks
+    )
 
 
 def read(folder, tmp_path, **options):
@@ -281,15 +288,57 @@ def one(tmp_path, image, name="one.png", **options):
     return read(tmp_path / "one", tmp_path)[1].image[0]
 
 
-@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (6, 1), (3, 2), (8, 3)])
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path, orientation, turns):
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path, orientation, suffix):
     pixels = np.zeros((16, 16, 3), np.uint8)
-    pixels[:, 8:] = 200  # dark left, bright right
+    pixels[:8, :8], pixels[:8, 8:], pixels[8:, :8] = 240, 160, 80  # each corner another grey
     exif = Image.Exif()
     exif[0x0112] = orientation
-    shown = one(tmp_path, Image.fromarray(pixels), "one.jpg", exif=exif, quality=95)
-    expected = np.rot90(pixels, -turns)
+    options = {"jpg": {"quality": 95}, "webp": {"lossless": True}}.get(suffix, {})
+    Image.fromarray(pixels).save(tmp_path / f"one.{suffix}", exif=exif, **options)
+    shown = read_image(tmp_path / f"one.{suffix}", (16, 16))
+    mirrored, turns = orientation in (2, 4, 5, 7), {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}
+    expected = np.rot90(pixels[:, ::-1] if mirrored else pixels, turns.get(orientation, 0))
     assert abs(shown.astype(int) - expected).mean() < 5
+
+
+def deep_png(colour, *pixel):
+    """Returns a PNG file of one colour with 16 bits a channel, which Pillow does not write."""
+    row = b"\0" + struct.pack(f">{len(pixel)}H", *pixel) * 16
+    return png_file(struct.pack(">IIBBBBB", 16, 16, 16, colour, 0, 0, 0), row * 16)
+
+
+def cmyk_jpeg():
+    file = io.BytesIO()
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+ENCODED = [  # the name and the content of an image of one colour -> its pixel
+    ("grey.png", deep_png(0, 100 << 8), (100, 100, 100)),
+    ("colour.png", deep_png(2, 10 << 8, 20 << 8, 30 << 8), (10, 20, 30)),
+    ("clear.png", deep_png(4, 7 << 8, 0), (255, 255, 255)),
+    ("seen.png", deep_png(6, 10 << 8, 20 << 8, 30 << 8, 0xFFFF), (10, 20, 30)),
+    ("print.jpg", cmyk_jpeg(), (255, 0, 0)),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "pixel"), ENCODED, ids=[row[0] for row in ENCODED])
+def test_16_bits_a_channel_and_printers_colours_become_those_that_are_shown(
+    tmp_path, name, content, pixel
+):
+    (tmp_path / name).write_bytes(content)
+    shown = read_image(tmp_path / name, (16, 16))
+    assert abs(shown.astype(int) - pixel).max() <= 2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2000, 3000)])
+def test_images_of_any_shape_become_squares(tmp_path, shape):
+    Image.new("RGB", shape, (1, 2, 3)).save(tmp_path / "one.jpg", quality=95)
+    shown = read_image(tmp_path / "one.jpg", (16, 16))
+    assert shown.shape == (16, 16, 3)
+    assert abs(shown.astype(int) - (1, 2, 3)).max() <= 2
 
 
 def grey(kind, value):
@@ -311,8 +360,11 @@ COLOURS = [  # an image of one colour -> its pixel
     ((Image.new("1", (16, 16), 1), "one.png"), (255, 255, 255)),
     ((grey(np.uint16, 100 * 256), "one.png"), (100, 100, 100)),
     ((grey(np.uint16, 100 * 256), "one.tif"), (100, 100, 100)),
+    ((grey(">u2", 100 * 256), "one.tif"), (100, 100, 100)),
     (palette(), (10, 20, 30)),
     (palette(transparency=1), (255, 255, 255)),
+    (palette(transparency=bytes([255, 0])), (255, 255, 255)),
+    ((Image.new("L", (16, 16), 7), "one.png", {"transparency": 7}), (255, 255, 255)),
     ((Image.new("LA", (16, 16), (7, 255)), "one.png"), (7, 7, 7)),
     ((Image.new("LA", (16, 16), (7, 0)), "one.png"), (255, 255, 255)),
     ((Image.new("RGBA", (16, 16), (0, 255, 0, 0)), "one.png"), (255, 255, 255)),
@@ -368,7 +420,60 @@ def test_a_folder_is_streamed_for_the_evaluation_too(tmp_path, monkeypatch):
     )
     np.testing.assert_array_equal(images, memory.target_test.image)
     np.testing.assert_array_equal(labels, memory.target_test.label)
+    np.testing.assert_array_equal(
+        stream.source_train.mean, memory.source_train.image.mean((0, 1, 2))
+    )
+    for images in (memory.source_test, stream.source_test):
+        held_out, labels = next(streamed.blocks(images))
+        np.testing.assert_array_equal(held_out, memory.source_test.image)
+        assert labels.tolist() == [0, 1]
     assert stream.provenance == memory.provenance
+
+
+def test_a_share_of_each_class_of_the_source_is_held_out(tmp_path):
+    own, target = fill(tmp_path / "a"), fill(tmp_path / "b", labelled=False)
+    whole = datasets.arrays(
+        datasets.from_folder(own, image_size=16, data_dir=tmp_path / "data"), "train"
+    )
+    some = {}
+    for share in (0.0, 0.2, 0.9):
+        config = dataclasses.replace(own_config(own, target), held_out=share)
+        some[share] = domains.load_pair(config, data_dir=tmp_path / "data")
+    assert some[0.0].source_train is some[0.0].source_test
+    assert set(some[0.0].provenance) == {"source:a/train", "target:b/train"}
+    for share, count in {0.2: 1, 0.9: 5}.items():  # of 6 images; the class keeps one
+        pair = some[share]
+        assert np.bincount(pair.source_test.label).tolist() == [count] * 2
+        assert np.bincount(pair.source_train.label).tolist() == [6 - count] * 2
+        parts = np.concatenate([pair.source_train.image, pair.source_test.image])
+        assert sorted(map(bytes, parts)) == sorted(map(bytes, whole.image))
+        positions = datasets.held_out(whole.label, share)
+        np.testing.assert_array_equal(whole.image[positions], pair.source_test.image)
+        assert pair.provenance["source:a/held out"] == {
+            "examples": 2 * count,
+            "sha256": datasets.digest([positions]),
+        }
+        assert pair.provenance["source:a/train"] == some[0.0].provenance["source:a/train"]
+        assert len(pair.target_train.label) == 12
+
+
+def test_what_is_held_out_follows_from_the_labels_alone():
+    label = np.array([0, 1, 0, 1, 0, 1, 2, 0, 0, 1])
+    assert datasets.held_out(label, 0.4).tolist() == [1, 2, 8, 9]
+    assert datasets.held_out(label, 0).tolist() == []
+    assert datasets.held_out(np.arange(4), 0.5).tolist() == []  # a class keeps its only image
+
+
+def test_nothing_is_held_out_of_a_source_with_a_test_part(tmp_path):
+    fill(tmp_path / "own" / "train")
+    fill(tmp_path / "own" / "test", count=2)
+    config = own_config(tmp_path / "own", tmp_path / "own")
+    pair = domains.load_pair(config, data_dir=tmp_path / "data")
+    assert config.held_out
+    assert (len(pair.source_train.label), len(pair.source_test.label)) == (12, 4)
+    assert set(pair.provenance) == {
+        f"{domain}:own/{split}" for domain in ("source", "target") for split in ("train", "test")
+    }
 
 
 def test_an_empty_folder_is_refused(tmp_path):
@@ -398,12 +503,7 @@ def encoded(format, size=(40, 30), **options):
 
 def png_of(width, height):
     """Returns a PNG file that says that it has this size, and has almost no content."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c))
-        for kind, c in chunks
-    )
+    return png_file(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"")
 
 
 HALF = {"PNG": "png", "JPEG": "JPG", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "PPM": "ppm"}
@@ -434,45 +534,6 @@ def test_a_damaged_image_is_named_and_leaves_nothing_prepared(tmp_path, name, co
     assert str(raised.value).startswith(f"{own / 'dog' / name}: expected an image")
     assert "\n" not in str(raised.value)
     assert not copy.copy(built).is_prepared()
-
-
-@pytest.mark.usefixtures("quick_compilation")
-def test_dann_runs_on_two_folders_and_predicts_the_target(tmp_path, capsys):
-    source = fill(tmp_path / "source")
-    target = fill(tmp_path / "target", labelled=False)
-    where = ["--data-dir", str(tmp_path / "data"), "--output", str(tmp_path / "runs")]
-    pair = ["--source", str(source), "--target", str(target)]
-    few = ["--steps", "4", "--evaluate-every", "4", "--batch-size", "8", "--image-size", "16"]
-    assert run.main(["own_pair", *pair, *few, *where, "--devices", "1", "--keys", "2"]) == 0
-    assert "the target has no labels" in capsys.readouterr().out
-    again = ["own_pair", *pair, *few, *where, "--devices", "1", "--keys", "2"]
-    assert run.main([*again, "--methods", "source-only", "train-on-target"]) == 0
-    assert "train-on-target is left out" in capsys.readouterr().out
-    folder = tmp_path / "runs" / "own_pair"
-    assert not (folder / "train-on-target.json").exists()
-    for method in ("source-only", "dann"):
-        result = json.loads((folder / f"{method}.json").read_text())
-        assert result["target_accuracy"] == [None, None]
-        assert set(result["data"]) == {"source:source/train", "target:target/train"}
-        assert result["mean"] is None
-        assert result["source_accuracy"][0] is not None
-        with (folder / method / "key_0" / "predictions.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        assert [row["file"] for row in rows] == sorted(path.name for path in target.iterdir())
-        assert {row["class"] for row in rows} <= {"cat", "dog"}
-        assert all(0.5 <= float(row["probability"]) <= 1 for row in rows)
-        again = tmp_path / f"{method}.csv"
-        kept = [str(folder / method / "key_0"), str(target), "--output", str(again)]
-        assert predict.main(kept) == 0
-        with again.open() as file:
-            for row, new in zip(rows, csv.DictReader(file), strict=True):
-                assert new["file"] == str(target / row["file"])
-                assert float(new["p(cat)"]) == pytest.approx(float(row["p(cat)"]), abs=1e-4)
-
-    sheet = tmp_path / "sheet.png"
-    options = ["--data-dir", str(tmp_path / "data"), "--output", str(sheet)]
-    assert look.main(["own_pair", *pair, *options]) == 0
-    assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_unlabelled_source_is_refused_before_anything_is_trained(tmp_path, capsys):

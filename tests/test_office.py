@@ -390,7 +390,7 @@ def test_each_direction_has_a_config_for_each_recipe(source, target):
         ({"backbone": None, "weights": None, "mean": "joint"}, "expected a backbone"),
         ({"network": "mnist"}, "expected a backbone for .* got network mnist and backbone resnet"),
         ({"backbone": "vgg"}, "unknown backbone 'vgg': expected one of .*alexnet"),
-        ({"frozen": True}, "mean backbone needs a backbone that is not frozen"),
+        ({"network": "mnist", "backbone": None, "weights": None}, "mean backbone needs a backbone"),
         ({"backbone_factor": 0.0}, "backbone_factor must be positive"),
         ({"network": "mnist", "backbone": None}, "weights and frozen are a backbone's"),
     ],

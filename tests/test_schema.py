@@ -27,12 +27,27 @@ def a_record(**changes):
     return made | {"diverged": None, "digests": None} | finished("dann", CONFIG) | changes
 
 
-def own_pair(name):
-    """Returns a result for two folders."""
+def own_pair(name, **more):
+    """Returns a result for two folders, with more entries of its data."""
     folders = {"source": f"/a/{name}", "target": "b"}
     made = a_result("own_pair", settings=folders)
     data = {f"source:{name}/train": None, "target:b/train": None}
-    return made | {"data": dict.fromkeys(data, {"examples": 7, "sha256": SHA})}
+    return made | {"data": dict.fromkeys(data, {"examples": 7, "sha256": SHA}) | more}
+
+
+def unlabelled():
+    """Returns a result on a target without labels, with what its predictions say."""
+    made = a_result(target_accuracy=[None, None], mean=None, std=None)
+    for curves in made["curves"]:
+        columns = curves["evaluations"]
+        every = len(columns["step"])
+        columns |= {
+            "target_accuracy": [None] * every,
+            "target_confidence": [0.5] * every,
+            "target_entropy": [1.5] * every,
+            "predicted": {"cat": [3] * every, "dog": [4] * every},
+        }
+    return made
 
 
 def measured(method):
@@ -63,6 +78,8 @@ WHOLE = {
     "few labels": a_result("syn_signs_gtsrb_semi", "few-labels"),
     "a folder whose name is not UTF-8": own_pair("caf\udce9"),
     "without digests": a_result(digests=[None, None]),
+    "without target labels": unlabelled(),
+    "with a held-out part": own_pair("c", **{"source:c/held out": {"examples": 10, "sha256": SHA}}),
     "groups of other calls": a_result(
         groups=[{"keys": [0, 1, 7], "devices_per_key": 1}],
         command=a_result()["command"] + OTHER_CALLS,
@@ -251,6 +268,18 @@ OF_DISTANCES = [
     ("resolved_config.divergence", False, "command"),
 ]
 
+OF_PREDICTIONS = [
+    ("curves[0].evaluations.target_confidence", ABSENT),
+    ("curves[0].evaluations.target_entropy", ABSENT),
+    ("curves[1].evaluations.predicted", ABSENT),
+    ("curves[0].evaluations.target_confidence[0]", 1.01),
+    ("curves[0].evaluations.target_entropy[0]", -0.01),
+    ("curves[0].evaluations.predicted.cat[1]", -1),
+    ("curves[0].evaluations.predicted.cat[1]", 0.5),
+    ("curves[0].evaluations.predicted.cat[1]", 4, "curves[0].evaluations.predicted"),
+    ("curves[0].evaluations.predicted.cat", [3]),
+]
+
 OF_SVMS = [
     ("svm_accuracy", [0.7, 0.7], "svm_mean"),
     ("svm_accuracy", [0.7], "svm_accuracy"),
@@ -315,6 +344,17 @@ def test_a_forged_entry_is_refused_and_named(entry, value, told):
         *(("a closed form", *case(each)) for each in OF_CLOSED_FORMS),
         *(("with SVMs", *case(each)) for each in OF_SVMS),
         *(("with distances", *case(each)) for each in OF_DISTANCES),
+        *(("without target labels", *case(each)) for each in OF_PREDICTIONS),
+        (
+            "a training",
+            *("curves[0].evaluations.target_confidence", [0.5] * 15),
+            "curves[0].evaluations.target_confidence",
+        ),
+        (
+            "with a held-out part",
+            *("source_accuracy", [0.85, 0.9]),
+            "source_accuracy[0]",
+        ),
         (
             "with distances, of a baseline",
             *("curves[0].evaluations.discriminator_bound", [0.5] * 15),

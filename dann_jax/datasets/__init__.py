@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dann_jax import extras
-from dann_jax.datasets.image_sets import ImageSet, cached, digest, subset
+from dann_jax.datasets.image_sets import ImageSet, cached, digest, held_out, subset
 
 if TYPE_CHECKING:
     from dann_jax.datasets.image_builder import ImageBuilder
@@ -46,6 +46,7 @@ __all__ = [
     "digest",
     "find",
     "from_folder",
+    "held_out",
     "is_folder",
     "load",
     "names",

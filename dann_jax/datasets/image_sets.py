@@ -19,6 +19,7 @@ __all__ = [
     "Subset",
     "cached",
     "digest",
+    "held_out",
     "load_array",
     "save_array",
     "subset",
@@ -89,6 +90,27 @@ def subset(label: np.ndarray, per_class: int, key: int, *, at_most: bool = False
         for members in (np.flatnonzero(label == c) for c in classes)
     ]
     return np.sort(np.concatenate(chosen))
+
+
+def held_out(label: np.ndarray, share: float) -> np.ndarray:
+    """Returns the positions of a share of each class, to measure an accuracy on.
+
+    They are a function of the labels and the share alone. Each class keeps an image or more, and
+    one with two or more gives one or more.
+
+    Args:
+        label: int ``[n]``, all of them known.
+        share: in [0, 1); 0 holds nothing out.
+
+    Returns:
+        int64, in ascending order: the rest is ``np.delete`` of it.
+    """
+    draw = draws.uniform(0, "held out", 0, len(label), count=1)[:, 0]
+    positions = [np.zeros(0, np.int64)]
+    for members in (np.flatnonzero(label == c) for c in np.unique(label)):
+        count = min(max(1, round(share * len(members))), len(members) - 1) if share else 0
+        positions.append(members[np.argsort(draw[members], kind="stable")[:count]])
+    return np.sort(np.concatenate(positions))
 
 
 def digest(image_set: ImageSet) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 from dann_jax.objective import chance_domain_loss
+from dann_jax.selection import RULES
 from experiments import record
 from experiments.figures import style
 from experiments.methods import METHODS
@@ -37,9 +38,24 @@ _CURVES = {
     "target-accuracy": ("evaluations", "target_accuracy", "target test accuracy"),
     "proxy-a-distance": ("evaluations", "proxy_a_distance", "proxy A-distance"),
     "discriminator-bound": ("evaluations", "discriminator_bound", r"$2\,|1 - \alpha|$ of $G_d$"),
+    "target-confidence": ("evaluations", "target_confidence", "target confidence"),
+    "target-entropy": ("evaluations", "target_entropy", "target entropy (nats)"),
+    "predicted-classes": ("evaluations", "predicted", "images predicted to be"),
+    **{rule: ("evaluations", rule, rule.replace("_", " ")) for rule in RULES},
 }
-_DISTANCES = ("proxy-a-distance", "discriminator-bound")  # only in results of --divergence
-PANELS = ("target-error", "source-error", "label-loss", "domain-loss", "domain-error", "schedules")
+_CLASSES = "predicted-classes"
+_DISTANCES = ("proxy-a-distance", "discriminator-bound")
+_NEEDS = {  # panels that not all results have -> where they come from
+    **dict.fromkeys(_DISTANCES, "train with experiments.run --divergence"),
+    **dict.fromkeys(RULES, "train with experiments.run --select"),
+    **dict.fromkeys(
+        ("target-confidence", "target-entropy", _CLASSES), "train on a target without labels"
+    ),
+}
+_TRAINING = ("source-error", "label-loss", "domain-loss", "domain-error", "schedules")
+PANELS = ("target-error", *_TRAINING)
+UNLABELLED = ("target-confidence", "target-entropy", _CLASSES, *_TRAINING)
+NAMED, LETTERS = 12, 14  # classes, at most, whose names fit beside their bars, and of a name
 DRAWABLE = [name for name, method in METHODS.items() if method.line]  # in the order of a legend
 
 
@@ -50,8 +66,10 @@ class Options:
     folder: tyro.conf.Positional[pathlib.Path]
     """Where the result files are."""
 
-    panels: tuple[Literal[(*_CURVES, "schedules")], ...] = PANELS
-    """Which, in this order. Distances need results of experiments.run --divergence."""
+    panels: tuple[Literal[(*_CURVES, "schedules")], ...] = ()
+    """Which, in this order; by default errors, losses and schedules or, of a target without labels,
+    how sure the predictions are and of which classes. Distances need results of experiments.run
+    --divergence, and rules those of --select."""
 
     variant: str | None = None
     """Draw METHOD-VARIANT.json in place of METHOD.json."""
@@ -64,7 +82,7 @@ def _draw(options):
     suffix = f"-{options.variant}" if options.variant else ""
     path = options.output or options.folder / f"curves{suffix}.png"
     results = read(options.folder, suffix)
-    draw(results, path, panels=options.panels, variant=options.variant)
+    draw(results, path, panels=options.panels or None, variant=options.variant)
     return path
 
 
@@ -85,26 +103,27 @@ def draw(
     results: dict[str, dict[str, Any]],
     path: pathlib.Path,
     *,
-    panels: tuple[str, ...] = PANELS,
+    panels: tuple[str, ...] | None = None,
     variant: str | None = None,
 ) -> None:
     """Draws the curves of one experiment, whose results are given by method.
 
-    The file says the command, with the variant.
+    The panels are those of ``Options``. The file says the command, with the variant.
     """
     from matplotlib.lines import Line2D
 
     results = {method: results[method] for method in DRAWABLE if method in results}
+    usual = _panels(results)
+    panels = usual if panels is None else panels
     if not results or not panels:
         raise ValueError(
             f"expected methods and panels to draw, got {list(results)}, {list(panels)}"
         )
-    for panel in set(panels) & set(_DISTANCES):
-        part, name, _ = _CURVES[panel]
-        if not any(curve[part].get(name) for r in results.values() for curve in r["curves"]):
+    for panel in set(panels) & set(_NEEDS):
+        if not any(_column(curve, panel) for r in results.values() for curve in r["curves"]):
             raise ValueError(
-                f"panel {panel}: none of the results ({', '.join(results)}) has it: train with "
-                "experiments.run --divergence, or leave the panel out of --panels"
+                f"panel {panel}: none of the results ({', '.join(results)}) has it: "
+                f"{_NEEDS[panel]}, or leave the panel out of --panels"
             )
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -114,7 +133,7 @@ def draw(
     height = rows * HEIGHT + math.ceil(len(names) / names_a_row) * style.LINE_HEIGHT
     size = {"shape": (rows, columns), "width": width, "height": height}
     command = f"python -m experiments.curves RUNS/{next(iter(results.values()))['config']}"
-    if panels != PANELS:
+    if panels != usual:
         command += f" --panels {' '.join(panels)}"
     if variant:
         command += f" --variant {variant}"
@@ -127,7 +146,26 @@ def draw(
         figure.legend(handles=handles, loc="outside upper center", ncols=names_a_row)
 
 
+def _panels(results):
+    """Returns the panels that are drawn by default."""
+    every = [curve for result in results.values() for curve in result["curves"]]
+    if not any(_column(curve, _CLASSES) for curve in every):
+        return PANELS
+    rules = next((list(scores) for c in every if (scores := c["evaluations"].get("scores"))), [])
+    return (*UNLABELLED[:2], *rules[:1], *UNLABELLED[2:])
+
+
+def _column(curve, panel):
+    """Returns what a key's curves have of a panel, with a value at each step; none if nothing."""
+    part, name, _ = _CURVES[panel]
+    columns = curve[part]
+    return columns.get("scores", {}).get(name) if name in RULES else columns.get(name)
+
+
 def _draw_panel(axis, panel, results):
+    if panel == _CLASSES:
+        _draw_classes(axis, results)
+        return
     if panel == "schedules":
         _draw_schedules(axis, results)
     else:
@@ -136,7 +174,7 @@ def _draw_panel(axis, panel, results):
         axis.set_yscale("log")
     elif panel in _DISTANCES:
         axis.set_ylim(0, 2.08)  # all that there can be; marks are whole
-    else:
+    elif panel not in RULES:  # whose scores may be below 0
         axis.set_ylim(0, 1.04 * axis.get_ylim()[1])  # marks are whole
     level = {"domain-loss": _chance(results), "domain-error": 0.5}.get(panel)
     if level is not None:
@@ -152,7 +190,7 @@ def _draw_panel(axis, panel, results):
 
 def _draw_methods(axis, panel, results):
     """Draws the curves of all methods that have those of a panel, as far as they are known."""
-    part, name, label = _CURVES[panel]
+    part, _, label = _CURVES[panel]
     axis.set_ylabel(label)
     for method, result in results.items():
         entries = [curve[part] for curve in result["curves"]]
@@ -161,7 +199,7 @@ def _draw_methods(axis, panel, results):
             continue
         values = np.full([len(entries), len(longest["step"])], np.nan)  # [key, step]
         for row, entry in zip(values, entries, strict=True):
-            known = np.array(entry.get(name, ()), float)  # null is NaN
+            known = np.array(_column({part: entry}, panel) or (), float)  # null is NaN
             row[: len(known)] = known  # one that diverged ends early
         if panel.endswith("error"):
             values = 1 - values
@@ -175,6 +213,32 @@ def _draw_methods(axis, panel, results):
         if part == "training" or len(values) > 1:
             axis.plot(steps, values.T, color=METHODS[method].line.colour, lw=0.5, alpha=0.35)
         axis.plot(steps, mean, markevery=max(1, len(steps) // MARKS), **_look(method))
+
+
+def _draw_classes(axis, results):
+    """Draws how many images each method predicts to be of each class at the end, mean over keys."""
+    counts = {}
+    for method, result in results.items():
+        ends = [
+            {name: column[-1] for name, column in _column(curve, _CLASSES).items()}
+            for curve, diverged in zip(result["curves"], result["diverged"], strict=True)
+            if not diverged and _column(curve, _CLASSES)
+        ]
+        if ends:
+            counts[method] = {name: np.mean([end[name] for end in ends]) for name in ends[0]}
+    axis.set_xlabel(_CURVES[_CLASSES][2])
+    if not counts:
+        return
+    names = list(next(iter(counts.values())))
+    height = 0.8 / len(counts)
+    for i, (method, each) in enumerate(counts.items()):
+        places = np.arange(len(names)) + (i - (len(counts) - 1) / 2) * height
+        axis.barh(places, list(each.values()), height, color=METHODS[method].line.colour)
+    short = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in names]
+    axis.set_yticks(range(len(names)), short)
+    axis.invert_yaxis()
+    if len(names) > NAMED:
+        axis.set(yticks=[], ylabel=f"{len(names)} classes")
 
 
 def _draw_schedules(axis, results):
