@@ -222,7 +222,10 @@ def _train(job, study, setting):
             elif not trained.fits(study, job.keys, job.folder):
                 shutil.rmtree(job.folder)
     steps, console = job.method.steps(job.config), setting.console
-    with runtime.counted() as compiled, display.progress(console) as progress:
+    with (
+        runtime.counted() as compiled,
+        display.Watch(console, job.method.name, steps) as watch,
+    ):
         records = train.train(
             study,
             job.keys,
@@ -231,7 +234,9 @@ def _train(job, study, setting):
             devices_per_key=job.options.devices_per_key,
             checkpoint_every=job.options.checkpoint_every,
             checkpoint_minutes=job.options.checkpoint_minutes,
-            report=display.Watch(progress, console, job.method.name, steps),
+            log=job.options.log,
+            report=watch,
+            advance=watch.advance,
         )
     where = [each.get("diverged") for each in records]
     setting.diverged.extend(_diverged(job.method.name, job.keys, where))

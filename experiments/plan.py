@@ -8,7 +8,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from dann_jax.programs import Group, group_keys
-from experiments import pretraining, record
+from experiments import logs, pretraining, record
 from experiments.methods import METHODS, Method, check_settings, of_names
 from experiments.options import OTHER_CALLS, Options, command_words
 from experiments.settings import Config, completed, differences
@@ -130,6 +130,7 @@ def check(options: Options) -> None:
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
     check_settings(options.config, of_names(options.methods))
+    logs.check(options.log)
     pretraining.weights_origin(options.config)  # raises where they are missing
 
 

@@ -23,6 +23,7 @@ from experiments.schema import FORMAT, Alignment, Evaluations, Fault, Head, Trai
 __all__ = [
     "FORMAT",
     "alone",
+    "as_line",
     "as_text",
     "curves",
     "digest",
@@ -80,6 +81,11 @@ def digest(content: Any) -> str:
 def as_text(content: Any) -> str:
     """Returns the text of a JSON file; NaN becomes null."""
     return _text(_finite(content)) + "\n"
+
+
+def as_line(content: Any) -> str:
+    """Returns JSON on one line; NaN and infinities become null."""
+    return json.dumps(_finite(content), allow_nan=False) + "\n"
 
 
 def write_json(path: pathlib.Path, content: Any, *, replace: bool = True) -> None:
