@@ -25,7 +25,7 @@ __all__ = ["Options", "changed", "main", "paired"]
 
 PROGRAM = "python -m experiments.compare"
 FIRST = "A"
-PLACE = "device", "device_count", "process_count", "plain_xla", "threads"  # of a result's entries
+PLACE = ("device", "processor", "device_count", "process_count", "plain_xla", "threads")
 MOST = 26  # results, for which there are letters
 HEIGHT = 2.4  # inches
 

@@ -69,7 +69,8 @@ class Watch:
             self.rate = (step - self.since[0]) / (now - self.since[1])
         self.step = step
         if self.live is None and now >= self.told + EVERY:
-            self._print("  ".join([f"{self._names()[0]}: {self._count()}", *self._numbers()]))
+            start = f"{self._names()[0]}: {self._count()}"
+            self._print("  ".join([start, f"{self._left()} left", *self._numbers()]))
 
     def __call__(self, report: train.Report) -> None:
         """Shows a report."""

@@ -26,7 +26,7 @@ LAST_KEY = 2**32 - 1  # of the PRNG
 MOST_KEYS = 10_000  # each has a folder
 OF_A_ROW = (  # settings that make a row of a table itself, and cannot be one for all of them
     "source target source_train source_test target_train target_test "
-    "classes network image_size resize crop"
+    "classes network image_size resize crop continue_from"
 )
 
 

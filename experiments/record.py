@@ -29,6 +29,7 @@ __all__ = [
     "digest",
     "diverged",
     "has_picks",
+    "joined_origin",
     "oracle",
     "parameters_digest",
     "read",
@@ -260,13 +261,33 @@ def training_entries(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "source_accuracy": accuracy["source_accuracy"],
         "diverged": [each["diverged"] for each in records],
         "digests": [each["digests"] for each in records],
-        **records[0]["origin"],  # the same for all of them
+        **joined_origin([each["origin"] for each in records]),
         "groups": [{"keys": list(keys), "devices_per_key": each} for keys, each in groups],
         "wall_seconds": round(sum(each["wall_seconds"] for each in records), 1),
         "warnings": [each["warnings"] for each in records],
         "curves": [curves(each) for each in records],
         **_selected(records),
+        **_continued(records),
     }
+
+
+def joined_origin(origins: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns what decided the numbers of trainings that differ in their processors alone.
+
+    These are named one after the other, or not at all where one is not known.
+    """
+    names = [origin.get("processor") for origin in origins]
+    joined = {name: value for name, value in origins[0].items() if name != "processor"}
+    if None not in names:
+        models = dict.fromkeys(each for name in names for each in name.split("; "))
+        joined["processor"] = "; ".join(models)
+    return joined
+
+
+def _continued(records):
+    """Returns what the keys began with, as an entry of a result file if there is anything."""
+    every = [each["continued"] for each in records if each.get("continued")]
+    return {"continued": every} if every else {}
 
 
 def _selected(records):

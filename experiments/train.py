@@ -24,6 +24,7 @@ from dann_jax import (
 from dann_jax.datasets.whole_files import whole
 from dann_jax.programs import Group, group_keys
 from experiments import (
+    continuing,
     interruption,
     keeping,
     logs,
@@ -40,6 +41,7 @@ from experiments.studies import Study
 
 __all__ = ["LOG_EVERY", "Report", "train"]
 
+ELSEWHERE = {"data", "processor"}  # of an origin: compared by itself, and may be another
 LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
 
 
@@ -91,7 +93,7 @@ def train(
         processes.check_agreement(each is not None and 1 + each["finished"], "records")
         if each is None:
             continue
-        trained.check_same(study, each, folder / f"key_{key}", study.origin.keys() - {"data"})
+        trained.check_same(study, each, folder / f"key_{key}", study.origin.keys() - ELSEWHERE)
         group = trained.group_of(each)
         if not each["finished"]:
             if not set(group.keys) <= set(keys):
@@ -102,22 +104,27 @@ def train(
                 )
             begun |= dict.fromkeys(group.keys, group)
     new = [key for key in keys if records[key] is None and key not in begun]
-    options = {"together": together, "devices_per_key": devices_per_key}
-    todo = group_keys(new, len(study.devices), **options)
+    count = len(study.devices)
+    todo = group_keys(new, count, together=together, devices_per_key=devices_per_key)
     limits = {"every": checkpoint_every, "minutes": checkpoint_minutes}
     logged = functools.partial(_logged, study, folder, log)
-    if processes.is_first():
-        logs.clear(folder)
-    finished = {key: each for key, each in records.items() if each and each["finished"]}
-    for group in dict.fromkeys(map(trained.group_of, finished.values())):
-        own = {key: finished[key] for key in group.keys if key in finished}
-        with logged(own, logs.rows(own)):
-            pass
+    _log_finished({key: each for key, each in records.items() if each}, folder, logged)
     for group in (*dict.fromkeys(begun.values()), *todo):
         run = _Run(study, group, folder, (report, advance), logged=logged, **limits)
         after = run.train([records[key] for key in group.keys], stop)
         records |= dict(zip(group.keys, after, strict=True))
     return [records[key] for key in keys]
+
+
+def _log_finished(records, folder, logged):
+    """Begins the logs anew with the rows of the keys that are finished."""
+    if processes.is_first():
+        logs.clear(folder)
+    finished = {key: each for key, each in records.items() if each["finished"]}
+    for group in dict.fromkeys(map(trained.group_of, finished.values())):
+        own = {key: finished[key] for key in group.keys if key in finished}
+        with logged(own, logs.rows(own)):
+            pass
 
 
 @contextlib.contextmanager
@@ -191,7 +198,10 @@ class _Run:
         if saved is not None and self._restore_records(records, int(np.ravel(saved.step)[0])):
             states = saved
         else:
-            self.records = [trained.new_record(self.study, self.group) for _ in self.group.keys]
+            settings = resolved(self.study.config, self.study.method)
+            states, starts = continuing.begun(self.study, self.group, states, settings)
+            self.records = [trained.new_record(self.study, self.group) | of for of in starts]
+        self.start = _first_step(self.records[0])
         done = int(np.ravel(states.step)[0])
         processes.check_agreement(done, "checkpoint")
         if len(self.group.keys) == 1:
@@ -203,12 +213,14 @@ class _Run:
         """Takes the records as of a step; returns whether they have all that belongs to it."""
         for each in records:
             each |= {"finished": False, "digests": None}
+            each["origin"] = record.joined_origin([each["origin"], self.study.origin])
             late = each.get("diverged") and each["diverged"]["step"] > done
             each["diverged"] = None if late else each.get("diverged")
             for name in ("curves", "evaluations", "warnings"):
                 each[name] = [_row(entry) for entry in each[name] if entry["step"] <= done]
         self.records = records
-        first = 1 + max(each["curves"][-1]["step"] if each["curves"] else 0 for each in records)
+        ends = (each["curves"][-1]["step"] if each["curves"] else 0 for each in records)
+        first = 1 + max(_first_step(records[0]), *ends)
         unfinished = [
             [_row(row) for row in each.get("unfinished", ()) if first <= row["step"] <= done]
             for each in records
@@ -341,7 +353,7 @@ class _Run:
     def _lacks_evaluation(self, done):
         """Returns whether a signal came before the evaluation at a step had ended."""
         return (
-            bool(done)
+            done > self.start
             and self._evaluates(done)
             and any(
                 not each["diverged"] and all(e["step"] != done for e in each["evaluations"])
@@ -493,6 +505,11 @@ def _entry(step, metrics, mu):
     penalties = {name: value for name, value in metrics.items() if name not in _NAMES}
     known = {name: value for name, value in metrics.items() if name in _NAMES}
     return {"step": step, **known, "mu": mu} | ({"penalties": penalties} if penalties else {})
+
+
+def _first_step(record):
+    """Returns the step that a training began with: 0, or that of the one that it goes on from."""
+    return (record.get("continued") or {"step": 0})["step"]
 
 
 def _row(entry):

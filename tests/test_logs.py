@@ -49,9 +49,9 @@ def test_a_log_that_was_cut_off_anywhere_is_that_of_a_whole_training(keys, ready
     assert [("target_accuracy" in row) for row in whole if row["key"] == keys[0]] == [
         False, True, False, True,
     ]  # fmt: skip
-    folder, signals = tmp_path / "cut", 6 * len(keys) if len(keys) == 2 else 6
-    for _ in range(signals):
-        interrupted(study, 1, keys, folder, **options)
+    folder = tmp_path / "cut"
+    for calls in [1, 2, 1, 1] if len(keys) == 3 else [3, 4]:  # at 1, 3, 4 and 5; or 3, then key 4
+        interrupted(study, calls, keys, folder, **options)
         with (folder / logs.FILE).open("a") as file:  # a kill may come later than a checkpoint
             file.write('{"key": 3, "step": 99}\n{"key": 3, "st')
     train.train(study, keys, folder, **options)
