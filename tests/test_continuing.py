@@ -43,25 +43,34 @@ def going_on(study, folder):
     )
 
 
-@pytest.mark.parametrize("keys", [[3], [0, 1, 2]])
-def test_more_updates_are_those_of_one_training(keys, short, long, tmp_path, monkeypatch):
+def test_more_updates_are_those_of_one_training(short, long, tmp_path, monkeypatch):
     monkeypatch.setattr(pacing, "SECONDS", 0.0)
-    whole = train.train(long, keys, tmp_path / "whole", together=None)
-    first = train.train(short, keys, tmp_path / "first", together=None)
+    (whole,) = train.train(long, [3], tmp_path / "whole")
+    (first,) = train.train(short, [3], tmp_path / "first")
     more = going_on(long, tmp_path / "first")
-    # Interrupted before its first evaluation, and in the middle.
-    folder = tmp_path / "more"
-    for step in (5, 7):
-        assert f"is saved at step {step} of 8" in interrupted(
-            more, 1 if step == 5 else 2, keys, folder, together=None
-        )
-    records = train.train(more, keys, folder, together=None)
-    for each, expected, before in zip(records, whole, first, strict=True):
-        assert each["digests"]["parameters"] == expected["digests"]["parameters"]
-        for name in ("curves", "evaluations"):
-            assert each[name] == [entry for entry in expected[name] if entry["step"] > 4]
-        assert each["continued"]["step"] == 4
-        assert each["continued"]["sha256"] == before["digests"]["parameters"]
+    # Interrupted before the first evaluation, and later.
+    for calls, step in ((1, 5), (2, 7)):
+        told = interrupted(more, calls, [3], tmp_path / "more")
+        assert f"is saved at step {step} of 8" in told
+    (one,) = train.train(more, [3], tmp_path / "more")
+    assert one["digests"]["parameters"] == whole["digests"]["parameters"]
+    for name in ("curves", "evaluations"):
+        assert one[name] == [entry for entry in whole[name] if entry["step"] > 4]
+    assert one["continued"]["step"] == 4
+    assert one["continued"]["sha256"] == first["digests"]["parameters"]
+
+
+def test_keys_of_one_program_go_on_each_from_its_own(short, long, tmp_path):
+    keys = (0, 1, 2)
+    records = train.train(short, keys, tmp_path)
+    more, group = going_on(long, tmp_path), Group(keys, 1)
+    states, _ = more.start(group)
+    joined, entries = continuing.begun(more, group, states, resolved(more.config, more.method))
+    for i, each in enumerate(records):
+        assert entries[i]["continued"]["sha256"] == each["digests"]["parameters"]
+        state = jax.tree.map(lambda x, i=i: x[i], joined)
+        assert record.parameters_digest(state) == each["digests"]["parameters"]
+        assert int(state.step) == 4
 
 
 def call(config, *options):
@@ -110,7 +119,10 @@ def test_a_forged_start_is_refused(runs, tmp_path):
     for change, hint in (
         ({"continued": []}, "continued: expected an entry for each"),
         ({"continued": [result["continued"][0] | {"step": 10}]}, r"continued\[0\].step: expected"),
-        ({"continued": [result["continued"][0] | {"step": 4}]}, "expected .*, as the settings say"),
+        (
+            {"continued": [result["continued"][0] | {"step": 4}]},
+            "expected 6, as evaluate_every says",
+        ),
     ):
         record.write_json(path, result | change)
         with small_config(), pytest.raises(ValueError, match=hint):
@@ -135,7 +147,7 @@ def test_it_is_verified_with_what_it_began_with(runs, tmp_path, capsys):
         assert verify.main([path, "--continue-from", str(elsewhere)]) == 2
         told = capsys.readouterr().err
         assert "began with another training than" in told
-        assert "got 000000000000 at step 6: name its folder with --continue-from" in told
+        assert "got 000000000000 at step 6): name its folder with --continue-from" in told
         assert verify.main([path, "--continue-from", str(tmp_path / "none")]) == 2
         assert "expected a finished training for key 0 of dann in" in capsys.readouterr().err
 
