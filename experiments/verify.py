@@ -27,8 +27,9 @@ from experiments.plan import config_of, resolved
 __all__ = ["Difference", "differences", "environment", "main"]
 
 DIFFERS, NEAR = 1, 4  # exit statuses
-# Tolerance on another processor. In the 1,500 steps of digits_digits_m rounding adds up to .039 with
-# the instructions of another one and to .041 without the fast kernels; another key differs by .2.
+# Tolerance on another processor. In the 1,500 steps of digits_digits_m rounding adds up to .039
+# with the instructions of another one, and to .041 without the fast kernels; another key differs
+# by .21 or more.
 WIDE = 0.1
 DIVERGED = "the step of divergence"  # the name of a number
 ACCURACIES = ("source_accuracy", "target_accuracy")
