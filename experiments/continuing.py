@@ -132,7 +132,8 @@ def lines(study: Study, keys: Sequence[int], settings: dict[str, Any]) -> list[s
             continue
         states, _ = study.start(Group((key,), 1))
         _, new = _taken(study, states, start)
-        parts = f"; {' and '.join(new)} begin anew: {_why(study, start)}" if new else ""
+        begin = " and ".join(new) + f" begin{'s' * (len(new) == 1)} anew"
+        parts = f"; {begin}: {_why(study, start)}" if new else ""
         every.append(f"{about} starts from the parameters of {start.folder}{parts}")
     return every
 

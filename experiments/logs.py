@@ -9,15 +9,17 @@ import importlib.util
 import math
 import os
 import pathlib
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from dann_jax.datasets.whole_files import whole
 from experiments import record
 from experiments.options import LOGS
 
-__all__ = ["FILE", "Log", "check", "clear", "opened", "row", "rows"]
+__all__ = ["FILE", "Log", "check", "opened", "row", "rows"]
 
 FILE = "metrics.jsonl"
 PROJECT = "dann_jax"  # of Weights & Biases, unless $WANDB_PROJECT names another
@@ -44,11 +46,6 @@ def check(names: Iterable[str]) -> None:
                 f"--log {name} needs the package {package}, which is not installed: "
                 f"pip install {package}"
             )
-
-
-def clear(folder: pathlib.Path) -> None:
-    """Removes the rows of all keys from a method's metrics.jsonl."""
-    (folder / FILE).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -109,12 +106,17 @@ def _numbers(row):
 
 
 class _Lines:
-    """A line of JSON for each row."""
+    """A line of JSON for each row, after those of other keys."""
 
     def __init__(self, folder, keys, settings):
-        del keys, settings
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = (folder / FILE).open("a", encoding="utf-8")
+        del settings
+        path = folder / FILE
+        lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
+        of_keys = [(re.fullmatch(_LINE, line), line) for line in lines]
+        with whole(path) as temporary:
+            others = [line for match, line in of_keys if match and int(match[1]) not in keys]
+            temporary.write_text("".join(others), encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8")
 
     def write(self, row):
         self.file.write(record.as_line(row))
@@ -122,6 +124,9 @@ class _Lines:
 
     def close(self):
         self.file.close()
+
+
+_LINE = re.compile(r'\{"key": (\d+), .*\}\n')  # one that is whole
 
 
 class _TensorBoard:
@@ -180,7 +185,7 @@ def _begun(**about):
             project=None if os.environ.get("WANDB_PROJECT") else PROJECT,
             resume="allow",
             reinit="create_new",  # keys that are trained as one program log at once
-            settings=wandb.Settings(console="off"),
+            settings=wandb.Settings(console="off", quiet=True),
             **about,
         )
     except wandb.Error as error:

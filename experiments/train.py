@@ -108,7 +108,7 @@ def train(
     todo = group_keys(new, count, together=together, devices_per_key=devices_per_key)
     limits = {"every": checkpoint_every, "minutes": checkpoint_minutes}
     logged = functools.partial(_logged, study, folder, log)
-    _log_finished({key: each for key, each in records.items() if each}, folder, logged)
+    _log_finished({key: each for key, each in records.items() if each}, logged)
     for group in (*dict.fromkeys(begun.values()), *todo):
         run = _Run(study, group, folder, (report, advance), logged=logged, **limits)
         after = run.train([records[key] for key in group.keys], stop)
@@ -116,10 +116,8 @@ def train(
     return [records[key] for key in keys]
 
 
-def _log_finished(records, folder, logged):
-    """Begins the logs anew with the rows of the keys that are finished."""
-    if processes.is_first():
-        logs.clear(folder)
+def _log_finished(records, logged):
+    """Gives the logs all rows of the keys that are finished."""
     finished = {key: each for key, each in records.items() if each["finished"]}
     for group in dict.fromkeys(map(trained.group_of, finished.values())):
         own = {key: finished[key] for key in group.keys if key in finished}

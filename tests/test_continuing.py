@@ -233,7 +233,7 @@ def test_parameters_are_a_start_for_other_classes(names, new, kept):
     folder, before = kept
     line, own, state, continued = start_of(folder, names)
     assert line == f"dann key 0 starts from the parameters of {folder}" + (
-        "; y/logits begin anew: the 3 classes there are not the 4 here" if new else ""
+        "; y/logits begins anew: the 3 classes there are not the 4 here" if new else ""
     )
     assert (continued["step"], continued["new"]) == (0, new)
     assert int(state.step) == 0
@@ -250,7 +250,7 @@ def test_parameters_are_a_start_for_other_classes(names, new, kept):
 
 def test_a_domain_classifier_that_takes_something_else_begins_anew(kept):
     line, own, state, continued = start_of(kept[0], ("x", "y", "z"), method="cdan")
-    assert line.endswith("; d begin anew: G_d takes something else")
+    assert line.endswith("; d begins anew: G_d takes something else")
     assert continued["new"] == ["d"]
     assert_equal(state.theta["d"], own.theta["d"])
     assert_equal(state.theta["f"], kept[1].theta["f"])

@@ -53,7 +53,7 @@ def test_a_log_that_was_cut_off_anywhere_is_that_of_a_whole_training(keys, ready
     for calls in [1, 2, 1, 1] if len(keys) == 3 else [3, 4]:  # at 1, 3, 4 and 5; or 3, then key 4
         interrupted(study, calls, keys, folder, **options)
         with (folder / logs.FILE).open("a") as file:  # a kill may come later than a checkpoint
-            file.write('{"key": 3, "step": 99}\n{"key": 3, "st')
+            file.write(f'{{"key": {keys[0]}, "step": 99}}\n{{"key": {keys[0]}, "st')
     train.train(study, keys, folder, **options)
     assert (folder / logs.FILE).read_bytes() == (tmp_path / "whole" / logs.FILE).read_bytes()
 
