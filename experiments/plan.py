@@ -210,7 +210,13 @@ def _check_starts(jobs):
         for key in job.keys:
             begun = (job.folder / f"key_{key}" / "record.json").exists()
             if job.options.overwrite or not begun:
-                continuing.find(job.config, job.method, key, resolved(job.config, job.method))
+                settings = resolved(job.config, job.method)
+                start = continuing.find(job.config, job.method, key, settings)
+                if job.options.overwrite and job.folder.resolve() in start.folder.resolve().parents:
+                    raise ValueError(
+                        f"--overwrite would replace {start.folder}, which --continue-from names: "
+                        "choose another --output"
+                    )
 
 
 def resolved(config: Config, method: Method) -> dict[str, Any]:

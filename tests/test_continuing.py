@@ -173,6 +173,9 @@ def test_what_does_not_fit_is_refused_before_a_training(runs, tmp_path, capsys, 
     refused("for key 1 of dann in", first, "--steps", "8", "--keys", "2")
     refused("for key 0 of dann in", str(tmp_path))
     refused("expected the network svhn, got mnist: choose that", first, "--network", "svhn")
+    where = ["--output", str(runs / "first"), "--overwrite", "--steps", "8"]
+    assert call(CONFIG, *where, "--continue-from", first) == 2
+    assert "--overwrite would replace" in capsys.readouterr().err
     record.write_checked(copy / "record.json", content | {"finished": False})
     refused("got one that is not", str(copy))
     lost = {"step": 3, "term": "label_loss", "checkpoint": None}
