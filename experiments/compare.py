@@ -6,6 +6,7 @@ same. --output draws the accuracies along the trainings over each other.
 """
 
 import dataclasses
+import math
 import pathlib
 import sys
 from typing import Annotated, Any
@@ -25,9 +26,16 @@ __all__ = ["Options", "changed", "main", "paired"]
 
 PROGRAM = "python -m experiments.compare"
 FIRST = "A"
-PLACE = "device", "device_count", "process_count", "plain_xla", "threads"  # of a result's entries
+PLACE = ("device", "processor", "device_count", "process_count", "plain_xla", "threads")
 MOST = 26  # results, for which there are letters
-HEIGHT = 2.4  # inches
+HEIGHT = 1.9  # of a row of panels, inches
+PANELS = (  # part of the curves, entry there, label
+    ("evaluations", "target_accuracy", "target test accuracy"),
+    ("evaluations", "source_accuracy", "source test accuracy"),
+    ("training", "label_loss", "$L_y$ (nats)"),
+    ("training", "domain_loss", "$L_d$ (nats)"),
+)
+DASHES = ("-", "--", ":")  # of each ten
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,7 @@ class Options:
     """Result files of experiments.run, CONFIG/METHOD.json."""
 
     output: pathlib.Path | None = None
-    """Picture of the target's test accuracy along the training, PNG or SVG; by default none."""
+    """Picture of accuracies and losses along the trainings, PNG or SVG; by default none."""
 
 
 def changed(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -93,21 +101,61 @@ def _table(results):
     return table
 
 
+def _panels(results):
+    """Returns what any of the results has curves of: part, entry and label."""
+    every = [curve for each in results.values() for curve in each.get("curves") or ()]
+    return [
+        panel
+        for panel in PANELS
+        if any(v is not None for curve in every for v in curve[panel[0]].get(panel[1]) or ())
+    ]
+
+
 def _draw(results, path):
-    """Draws the accuracies of each result along its training, a line for each key."""
-    style.check_format(path)
-    size = {"shape": (1, 1), "width": style.COLUMN, "height": HEIGHT}
-    with style.figure(path, PROGRAM, **size) as (_, axes):
-        axis = axes[0][0]
-        for number, (letter, each) in enumerate(results.items()):
-            for i, curve in enumerate(each.get("curves") or ()):
-                of = curve["evaluations"]
-                values = [np.nan if a is None else a for a in of["target_accuracy"]]
-                label = f"{letter}: {each['method']}" if not i else None
-                axis.plot(of["step"], values, color=f"C{number % 10}", label=label)
-        axis.set_xlabel("updates")
-        axis.set_ylabel("target test accuracy")
-        axis.legend()
+    """Draws the curves of all results over each other: thin lines are keys, thick ones means."""
+    panels = _panels(results)
+    if not panels:
+        raise ValueError("--output: none of the results has curves, as closed forms: leave it out")
+    from matplotlib.lines import Line2D
+
+    columns = min(2, len(panels))
+    shape = math.ceil(len(panels) / columns), columns
+    looks = {
+        letter: {"color": f"C{number % 10}", "ls": DASHES[number // 10]}
+        for number, (letter, each) in enumerate(results.items())
+        if each.get("curves")
+    }
+    legend = math.ceil(len(looks) / (2 * columns)) * style.LINE_HEIGHT
+    width = style.COLUMN if columns == 1 else style.PAGE
+    size = {"shape": shape, "width": width, "height": shape[0] * HEIGHT + legend}
+    with style.figure(path, PROGRAM, **size) as (figure, axes):
+        for axis, (part, name, label) in zip(axes.flat, panels, strict=False):
+            for letter, look in looks.items():
+                _lines(axis, [curve[part] for curve in results[letter]["curves"]], name, look)
+            axis.set_xlabel("updates")
+            axis.set_ylabel(label)
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+            axis.locator_params("x", nbins=4)
+            axis.set_yscale("log" if name == "label_loss" else "linear")
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        handles = [
+            Line2D([], [], label=f"{letter}: {results[letter]['method']}", **look)
+            for letter, look in looks.items()
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=2 * columns)
+
+
+def _lines(axis, curves, name, look):
+    """Draws a curve of each key, and their mean where all of them are known."""
+    known = [(c["step"], c[name]) for c in curves if any(v is not None for v in c.get(name) or ())]
+    values = [[np.nan if v is None else v for v in column] for _, column in known]
+    thin = {"lw": 0.5, "alpha": 0.5, "color": look["color"]} if len(known) > 1 else look
+    for (steps, _), column in zip(known, values, strict=True):
+        axis.plot(steps, column, **thin)
+    if len(known) > 1:
+        shortest = min(map(len, values))  # a key that diverged ends early
+        axis.plot(known[0][0][:shortest], np.mean([v[:shortest] for v in values], 0), **look)
 
 
 def _compare(options, console):
@@ -116,6 +164,8 @@ def _compare(options, console):
         raise ValueError(
             f"expected 2 to {MOST} result files to compare, got {len(options.results)}"
         )
+    if options.output is not None:
+        style.check_format(options.output)
     results = {}
     for number, path in enumerate(options.results):
         result = record.read_result(path)

@@ -53,7 +53,7 @@ def result_faults(content: dict[str, Any]) -> list[Fault]:
     result, faults = typed(AlignmentResult if aligns else TrainingResult, content)
     if result is None:
         return faults
-    of_kind = [_of_training(result), _of_steps(result), _of_curves(result), _of_selected(result)]
+    of_kind = [each(result) for each in _OF_TRAININGS]
     return _first(
         _of_lists(result),
         _of_settings(result.resolved_config, "resolved_config"),
@@ -173,7 +173,7 @@ def _of_lists(result):
 
 _PER_KEY = (
     *("target_accuracy", "source_accuracy", "diverged", "digests", "warnings", "curves"),
-    *("svm_accuracy", "components", "oracle_accuracy", "oracle_components"),
+    *("continued", "svm_accuracy", "components", "oracle_accuracy", "oracle_components"),
 )
 
 
@@ -316,6 +316,21 @@ def _of_share(entry, value, examples, tolerance=1e-9):
 # --- trainings
 
 
+def _of_continued(result):
+    """Yields what a training began with although it is not to, or the other way round."""
+    run = result.resolved_config.continue_from
+    if (run is None) != (not result.continued):
+        expected = "none" if run is None else "an entry for each key, as continue_from says"
+        yield Fault("continued", expected, shown(result.continued))
+    for i, each in enumerate(result.continued):
+        if each.step >= result.steps:
+            yield Fault(f"continued[{i}].step", f"less than {result.steps}", shown(each.step))
+
+
+def _first_step(result, i):
+    return result.continued[i].step if result.continued else 0
+
+
 def _of_training(result):
     yield from _of_groups(result)
     if result.programs_from_cache > result.programs_compiled:
@@ -359,14 +374,15 @@ def _of_steps(result):
             yield from _of_columns(f"curves[{i}].{part}", columns)
             end = columns.step[-1] if columns.step else 0
             yield from _of_end(f"curves[{i}].{part}.step", end, result.steps, diverged)
-        evaluated = curves.evaluations.step
+        evaluated, before = curves.evaluations.step, _first_step(result, i) // every
         for j, step in enumerate(evaluated):
-            if step != (expected := min((j + 1) * every, result.steps)):
+            if step != (expected := min((before + j + 1) * every, result.steps)):
                 place = f"curves[{i}].evaluations.step[{j}]"
                 yield Fault(place, f"{expected}, as evaluate_every says", shown(step))
         least = math.ceil(result.steps / every)
         if diverged is not None:
             least = (diverged.step - 1) // every
+        least -= before
         if len(evaluated) < least:
             expected = f"at least {least} evaluations, one every {every} steps"
             yield Fault(f"curves[{i}].evaluations.step", expected, f"{len(evaluated)}")
@@ -420,7 +436,7 @@ def _of_curves(result):
                         yield Fault(f"{entry}.{name}[{j}]", expected, "null")
         if training.step:
             yield from _of_penalties(entry, training, method)
-        yield from _of_schedules(entry, training, result, end)
+        yield from _of_schedules(entry, training, result, (_first_step(result, i), end))
         yield from _of_evaluations(f"curves[{i}].evaluations", result, i)
         if curves.evaluations.step:
             there = {name for name in _DISTANCES if getattr(curves.evaluations, name)}
@@ -439,8 +455,9 @@ def _of_penalties(entry, row, method):
         yield Fault(f"{entry}.penalties", expected, shown(list(row.penalties)))
 
 
-def _of_schedules(entry, training, result, end):
+def _of_schedules(entry, training, result, between):
     """Yields a learning rate or a lambda that the settings do not give at its step."""
+    begin, end = between
     config = result.resolved_config
     last = training.step[-1] if training.step else 0
     if last > LONGEST:
@@ -449,7 +466,7 @@ def _of_schedules(entry, training, result, end):
     of_mu = (config.mu0, config.alpha, config.beta), (config.drop_at, config.drop_factor)
     mu, lam = _schedules(last, result.steps, horizon, of_lam, of_mu)
     rounding = {"mu": _ROUNDING, "lam": _ROUNDING * max(1.0, config.lambda_max)}
-    for j, (start, step) in enumerate(itertools.pairwise([0, *training.step])):
+    for j, (start, step) in enumerate(itertools.pairwise([begin, *training.step])):
         means = {"mu": mu[step - 1], "lam": (lam[step] - lam[start]) / (step - start)}
         for name, expected in means.items():
             got = (getattr(training, name) or [None] * (j + 1))[j]
@@ -577,6 +594,9 @@ def _of_distances(entry, there, method, settings):
 
 
 _DISTANCES = ("proxy_a_distance", "discriminator_bound")  # of all, and where G_d is trained
+
+
+_OF_TRAININGS = _of_continued, _of_training, _of_steps, _of_curves, _of_selected
 
 
 # --- closed forms

@@ -10,6 +10,7 @@ import jax
 from rich.console import Console
 
 from experiments import (
+    continuing,
     display,
     distances,
     domains,
@@ -189,6 +190,13 @@ def _prepared(jobs, setting):
         if job.trains and not job.method.aligns:
             study = studies.prepare(job.config, job.method, setting.pair, setting.devices)
             scores.check(study)
+            begun = [(job.folder / f"key_{key}/record.json").exists() for key in job.keys]
+            for line in (
+                ()
+                if all(begun)
+                else continuing.lines(study, job.keys, resolved(job.config, job.method))
+            ):
+                setting.console.print(line, soft_wrap=True, markup=False)
             for group in job.groups(setting.devices):
                 study.program(group)  # raises where it cannot be, before anything is moved
             prepared[job.method.name] = study
@@ -237,7 +245,10 @@ def _train(job, study, setting):
             elif not trained.fits(study, job.keys, job.folder):
                 shutil.rmtree(job.folder)
     steps, console = job.method.steps(job.config), setting.console
-    with runtime.counted() as compiled, display.progress(console) as progress:
+    with (
+        runtime.counted() as compiled,
+        display.Watch(console, job.method.name, steps) as watch,
+    ):
         records = train.train(
             study,
             job.keys,
@@ -246,7 +257,9 @@ def _train(job, study, setting):
             devices_per_key=job.options.devices_per_key,
             checkpoint_every=job.options.checkpoint_every,
             checkpoint_minutes=job.options.checkpoint_minutes,
-            report=display.Watch(progress, console, job.method.name, steps),
+            log=job.options.log,
+            report=watch,
+            advance=watch.advance,
         )
     where = [each.get("diverged") for each in records]
     setting.diverged.extend(_diverged(job.method.name, job.keys, where))
@@ -259,6 +272,7 @@ def _train(job, study, setting):
     groups = list(dict.fromkeys(map(trained.group_of, records)))
     seconds = sum(each["train_seconds"] for each in records)
     updates = sum(lost["step"] if lost else steps for lost in where)
+    updates -= sum((each.get("continued") or {"step": 0})["step"] for each in records)
     entries = {
         **record.training_entries(records),
         "selection": job.method.selection,
@@ -338,7 +352,7 @@ def _align(job, setting):
         records = [record.read_record(job.folder, key) for key in job.keys]
         entries = heads.aligned_entries(job.method, every)
         entries["diverged"] = [each["diverged"] for each in records]
-        origin = records[0]["origin"]  # the same for all keys
+        origin = record.joined_origin([each["origin"] for each in records])
         _write(job, entries | origin, command(job))
 
 

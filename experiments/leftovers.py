@@ -7,7 +7,7 @@ import shutil
 __all__ = ["remove"]
 
 # Of datasets.whole_files.whole.
-TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}\.(json|png|csv|safetensors|jax_export)")
+TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}\.(jsonl?|png|csv|safetensors|jax_export)")
 SAVING = "*.orbax-checkpoint-tmp*"
 EARLIER = {  # of earlier versions: what was being written, and what it would have replaced
     ".new": False,

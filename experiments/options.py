@@ -15,17 +15,18 @@ from experiments.methods import DEFAULT_METHODS, METHODS
 from experiments.settings import Config, check_size, example_bytes, input_bytes
 
 __all__ = [
-    *("OTHER_CALLS", "PROGRAM", "Options"),
+    *("LOGS", "OTHER_CALLS", "PROGRAM", "Options"),
     *("check", "check_shared", "command_words", "complete_command", "parse"),
 ]
 
 PROGRAM = "python -m experiments.run"
 OTHER_CALLS = "  # in several calls, for other keys each: see groups"  # after a command
+LOGS = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # --log -> the package, as pip names it
 LAST_KEY = 2**32 - 1  # of the PRNG
 MOST_KEYS = 10_000  # each has a folder
 OF_A_ROW = (  # settings that make a row of a table itself, and cannot be one for all of them
     "source target source_train source_test target_train target_test "
-    "classes network image_size resize crop"
+    "classes network image_size resize crop continue_from"
 )
 
 
@@ -106,6 +107,10 @@ class Options:
 
     process_id: int | None = None
     """Which of them this one is, from 0."""
+
+    log: tuple[Literal[tuple(LOGS)], ...] = ()
+    """Where metrics go beside METHOD/metrics.jsonl: TensorBoard, in METHOD/key_KEY/tensorboard
+    (needs tensorboardX), and Weights & Biases, a run for each key (needs wandb)."""
 
     checkpoint_every: int = 5_000
     """Updates between two checkpoints, each made after an evaluation."""

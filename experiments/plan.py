@@ -8,7 +8,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from dann_jax.programs import Group, group_keys
-from experiments import pretraining, record
+from experiments import continuing, logs, pretraining, record
 from experiments.methods import METHODS, Method, check_settings, of_names
 from experiments.options import OTHER_CALLS, Options, command_words
 from experiments.settings import Config, completed, differences
@@ -94,6 +94,7 @@ def make_plan(name: str, options: Options) -> Plan:
             )
         )
     _check_states(jobs)
+    _check_starts(jobs)
     return Plan(
         [job for job in jobs if job.trains or job.head],
         [job.result for job in jobs if not job.trains and job.method.name in options.methods],
@@ -130,6 +131,7 @@ def check(options: Options) -> None:
     if not options.methods or len(set(options.methods)) < len(options.methods):
         raise ValueError("--methods names each method at most once, and at least one")
     check_settings(options.config, of_names(options.methods))
+    logs.check(options.log)
     pretraining.weights_origin(options.config)  # raises where they are missing
 
 
@@ -200,10 +202,29 @@ def _check_states(jobs):
             )
 
 
+def _check_starts(jobs):
+    """Raises where a key that has not begun is to begin with a training that is not there."""
+    for job in jobs:
+        if not job.trains or job.method.aligns or job.config.continue_from is None:
+            continue
+        for key in job.keys:
+            begun = (job.folder / f"key_{key}" / "record.json").exists()
+            if job.options.overwrite or not begun:
+                settings = resolved(job.config, job.method)
+                start = continuing.find(job.config, job.method, key, settings)
+                if job.options.overwrite and job.folder.resolve() in start.folder.resolve().parents:
+                    raise ValueError(
+                        f"--overwrite would replace {start.folder}, which --continue-from names: "
+                        "choose another --output"
+                    )
+
+
 def resolved(config: Config, method: Method) -> dict[str, Any]:
     """Returns all that decides the numbers of a run, apart from its key and the versions."""
     settings = {"method": method.name, **dataclasses.asdict(config)}
     as_stored = {"weights": pretraining.weights_origin(config), "select": list(config.select)}
+    if config.continue_from is not None:
+        as_stored["continue_from"] = config.continue_from.as_posix()
     return settings | as_stored
 
 

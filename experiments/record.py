@@ -23,11 +23,13 @@ from experiments.schema import FORMAT, Alignment, Evaluations, Fault, Head, Trai
 __all__ = [
     "FORMAT",
     "alone",
+    "as_line",
     "as_text",
     "curves",
     "digest",
     "diverged",
     "has_picks",
+    "joined_origin",
     "oracle",
     "parameters_digest",
     "read",
@@ -80,6 +82,11 @@ def digest(content: Any) -> str:
 def as_text(content: Any) -> str:
     """Returns the text of a JSON file; NaN becomes null."""
     return _text(_finite(content)) + "\n"
+
+
+def as_line(content: Any) -> str:
+    """Returns JSON on one line; NaN and infinities become null."""
+    return json.dumps(_finite(content), allow_nan=False) + "\n"
 
 
 def write_json(path: pathlib.Path, content: Any, *, replace: bool = True) -> None:
@@ -254,13 +261,33 @@ def training_entries(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "source_accuracy": accuracy["source_accuracy"],
         "diverged": [each["diverged"] for each in records],
         "digests": [each["digests"] for each in records],
-        **records[0]["origin"],  # the same for all of them
+        **joined_origin([each["origin"] for each in records]),
         "groups": [{"keys": list(keys), "devices_per_key": each} for keys, each in groups],
         "wall_seconds": round(sum(each["wall_seconds"] for each in records), 1),
         "warnings": [each["warnings"] for each in records],
         "curves": [curves(each) for each in records],
         **_selected(records),
+        **_continued(records),
     }
+
+
+def joined_origin(origins: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns what decided the numbers of trainings that differ in their processors alone.
+
+    These are named one after the other, or not at all where one is not known.
+    """
+    names = [origin.get("processor") for origin in origins]
+    joined = {name: value for name, value in origins[0].items() if name != "processor"}
+    if None not in names:
+        models = dict.fromkeys(each for name in names for each in name.split("; "))
+        joined["processor"] = "; ".join(models)
+    return joined
+
+
+def _continued(records):
+    """Returns what the keys began with, as an entry of a result file if there is anything."""
+    every = [each["continued"] for each in records if each.get("continued")]
+    return {"continued": every} if every else {}
 
 
 def _selected(records):

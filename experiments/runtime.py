@@ -28,6 +28,7 @@ __all__ = [
     "device_kind",
     "keep_programs",
     "machine",
+    "model_of_processor",
     "peak_memory",
     "processor",
     "threads",
@@ -72,6 +73,18 @@ def processor():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def model_of_processor() -> str:
+    """Returns which CPU this is: its name, and its numbers where the name is that of several."""
+    numbers = {}
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("cpu family", "model", "stepping"):
+                numbers[name.strip()] = value.strip()
+    about = ", ".join(f"{name} {value}" for name, value in numbers.items())
+    return f"{processor()} ({about})" if about else processor()
 
 
 def peak_memory(devices: list[jax.Device]) -> dict[str, int]:

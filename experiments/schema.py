@@ -82,7 +82,11 @@ class Weights(_Entries):
 
 def _settings():
     """Returns the model of ``plan.resolved``; a setting that is younger than a file may lack."""
-    hints = typing.get_type_hints(Config) | {"weights": Weights | None, "select": list[Rule]}
+    hints = typing.get_type_hints(Config) | {
+        "weights": Weights | None,
+        "select": list[Rule],
+        "continue_from": str | None,
+    }
     fields: dict[str, Any] = {"method": (MethodName, ...)}
     for field in dataclasses.fields(Config):
         kind = hints[field.name]
@@ -115,6 +119,8 @@ class Origin(_Entries):
     versions: dict[Name, Name]
     """Of dann_jax, Python and the packages that the numbers depend on."""
     device: Name
+    processor: Name | None = None
+    """The model of the CPU, or several where a training went on elsewhere; null if not known."""
     device_count: Count
     process_count: Count
     plain_xla: bool
@@ -147,6 +153,19 @@ class Digests(_Entries):
     parameters: Sha256
     losses: Sha256
     accuracies: Sha256
+
+
+class Continued(_Entries):
+    """The finished training that another began with."""
+
+    run: Name
+    """Its folder."""
+    step: Annotated[int, Field(ge=0, lt=2**31)]
+    """From which updates are counted on; 0 where only its parameters were taken."""
+    sha256: Sha256
+    """Of its parameters and batch statistics; at step 0 of its file of weights."""
+    new: list[Name] = []
+    """Layers, or whole parts, that began anew."""
 
 
 class Group(_Entries):
@@ -291,6 +310,8 @@ class TrainingResult(_Result):
     digests: list[Digests | None]
     """Null where not known, as in files of before format 3."""
     groups: Annotated[list[Group], Field(min_length=1)]
+    continued: list[Continued] = []
+    """What each key began with, where that was not its own initialization."""
     steps_per_second: Annotated[float, Field(ge=0)]
     compile_seconds: Seconds
     programs_compiled: Annotated[int, Field(ge=0)]
@@ -340,6 +361,8 @@ class Record(_Entries):
     """The keys that are trained with it as one program, itself among them."""
     devices_per_key: Count
     finished: bool
+    continued: Continued | None = None
+    """What it began with, where that was not its own initialization."""
     curves: list[TrainingRow]  # type: ignore[valid-type]
     evaluations: list[EvaluationsRow]  # type: ignore[valid-type]
     warnings: list[Warned]

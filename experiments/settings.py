@@ -268,9 +268,16 @@ class Config:
     the others; without a domain branch they are added to the source half. L_y is the mean over all
     labelled examples of the batch."""
 
+    continue_from: pathlib.Path | None = None
+    """Folder of finished trainings to begin with: runs/CONFIG, or METHOD or METHOD/key_KEY in it.
+    With the same settings and data but more steps, in all, they go on; otherwise their parameters
+    are the start, where the shapes fit: see docs/running.md."""
+
     def __post_init__(self):
         """Checks the values against each other."""
         object.__setattr__(self, "select", tuple(dict.fromkeys(self.select)))
+        if self.continue_from is not None:
+            object.__setattr__(self, "continue_from", pathlib.Path(self.continue_from))
         for name in ("source", "target"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} must be the name of a data set, or a folder of images")

@@ -31,6 +31,7 @@ class Study:
     pair: domains.Pair
     devices: list[jax.Device]
     model: networks.DannModel
+    optimizer: optax.GradientTransformation
     start: Callable[[Group], tuple[Any, jax.Array]]  # -> states and keys to train with
     program: Callable[[Group], Callable]  # -> (states, data, keys, steps) -> (states, metrics)
     opened: Callable[..., Any]  # (group, keys, first step) -> context manager of the data
@@ -108,6 +109,7 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
         pair=pair,
         devices=devices,
         model=model,
+        optimizer=optimizer,
         start=_start(model, optimizer, shape, pretraining.variables(config)),
         program=program,
         opened=opened,
@@ -121,6 +123,7 @@ def prepare(config: Config, method: Method, pair: domains.Pair, devices: list[ja
             "data": pair.provenance,
             "versions": runtime.versions(),
             "device": runtime.device_kind(devices),
+            "processor": runtime.model_of_processor(),
             "device_count": len(devices),
             "process_count": jax.process_count(),
             "plain_xla": kernels.plain_xla(),

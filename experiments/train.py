@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -23,8 +24,10 @@ from dann_jax import (
 from dann_jax.datasets.whole_files import whole
 from dann_jax.programs import Group, group_keys
 from experiments import (
+    continuing,
     interruption,
     keeping,
+    logs,
     predictions,
     processes,
     record,
@@ -34,10 +37,12 @@ from experiments import (
 )
 from experiments.distances import distances
 from experiments.pacing import Pace
+from experiments.plan import resolved
 from experiments.studies import Study
 
 __all__ = ["LOG_EVERY", "Report", "train"]
 
+ELSEWHERE = {"data", "processor"}  # of an origin: compared by itself, and may be another
 LOG_EVERY = 50  # steps a call of the training program, and between two entries of the curves
 
 
@@ -66,7 +71,9 @@ def train(
     checkpoint_every: int = 5_000,
     checkpoint_minutes: float = 2.0,
     stop: int | None = None,
+    log: Sequence[str] = (),
     report: Callable[[Report], None] = lambda report: None,
+    advance: Callable[[Group, int], None] = lambda group, step: None,
 ) -> list[dict[str, Any]]:
     """Trains with each of the keys and returns their records: accuracies, curves, warnings, times.
 
@@ -78,13 +85,17 @@ def train(
     There is a checkpoint after each ``checkpoint_every`` steps, at an evaluation, at the latest
     after ``checkpoint_minutes``, and where a signal has come: then an ``Interruption`` is raised. A
     training that diverges ends there: its record says where, and has no accuracy.
+
+    ``folder/metrics.jsonl``, and the other logs that are named, take a row for each entry of the
+    curves, each once however often a training was cut off. ``advance`` hears of a group's step
+    before its first update and when a call has ended.
     """
     records, begun = {key: record.read_record(folder, key) for key in keys}, {}
     for key, each in records.items():
         processes.check_agreement(each is not None and 1 + each["finished"], "records")
         if each is None:
             continue
-        trained.check_same(study, each, folder / f"key_{key}", study.origin.keys() - {"data"})
+        trained.check_same(study, each, folder / f"key_{key}", study.origin.keys() - ELSEWHERE)
         group = trained.group_of(each)
         if not each["finished"]:
             if not set(group.keys) <= set(keys):
@@ -95,21 +106,44 @@ def train(
                 )
             begun |= dict.fromkeys(group.keys, group)
     new = [key for key in keys if records[key] is None and key not in begun]
-    options = {"together": together, "devices_per_key": devices_per_key}
-    todo = group_keys(new, len(study.devices), **options)
+    count = len(study.devices)
+    todo = group_keys(new, count, together=together, devices_per_key=devices_per_key)
     limits = {"every": checkpoint_every, "minutes": checkpoint_minutes}
+    logged = functools.partial(_logged, study, folder, log)
+    _log_finished({key: each for key, each in records.items() if each}, logged)
     for group in (*dict.fromkeys(begun.values()), *todo):
-        run = _Run(study, group, folder, report, **limits)
+        run = _Run(study, group, folder, (report, advance), logged=logged, **limits)
         after = run.train([records[key] for key in group.keys], stop)
         records |= dict(zip(group.keys, after, strict=True))
     return [records[key] for key in keys]
 
 
+def _log_finished(records, logged):
+    """Gives the logs all rows of the keys that are finished."""
+    finished = {key: each for key, each in records.items() if each["finished"]}
+    for group in dict.fromkeys(map(trained.group_of, finished.values())):
+        own = {key: finished[key] for key in group.keys if key in finished}
+        with logged(own, logs.rows(own)):
+            pass
+
+
+@contextlib.contextmanager
+def _logged(study, folder, names, keys, rows):
+    """Gives what logs a row of some keys, which have these rows so far."""
+    if not processes.is_first():
+        yield lambda row: None
+        return
+    settings = resolved(study.config, study.method)
+    with logs.opened(folder, list(keys), rows, names=names, settings=settings) as write:
+        yield write
+
+
 class _Run:
     """The training of a group of keys as one program."""
 
-    def __init__(self, study, group, folder, report, *, every, minutes):
-        self.study, self.group, self.report = study, group, report
+    def __init__(self, study, group, folder, hear, *, logged, every, minutes):
+        self.study, self.group, self.logged = study, group, logged
+        self.report, self.advance = hear
         self.folders = [folder / f"key_{key}" for key in group.keys]
         self.checkpoints = checkpoints.Checkpoints(self.folders[0] / "checkpoint")  # of the group
         self.every, self.minutes = every, minutes  # steps and time between two checkpoints
@@ -126,7 +160,12 @@ class _Run:
         program = study.program(self.group)
         states, keys, done = self._restore(records)
         self.lap = self.saved = time.perf_counter()
-        with study.opened(self.group, keys, done) as data, interruption.held():
+        self.advance(self.group, done)
+        with (
+            self.logged(self.group.keys, self._rows_so_far()) as self.log,
+            study.opened(self.group, keys, done) as data,
+            interruption.held(),
+        ):
             if self._lacks_evaluation(done):
                 self._evaluate(states, done)
             while done < stop and self._goes_on():
@@ -159,7 +198,10 @@ class _Run:
         if saved is not None and self._restore_records(records, int(np.ravel(saved.step)[0])):
             states = saved
         else:
-            self.records = [trained.new_record(self.study, self.group) for _ in self.group.keys]
+            settings = resolved(self.study.config, self.study.method)
+            states, starts = continuing.begun(self.study, self.group, states, settings)
+            self.records = [trained.new_record(self.study, self.group) | of for of in starts]
+        self.start = _first_step(self.records[0])
         done = int(np.ravel(states.step)[0])
         processes.check_agreement(done, "checkpoint")
         if len(self.group.keys) == 1:
@@ -171,12 +213,14 @@ class _Run:
         """Takes the records as of a step; returns whether they have all that belongs to it."""
         for each in records:
             each |= {"finished": False, "digests": None}
+            each["origin"] = record.joined_origin([each["origin"], self.study.origin])
             late = each.get("diverged") and each["diverged"]["step"] > done
             each["diverged"] = None if late else each.get("diverged")
             for name in ("curves", "evaluations", "warnings"):
                 each[name] = [_row(entry) for entry in each[name] if entry["step"] <= done]
         self.records = records
-        first = 1 + max(each["curves"][-1]["step"] if each["curves"] else 0 for each in records)
+        ends = (each["curves"][-1]["step"] if each["curves"] else 0 for each in records)
+        first = 1 + max(_first_step(records[0]), *ends)
         unfinished = [
             [_row(row) for row in each.get("unfinished", ()) if first <= row["step"] <= done]
             for each in records
@@ -209,6 +253,7 @@ class _Run:
         steps = of_steps["lam"].shape[1]
         self.pace.end(steps)
         mu = float(self.study.mu(done - 1))
+        self.advance(self.group, done)
         for i, each in enumerate(self.records):
             if each["diverged"]:
                 continue
@@ -224,6 +269,8 @@ class _Run:
                 columns = {name: column[i].item() for name, column in means.items()}
                 each["curves"].append(_ABSENT | _entry(done, columns, mu))
                 self._show(i)
+                if not self._evaluates(done):
+                    self._log(i)
 
     def _by_key(self, metrics):
         """Returns metrics by name, those that are present, with a first axis of keys."""
@@ -234,6 +281,24 @@ class _Run:
             for name, values in present.items()
             if values is not training.ABSENT
         }
+
+    def _log(self, i, evaluation=None):
+        """Logs the last entry of a key's curves, and the evaluation at its step."""
+        self.log(logs.row(self.group.keys[i], self.records[i]["curves"][-1], evaluation or {}))
+
+    def _rows_so_far(self):
+        """Returns the rows of all keys but those whose evaluation is still to come."""
+        records = dict(zip(self.group.keys, self.records, strict=True))
+        evaluated = {
+            key: {entry["step"] for entry in each["evaluations"]} for key, each in records.items()
+        }
+        return [
+            row
+            for row in logs.rows(records)
+            if not self._evaluates(row["step"])
+            or row["step"] in evaluated[row["key"]]
+            or records[row["key"]]["diverged"]
+        ]
 
     def _show(self, i, **evaluation):
         """Reports on a key at the last entry of its curves."""
@@ -288,7 +353,7 @@ class _Run:
     def _lacks_evaluation(self, done):
         """Returns whether a signal came before the evaluation at a step had ended."""
         return (
-            bool(done)
+            done > self.start
             and self._evaluates(done)
             and any(
                 not each["diverged"] and all(e["step"] != done for e in each["evaluations"])
@@ -313,6 +378,7 @@ class _Run:
         for i, of_sets in outputs.items():
             if not all(np.isfinite(logits).all() for logits, _ in of_sets.values()):
                 self._diverge(i, step, "logits")
+                self._log(i)
             else:
                 self._enter(i, step, of_sets, measured[i])
 
@@ -326,6 +392,7 @@ class _Run:
         said = unlabelled.measured(*outputs["target"], study.pair.class_names)
         each["evaluations"].append({"step": step, **accuracy, **said, **measured})
         each |= accuracy
+        self._log(i, each["evaluations"][-1])
         last = step == study.steps
         if last and study.pair.target_files is not None and processes.is_first():
             rows = [(study.pair.target_files, outputs["target"][0])]
@@ -439,6 +506,11 @@ def _entry(step, metrics, mu):
     penalties = {name: value for name, value in metrics.items() if name not in _NAMES}
     known = {name: value for name, value in metrics.items() if name in _NAMES}
     return {"step": step, **known, "mu": mu} | ({"penalties": penalties} if penalties else {})
+
+
+def _first_step(record):
+    """Returns the step that a training began with: 0, or that of the one that it goes on from."""
+    return (record.get("continued") or {"step": 0})["step"]
 
 
 def _row(entry):

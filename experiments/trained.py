@@ -72,16 +72,19 @@ def restored(study: Study, key: int, folder: pathlib.Path) -> Any:
     return state
 
 
+_ANY_PROCESSOR = {"processor": None}  # a training goes on on another one, and its record says so
+
+
 def fits(study: Study, keys: Sequence[int], folder: pathlib.Path) -> bool:
     """Returns whether all trainings in a folder are of this study, and of no other keys."""
-    expected = resolved(study.config, study.method), study.origin
+    expected = resolved(study.config, study.method), study.origin | _ANY_PROCESSOR
     names = [path.parent.name for path in folder.glob("key_*/record.json")]
     try:
         records = [record.read_record(folder, int(name.removeprefix("key_"))) for name in names]
     except ValueError:  # damaged, or of another format
         return False
     return all(
-        (completed(each["settings"]), each["origin"]) == expected
+        (completed(each["settings"]), each["origin"] | _ANY_PROCESSOR) == expected
         and (each["finished"] or set(each["together"]) <= set(keys))
         for each in records
     )

@@ -67,3 +67,28 @@ def test_the_command_compares_and_draws(tmp_path, capsys, monkeypatch):
     for wrong in ([paths[0]], [paths[0], str(tmp_path / "none.json")]):
         assert compare.main(wrong) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+    (line,) = _refused(capsys, [paths[2], paths[2], "--output", str(picture)])
+    assert "none of the results has curves" in line
+    (line,) = _refused(capsys, [*paths, "--output", "c.txt"])
+    assert "c.txt" in line
+
+
+def _refused(capsys, arguments):
+    assert compare.main(arguments) == 2
+    return capsys.readouterr().err.splitlines()
+
+
+def test_only_what_is_known_is_drawn(results, tmp_path):
+    names = [name for _, name, _ in compare._panels(results)]
+    assert names == ["target_accuracy", "source_accuracy", "label_loss", "domain_loss"]
+    unlabelled = copy.deepcopy(results["source-only"])
+    for curve in unlabelled["curves"]:
+        evaluations = curve["evaluations"]
+        evaluations["target_accuracy"] = [None] * len(evaluations["step"])
+    diverged = copy.deepcopy(unlabelled)
+    for column in diverged["curves"][1]["training"].values():
+        if isinstance(column, list):
+            del column[3:]
+    both = {"A": unlabelled, "B": diverged}
+    assert [name for _, name, _ in compare._panels(both)] == ["source_accuracy", "label_loss"]
+    compare._draw(both, tmp_path / "c.png")

@@ -319,7 +319,8 @@ def _write_record(folder):
     """Writes the record of a training that was cut off, from the result of a finished one."""
     (path,) = _RESULTS.glob("digits_digits_m/*-without-*.json")
     result = record.read(path)
-    origin = {"data", "versions", "device", "device_count", "process_count", "plain_xla", "threads"}
+    origin = {"data", "versions", "device", "device_count", "process_count", "plain_xla"}
+    origin |= {"processor", "threads"}
     content = {
         "format": record.FORMAT,
         "settings": result["resolved_config"],
