@@ -144,6 +144,7 @@ class AverageState:
 
     average: Any  # pytree like theta
     inner: Any
+    count: chex.Array  # [] int32, updates made; before the first, theta may be set to anything
     decay: float = flax.struct.field(pytree_node=False)
 
 
@@ -168,14 +169,26 @@ def with_average(
     check_number(decay, "decay", below=1, remedy="0.999 is usual")
 
     def init(theta):
-        return AverageState(jax.tree.map(jnp.copy, theta), optimizer.init(theta), float(decay))
+        average = jax.tree.map(jnp.copy, theta)
+        return AverageState(average, optimizer.init(theta), jnp.int32(0), float(decay))
 
     def update(updates, state, params=None):
         updates, inner = optimizer.update(updates, state.inner, params)
-        average = optax.incremental_update(params, state.average, 1 - decay)
-        return updates, AverageState(average, inner, state.decay)
+        average = _averaged(params, state)
+        return updates, AverageState(average, inner, state.count + 1, state.decay)
 
     return optax.GradientTransformation(init, update)
+
+
+def _averaged(theta, state):
+    """Returns the average with theta in it; one theta before the first update."""
+
+    def start(average, theta):
+        axes = (1,) * (average.ndim - state.count.ndim)  # states of many keys are stacked
+        return jnp.where(jnp.reshape(state.count, state.count.shape + axes) == 0, theta, average)
+
+    average = jax.tree.map(start, state.average, theta)
+    return optax.incremental_update(theta, average, 1 - state.decay)
 
 
 def averaged(state: TrainState) -> TrainState:
@@ -193,8 +206,7 @@ def averaged(state: TrainState) -> TrainState:
         raise ValueError(
             "the optimizer keeps no average of the parameters: make it with with_average"
         )
-    theta = optax.incremental_update(state.theta, kept.average, 1 - kept.decay)
-    return dataclasses.replace(state, theta=theta)
+    return dataclasses.replace(state, theta=_averaged(state.theta, kept))
 
 
 def _scale_by_factors(factors):

@@ -712,6 +712,16 @@ def test_an_objective_may_declare_a_key_and_the_average_of_the_parameters():
     for _ in range(3):
         plain = make_update_step(MODEL, sgd, 0.5)(plain, batch, KEY)[0]
     equal(plain.theta, states[3].theta)  # the updates do not depend on the average
+    # Parameters that are put in before the first update, such as ImageNet's, start the average.
+    theta = jax.tree.map(lambda w: w + 1, states[0].theta)
+    pretrained = dataclasses.replace(states[0], theta=theta)
+    close(averaged(pretrained).theta, theta)
+    state = update(pretrained, batch, KEY)[0]
+    expected = jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, theta, state.theta)
+    close(averaged(state).theta, expected)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), pretrained, state)
+    both = jax.tree.map(lambda *x: jnp.stack(x), theta, expected)
+    close(averaged(stacked).theta, both)
 
 
 def test_no_average_and_no_decay_are_refused():
