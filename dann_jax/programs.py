@@ -330,7 +330,7 @@ def make_train_steps(
         check_key(key)
         if fused:
             return [(*draw_shares(key, state.step, steps), key)]
-        source, target = map(by_device, rows_on_host(key, int(state.step), steps))
+        source, target = map(by_device, rows_on_host(key, int(_on_host(state.step)), steps))
         axis = 1 if count > 1 else 0
         return [(source.take(s, axis), target.take(s, axis), key) for s in range(steps)]
 
@@ -374,6 +374,13 @@ def _compile_over(devices, program, in_axes):
         donate_argnums=0,
         devices=devices,
     )
+
+
+def _on_host(step):
+    """Returns steps from a copy: JAX may keep a view of what it reads, and not give that up."""
+    if isinstance(step, jax.Array):
+        step = jnp.copy(step.addressable_data(0) if step.is_fully_replicated else step)
+    return np.asarray(step)
 
 
 def _shares(devices):
@@ -656,7 +663,7 @@ def _study_program(step, sizes, mesh, fused, labels):
     def inputs(states, arrays, keys, steps, settings):
         if fused:
             return [(*draw(keys, states.step, steps), keys, settings)]
-        first, *others = set(np.asarray(states.step).tolist())
+        first, *others = set(_on_host(states.step).tolist())
         if others:
             raise ValueError(
                 f"states must be at one step, got {first} and {others[0]}: train those together "
