@@ -9,6 +9,7 @@ import pathlib
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -28,12 +29,18 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """Returns the options; an empty word is refused."""
         args = sys.argv[1:] if args is None else args
+        _say_warnings_plainly()
         _refuse_empty(args)
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Prints the sentence, and ends the program."""
         _leave(f"{message}: see python -m {self.prog.rpartition(' ')[2]} --help")
+
+
+def _say_warnings_plainly():
+    """Leaves where a warning comes from, which is of no use to who typed a command, out of it."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
 def parse(

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import arguments as command_line
-from experiments import domains, record
+from experiments import domains, record, unlabelled
 from experiments.display import DASH, accuracy
 from experiments.figures import style
 from experiments.settings import completed, differences
@@ -32,6 +32,8 @@ HEIGHT = 1.9  # of a row of panels, inches
 PANELS = (  # part of the curves, entry there, label
     ("evaluations", "target_accuracy", "target test accuracy"),
     ("evaluations", "source_accuracy", "source test accuracy"),
+    ("evaluations", "target_confidence", "confidence on the target"),
+    ("evaluations", "target_entropy", "entropy on the target (nats)"),
     ("training", "label_loss", "$L_y$ (nats)"),
     ("training", "domain_loss", "$L_d$ (nats)"),
 )
@@ -181,7 +183,8 @@ def _compare(options, console):
             for line in lines:
                 console.print(f"  {line}", soft_wrap=True, markup=False)
     console.print()
-    console.print(_table(results))
+    # Without labels in any target there is no accuracy to compare.
+    console.print(unlabelled.table("results", results) or _table(results))
     if options.output is not None:
         _draw(results, options.output)
         console.print(f"written: {options.output}", soft_wrap=True, markup=False)

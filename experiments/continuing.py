@@ -6,6 +6,7 @@ and step go on. With others, its parameters are a start, from step 0, where thei
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ class Start(NamedTuple):
     folder: pathlib.Path  # its key_KEY
     step: int  # from which updates are counted on; 0 where only its parameters are taken
     sha256: str  # of parameters and batch statistics; at step 0 of the file of weights
+    why: str = ""  # it is no more than its parameters, in words
 
     def entry(self) -> dict[str, Any]:
         """Returns what a record says of it."""
@@ -60,9 +62,12 @@ def find(config: Config, method: Method, key: int, settings: dict[str, Any]) -> 
             f"{every[0]}, {every[1]} or {run} itself, got none: name the folder of one"
         )
     done = _record(folder)
-    changed = differences(completed(done["settings"]), settings) if done else ["no record"]
-    if done and not {line.split(":")[0] for line in changed} - FREE:
-        return _more(folder, done, method, config)
+    changed = ["it has no record.json"]
+    if done:
+        lines = differences(completed(done["settings"]), settings)
+        changed = [line for line in lines if line.split(":")[0] not in FREE]
+        if not changed:
+            return _more(folder, done, method, config)
     entries = model_files.describe(folder)
     expected = library_network(config, len(entries["classes"]))
     there = {name: entries["network"].get(name) for name in expected}
@@ -71,13 +76,22 @@ def find(config: Config, method: Method, key: int, settings: dict[str, Any]) -> 
             f"{OPTION} {folder}: expected the network {_shown(expected)}, got {_shown(there)}: "
             "choose that --network, or another training"
         )
-    return Start(folder, 0, entries["weights"]["sha256"])
+    return Start(folder, 0, entries["weights"]["sha256"], "; ".join(changed))
 
 
 def _record(folder):
     """Returns the record of a finished training; None in a folder with its model alone."""
-    number = folder.resolve().name.removeprefix("key_")
-    done = record.read_record(folder.resolve().parent, int(number)) if number.isdigit() else None
+    if not (folder / "record.json").is_file():
+        return None
+    place = folder.resolve()
+    named = re.fullmatch(r"key_([0-9]+)", place.name)
+    if named is None:
+        raise ValueError(
+            f"{OPTION} {folder}: expected the folder key_KEY that its record.json is of, got "
+            f"{place.name}: give it that name again, or take record.json out to start from the "
+            "parameters alone"
+        )
+    done = record.read_record(place.parent, int(named[1]))
     if done is not None and not done["finished"]:
         raise ValueError(f"{OPTION} {folder}: expected a finished training, got one that is not")
     if done is not None and done["diverged"]:
@@ -127,14 +141,15 @@ def lines(study: Study, keys: Sequence[int], settings: dict[str, Any]) -> list[s
         start = find(study.config, study.method, key, settings)
         about = f"{study.method.name} key {key}"
         if start.step:
-            _check_data(study, start)
+            _restored(study, study.start(Group((key,), 1))[0], start)
             every.append(f"{about} goes on from step {start.step:,} of {start.folder}")
             continue
         states, _ = study.start(Group((key,), 1))
         _, new = _taken(study, states, start)
         begin = " and ".join(new) + f" begin{'s' * (len(new) == 1)} anew"
         parts = f"; {begin}: {_why(study, start)}" if new else ""
-        every.append(f"{about} starts from the parameters of {start.folder}{parts}")
+        alone = f"starts from the parameters of {start.folder} alone ({start.why})"
+        every.append(f"{about} {alone}{parts}")
     return every
 
 
@@ -169,11 +184,6 @@ def begun(
     if study.config.continue_from is None:
         return states, [{} for _ in group.keys]
     starts = [find(study.config, study.method, key, settings) for key in group.keys]
-    if len({start.step for start in starts}) > 1:
-        raise ValueError(
-            f"{OPTION}: keys that are trained as one program need starts of one step, got "
-            f"{', '.join(f'{start.step:,}' for start in starts)}: set --together 1"
-        )
     single = len(group.keys) == 1
     of_keys = []
     for i, start in enumerate(starts):
@@ -195,11 +205,15 @@ def begun(
 def _restored(study, like, start):
     """Returns the state that goes on, and that nothing of it is new."""
     _check_data(study, start)
-    state = checkpoints.restore(start.folder / "state", like)
+    why = "another"
+    try:
+        state = checkpoints.restore(start.folder / "state", like)
+    except ValueError as error:
+        state, why = None, f"none ({str(error).partition(':')[0]})"
     if state is None or record.parameters_digest(state) != start.sha256:
         raise ValueError(
-            f"{OPTION} {start.folder}: expected the state of its record.json, got none or another: "
-            "copy the whole folder anew"
+            f"{OPTION} {start.folder}: expected the state of its record.json, got {why}: copy the "
+            "whole folder anew, or train it again"
         )
     return state, []
 

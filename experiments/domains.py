@@ -147,9 +147,12 @@ def _shown(origin):
     return f"{origin['examples']:,} examples{part} of sha256 {origin['sha256'][:12]}"
 
 
-def changed_folders(config: Config, recorded: dict[str, dict], **where) -> str:
+def changed_folders(
+    config: Config, recorded: dict[str, dict], classes: list[str] | None, **where
+) -> str:
     """Returns in words how folders of images differ from a ``Pair.provenance``; "" if they do not.
 
+    ``classes`` are the names of before, None where they are not known.
     A folder that is not there any more does not differ. Others are prepared where they are not yet.
     """
     names = [getattr(config, domain) for domain in ("source", "target")]
@@ -160,6 +163,8 @@ def changed_folders(config: Config, recorded: dict[str, dict], **where) -> str:
     for domain, builder in zip(("source", "target"), _find(config, **where), strict=True):
         if datasets.is_folder(name := getattr(config, domain)):
             builder = datasets.prepare(builder)
+            if domain == "source" and classes not in (None, list(builder.CLASS_NAMES)):
+                return f"its classes are {', '.join(builder.CLASS_NAMES)}, not {', '.join(classes)}"
             for split in builder.CLASS_COUNTS:
                 count = sum(builder.CLASS_COUNTS[split]) + builder.UNLABELLED[split]
                 origin = {"examples": count, "sha256": builder.digest(split)}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 from rich.console import Console
 
+from dann_jax import model_files
 from experiments import (
     continuing,
     display,
@@ -121,9 +122,13 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
 def _check_folders(path, result, options):
     """Raises where a result that is there is of folders that hold other images by now."""
     where = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
+    trained_by = METHODS[result["method"]].aligns or result["method"]
+    described = path.parent / trained_by / f"key_{result['keys'][0]}"
     with processes.all_or_none():
         if processes.is_first():
-            changed = domains.changed_folders(options.config, result["data"], **where)
+            known = (described / model_files.DESCRIPTION).is_file()
+            classes = model_files.describe(described)["classes"] if known else None
+            changed = domains.changed_folders(options.config, result["data"], classes, **where)
             if changed:
                 raise ValueError(
                     f"{path} holds a result of other images ({changed}): choose another --output, "
@@ -190,12 +195,9 @@ def _prepared(jobs, setting):
         if job.trains and not job.method.aligns:
             study = studies.prepare(job.config, job.method, setting.pair, setting.devices)
             scores.check(study)
-            begun = [(job.folder / f"key_{key}/record.json").exists() for key in job.keys]
-            for line in (
-                ()
-                if all(begun)
-                else continuing.lines(study, job.keys, resolved(job.config, job.method))
-            ):
+            begins = [k for k in job.keys if not (job.folder / f"key_{k}/record.json").exists()]
+            settings = resolved(job.config, job.method)
+            for line in continuing.lines(study, begins, settings):
                 setting.console.print(line, soft_wrap=True, markup=False)
             for group in job.groups(setting.devices):
                 study.program(group)  # raises where it cannot be, before anything is moved

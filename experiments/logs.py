@@ -111,7 +111,7 @@ class _Lines:
     def __init__(self, folder, keys, settings):
         del settings
         path = folder / FILE
-        lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
+        lines = path.read_text("utf-8", "replace").splitlines(True) if path.exists() else []
         of_keys = [(re.fullmatch(_LINE, line), line) for line in lines]
         with whole(path) as temporary:
             others = [line for match, line in of_keys if match and int(match[1]) not in keys]

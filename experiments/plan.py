@@ -207,16 +207,27 @@ def _check_starts(jobs):
     for job in jobs:
         if not job.trains or job.method.aligns or job.config.continue_from is None:
             continue
+        steps = {}
         for key in job.keys:
-            begun = (job.folder / f"key_{key}" / "record.json").exists()
-            if job.options.overwrite or not begun:
-                settings = resolved(job.config, job.method)
-                start = continuing.find(job.config, job.method, key, settings)
-                if job.options.overwrite and job.folder.resolve() in start.folder.resolve().parents:
-                    raise ValueError(
-                        f"--overwrite would replace {start.folder}, which --continue-from names: "
-                        "choose another --output"
-                    )
+            done = None if job.options.overwrite else record.read_record(job.folder, key)
+            if done is not None:
+                steps[key] = (done.get("continued") or {"step": 0})["step"]
+                continue
+            settings = resolved(job.config, job.method)
+            start = continuing.find(job.config, job.method, key, settings)
+            steps[key] = start.step
+            if job.options.overwrite and job.folder.resolve() in start.folder.resolve().parents:
+                raise ValueError(
+                    f"--overwrite would replace {start.folder}, which --continue-from names: "
+                    "choose another --output"
+                )
+        if len(set(steps.values())) > 1:
+            got = ", ".join(f"key {key} at step {step:,}" for key, step in steps.items())
+            raise ValueError(
+                f"--continue-from {job.config.continue_from}: expected all keys of a result to "
+                f"begin at one step, got {got}: train those of a step with --first-key and --keys, "
+                "into an --output of their own"
+            )
 
 
 def resolved(config: Config, method: Method) -> dict[str, Any]:

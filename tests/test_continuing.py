@@ -183,8 +183,28 @@ def test_what_does_not_fit_is_refused_before_a_training(runs, tmp_path, capsys, 
     record.write_checked(copy / "record.json", content | {"diverged": lost} | ended)
     refused("got one that diverged at step 3: name another", str(copy), "--steps", "8")
     record.write_checked(copy / "record.json", content)
+    shutil.copytree(copy, tmp_path / "best")
+    hint = "expected the folder key_KEY that its record.json is of, got best"
+    refused(hint, str(tmp_path / "best"), "--steps", "8")
+    files = [path for path in (copy / "state").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(bytes(largest.stat().st_size))
+    refused("expected the state of its record.json, got none (", str(copy), "--steps", "8")
     shutil.rmtree(copy / "state")
     refused("expected the state of the optimizer in", str(copy), "--steps", "8")
+    monkeypatch.setattr(
+        continuing,
+        "find",
+        lambda config, method, key, settings: continuing.Start(copy, 2 * key, ""),
+    )
+    hint = "to begin at one step, got key 0 at step 0, key 1 at step 2: train those"
+    refused(hint, first, "--steps", "8", "--keys", "2")
+
+
+def test_a_start_says_why_it_is_not_more_updates(runs):
+    config = dataclasses.replace(CONFIG, continue_from=runs / "first/small", steps=8, batch_size=4)
+    start = continuing.find(config, METHODS["dann"], 0, resolved(config, METHODS["dann"]))
+    assert (start.step, start.why) == (0, "batch_size: 8 there, 4 asked for")
 
 
 # --- parameters alone -----------------------------------------------------------------------------
@@ -235,9 +255,9 @@ def assert_equal(one, other, *, same=True):
 def test_parameters_are_a_start_for_other_classes(names, new, kept):
     folder, before = kept
     line, own, state, continued = start_of(folder, names)
-    assert line == f"dann key 0 starts from the parameters of {folder}" + (
-        "; y/logits begins anew: the 3 classes there are not the 4 here" if new else ""
-    )
+    assert line == (
+        f"dann key 0 starts from the parameters of {folder} alone (it has no record.json)"
+    ) + ("; y/logits begins anew: the 3 classes there are not the 4 here" if new else "")
     assert (continued["step"], continued["new"]) == (0, new)
     assert int(state.step) == 0
     for part in "fd":

@@ -163,7 +163,8 @@ def test_files_that_are_no_images_are_warned_of(tmp_path):
     own = fill(tmp_path / "own", count=1)
     put("notes.txt", "Thumbs.db", "desktop.ini")(own)
     with pytest.warns(
-        UserWarning, match=r"left out 1 files .* the first of which is dog/notes\.txt"
+        UserWarning,
+        match=r"left out 1 file not of an image by name .* the first of which is dog/notes\.txt",
     ):
         built = datasets.from_folder(own, image_size=16)
     assert built.CLASS_COUNTS == {"train": (1, 1)}

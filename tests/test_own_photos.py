@@ -20,23 +20,25 @@ import dann_jax
 from dann_jax.backbones import BACKBONES
 from dann_jax.backbones.weights import Layer
 from experiments import (
+    compare,
     configs,
     domains,
     export,
     options,
     plan,
     predict,
+    record,
     run,
     studies,
     unlabelled,
     verify,
 )
-from experiments.figures import curves, look
+from experiments.figures import curves, look, style
 from experiments.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-CLASSES = ("cat", "dog", "[red] owl")
+CLASSES = ("cat", "dog", "[red] a$^{$b")  # as what would be marks in texts
 CONFIG = "own_photos"
 SHORT = f"--steps 4 --evaluate-every 2 --batch-size 8 --image-size {SIDE} --crop 10 --devices 1"
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "folders.md"
@@ -167,6 +169,40 @@ def test_the_curves_have_no_empty_panel(trained):
         *("target-confidence", "target-entropy", "information_maximization", "predicted-classes"),
     )
     assert "target-error" not in drawn
+
+
+def test_names_without_glyphs_are_numbers(trained):
+    results = {"dann": trained.result("dann")}
+    columns = results["dann"]["curves"][0]["evaluations"]
+    columns["predicted"] = dict(zip("猫犬梟", columns["predicted"].values(), strict=True))
+    with style.figure(trained.root / "names.png", "", shape=(1, 1), width=3, height=3) as (_, axis):
+        curves._draw_classes(np.ravel(axis)[0], results)
+        labels = [label.get_text() for label in np.ravel(axis)[0].get_yticklabels()]
+    assert labels == ["0", "1", "2"]
+
+
+def test_results_without_target_labels_are_compared_by_what_there_is(trained):
+    files = [trained.folder / f"{method}.json" for method in ("source-only", "dann")]
+    picture = trained.root / "compared.png"
+    status, shown = called(compare.main, [*files, "--output", picture])
+    assert status == 0
+    assert "results: no target labels, last step" in shown
+    assert "confidence on the target" in shown
+    results = dict(zip("AB", map(record.read_result, files), strict=True))
+    names = [name for _, name, _ in compare._panels(results)]
+    assert names[:3] == ["source_accuracy", "target_confidence", "target_entropy"]
+    assert picture.exists()
+
+
+def test_a_result_of_other_classes_is_not_taken_for_theirs(trained):
+    folder = trained.root / "a"
+    (folder / "dog").rename(folder / "doe")
+    try:
+        status, shown = called(run.main, trained.command)
+    finally:
+        (folder / "doe").rename(folder / "dog")
+    assert status == 2
+    assert "(its classes are [red] a$^{$b, cat, doe, not [red] a$^{$b, cat, dog): " in shown
 
 
 def test_the_same_command_says_what_is_there_and_shows_the_table(trained):

@@ -235,7 +235,7 @@ def _draw_classes(axis, results):
         places = np.arange(len(names)) + (i - (len(counts) - 1) / 2) * height
         axis.barh(places, list(each.values()), height, color=METHODS[method].line.colour)
     short = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in names]
-    axis.set_yticks(range(len(names)), short)
+    style.name_rows(axis, range(len(names)), dict(enumerate(short)))
     axis.invert_yaxis()
     if len(names) > NAMED:
         axis.set(yticks=[], ylabel=f"{len(names)} classes")

@@ -113,7 +113,7 @@ def _draw_sheet(config, path, command, options):
         for axis, (title, images) in zip(axes[0], _domains(config, pair), strict=True):
             _show(axis, title, sheet(images, classes, options.columns, options.key))
         places = [(side + _gap(side)) * row + side / 2 for row in range(len(classes))]
-        axes[0, 0].set_yticks(places, [names[c] for c in classes])  # rows are the same in both
+        style.name_rows(axes[0, 0], places, {int(c): names[c] for c in classes})  # as in both
 
 
 def _draw_pairs(shown, path, command, options):
@@ -145,7 +145,8 @@ def _domains(config, pair):
 
 def _show(axis, title, pixels):
     axis.imshow(pixels, interpolation="nearest")
-    axis.set(title=title, xticks=[], yticks=[])
+    axis.set_title(title, parse_math=False)  # a folder's name may have a $
+    axis.set(xticks=[], yticks=[])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
 

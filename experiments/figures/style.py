@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dann_jax.datasets.whole_files import whole
@@ -16,7 +16,7 @@ from experiments.settings import Config
 __all__ = [
     *("COLUMN", "DOMAINS", "LINE_HEIGHT", "PAGE"),
     *("DataOptions", "check_format", "check_key", "figure", "frame"),
-    *("legend_names", "run"),
+    *("legend_names", "name_rows", "run"),
 ]
 
 LAST_KEY = 2**32 - 100  # the moons of the target have one of 100 more
@@ -98,6 +98,21 @@ def legend_names(methods: Iterable[str]) -> dict[str, str]:
     if any(METHODS[name].few_labels for name in names):
         return {name: paper.SEMI_SUPERVISED.get(name, label) for name, label in names.items()}
     return names
+
+
+def name_rows(axis: Any, places: Sequence[float], names: dict[int, str]) -> None:
+    """Writes names of classes, by their numbers, on the vertical axis as they are, $ too.
+
+    They are the numbers where the font of figures lacks a character, which would be a box.
+    """
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    if all(font.get_char_index(ord(character)) for name in names.values() for character in name):
+        axis.set_yticks(places, list(names.values()), parse_math=False)
+    else:
+        axis.set_yticks(places, list(map(str, names)))
+        axis.set_ylabel("class, in the order of the names")
 
 
 def check_key(key: int, option: str) -> None:

@@ -260,9 +260,10 @@ def _splits(folder: Path) -> dict[str, list[_Picture]]:
     else:
         splits = {"train": _pictures(folder, others)}
     if others:
+        count = f"{len(others)} file{'s' * (len(others) > 1)}"
         warnings.warn(
-            f"{folder}: left out {len(others)} files that are not images by their names "
-            f"({', '.join(_SUFFIXES)}), the first of which is {others[0].relative_to(folder)}",
+            f"{folder}: left out {count} not of an image by name ({', '.join(_SUFFIXES)}), the "
+            f"first of which is {others[0].relative_to(folder)}",
             stacklevel=4,
         )
     return splits
