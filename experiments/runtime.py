@@ -28,10 +28,12 @@ __all__ = [
     "device_kind",
     "keep_programs",
     "machine",
+    "model_of_processor",
     "peak_memory",
     "processor",
     "threads",
     "versions",
+    "versions_of",
 ]
 
 PACKAGES = (
@@ -54,10 +56,16 @@ class Compiled:
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that the numbers depend on."""
     every = {"dann_jax": __version__, "python": platform.python_version()}
-    for name in PACKAGES.split():
+    return every | versions_of(*PACKAGES.split())
+
+
+def versions_of(*names: str) -> dict[str, str]:
+    """Returns the versions of packages, those that are installed."""
+    found = {}
+    for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            every[name] = metadata.version(name)
-    return every
+            found[name] = metadata.version(name)
+    return found
 
 
 def device_kind(devices: list[jax.Device]) -> str:
@@ -72,6 +80,18 @@ def processor():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def model_of_processor() -> str:
+    """Returns which CPU this is: its name, and its numbers where the name is that of several."""
+    numbers = {}
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("cpu family", "model", "stepping"):
+                numbers[name.strip()] = value.strip()
+    about = ", ".join(f"{name} {value}" for name, value in numbers.items())
+    return f"{processor()} ({about})" if about else processor()
 
 
 def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
