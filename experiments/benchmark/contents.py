@@ -4,6 +4,7 @@ Times are seconds. Each case has one entry in a file, so the same work has one n
 before format 2, which compared programs within one process, are read by the tables alone.
 """
 
+import statistics
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -12,7 +13,7 @@ from pydantic import Field
 from experiments import schema
 
 __all__ = [
-    *("FORMAT", "Benchmark", "Case", "LeftOut", "Race", "Runner", "Times"),
+    *("FORMAT", "LIMIT", "Benchmark", "Case", "LeftOut", "Race", "Runner", "Times"),
     *("checked", "is_race", "json_schema", "spread", "times"),
 ]
 
@@ -196,9 +197,7 @@ class Race(_Machine):
 
 def times(rounds: list[float], calls: int) -> Times:
     """Returns the time of a step from that of each round."""
-    ordered = sorted(rounds)
-    middle = len(ordered) // 2
-    median = (ordered[middle] + ordered[-middle - 1]) / 2
+    median = statistics.median(rounds)
     return Times(median=median, spread=spread(rounds), rounds=rounds, calls=calls)
 
 
@@ -208,10 +207,7 @@ def spread(rounds: list[float]) -> float:
     >>> spread([1.0, 1.1, 0.95])
     0.15
     """
-    ordered = sorted(rounds)
-    middle = len(ordered) // 2
-    median = (ordered[middle] + ordered[-middle - 1]) / 2
-    return round((ordered[-1] - ordered[0]) / median, 6)
+    return round((max(rounds) - min(rounds)) / statistics.median(rounds), 6)
 
 
 def is_race(content: dict[str, Any]) -> bool:

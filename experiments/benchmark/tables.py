@@ -6,24 +6,26 @@ from typing import Any
 from experiments.benchmark import contents
 from experiments.display import DASH
 
-__all__ = ["SCALING", "of_old", "outcome", "race_rows", "step_time", "tables", "words"]
+__all__ = ["outcome", "step_time", "tables", "words"]
 
 SCALING = ("strong", "weak")  # cases of a benchmark that are on several devices
 _OF_PRODUCT = "product"
 
 
-def tables(records: dict[str, dict]) -> dict[str, list[list[str]]]:
+def tables(records: dict[str, dict], *, simulated: bool = True) -> dict[str, list[list[str]]]:
     """Returns the tables of benchmarks, machines side by side: for each a head and its rows.
 
     Args:
       records: Files of ``experiments.benchmark`` and of its races, by their names.
+      simulated: Whether to take more of files with simulated devices than their scaling.
     """
     benchmarks = {name: r for name, r in records.items() if not contents.is_race(r)}
     races = {name: r for name, r in records.items() if contents.is_race(r)}
     entries = [
         {"file": file} | entry
         for file, record in benchmarks.items()
-        for entry in (_of_new(record) if "benchmark_format" in record else of_old(record))
+        for entry in (_of_new(record) if "benchmark_format" in record else _of_old(record))
+        if simulated or not record["simulated_devices"] or entry["measures"] in SCALING
     ]
     entries.sort(key=lambda e: (e["network"], e["pixels"], _arithmetic(e), e["file"]))
     return {
@@ -34,10 +36,10 @@ def tables(records: dict[str, dict]) -> dict[str, list[list[str]]]:
             if entry["measures"] in measures
         ]
         for title, (measures, *columns) in _TABLES.items()
-    } | {"time-to-accuracy": race_rows(races)}
+    } | {"time-to-accuracy": _race_rows(races)}
 
 
-def of_old(record: dict[str, Any]) -> list[dict[str, Any]]:
+def _of_old(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns the cases of a file of before format 2, which names what each of them measures."""
     about = {k: v for k, v in record.items() if k != "cases"}
     return [about | case | {"note": "one process"} for case in record["cases"] if "network" in case]
@@ -201,7 +203,7 @@ def _against_pytorch(entry):
     return ", ".join(ratios) or DASH
 
 
-def race_rows(races: dict[str, dict]) -> list[list[str]]:
+def _race_rows(races: dict[str, dict]) -> list[list[str]]:
     """Returns the table of races to an accuracy: a head and its rows."""
     head = ["training", "target accuracy", "device", "program", "minutes", "updates", "file"]
     rows = [head]

@@ -19,7 +19,7 @@ __all__ = ["MOST_CALLS", "OURS", "PRODUCT", "Program", "Work", "Worker", "failur
 OURS, PRODUCT = "ours", "product"  # engines of JAX; the others are PyTorch's
 SIZES, SIZE_OF_OTHERS = {"cpu": 2048}, 8192  # rows and columns of the matrix product
 MOST_CALLS = 20  # timed calls of a turn
-END = 5.0  # seconds for a process to end by itself
+END = 20.0  # seconds for a process to end by itself
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
