@@ -49,7 +49,7 @@ class Inline:
         self.process, self.reason = types.SimpleNamespace(kill=lambda: None), None
         try:
             self.made = kind(*arguments)
-        except ValueError as error:
+        except Exception as error:
             self.reason = worker.failure(error)
 
     def send(self, name, *arguments):
@@ -63,7 +63,7 @@ class Inline:
         name, arguments = self.call
         try:
             return getattr(self.made, name)(*arguments)
-        except ValueError as error:
+        except Exception as error:
             raise RuntimeError(worker.failure(error)) from error
 
     def ask(self, name, *arguments, timeout=None):
@@ -371,7 +371,10 @@ def test_everything_measures_compares_and_trains(small, tmp_path, monkeypatch):
             rows = [{"step": s, "source_accuracy": 0.9, "target_accuracy": 0.5} for s in (stop,)]
             return [row | {"key": key} for row in rows for key in self.keys]
 
+    monkeypatch.setitem(sys.modules, "experiments.benchmark.pytorch_twin", None)  # without torch
+    monkeypatch.delattr(benchmark, "pytorch_twin", raising=False)
     monkeypatch.setattr(everything, "Equality", Compared)
+    monkeypatch.setattr(everything.arrays, "check", lambda folder: None)
     monkeypatch.setattr(everything, "Course", Trained)
     path = tmp_path / "cpu.json"
     run = [*QUICK, *ALONE, "--everything", "--data-dir", str(tmp_path), "--output", str(path)]
@@ -403,7 +406,7 @@ def test_a_training_goes_on_from_carried_arrays(data_dir, tmp_path, capsys):
     pair = arrays.read_pair(folder)
     assert len(pair.source_train.image) == 30
     assert len(pair.target_test.image) == 20
-    assert pair.provenance["source_train"]["part"] == "the first of 40"
+    assert pair.provenance["digits/train"]["part"] == "the first of 40"
     task = course.Task(
         config="digits_digits_m",
         changes={"steps": 4, "evaluate_every": 2, "batch_size": 4, "network": "mnist"},
@@ -420,8 +423,9 @@ def test_a_training_goes_on_from_carried_arrays(data_dir, tmp_path, capsys):
     assert [row["step"] for row in first] == [2]
     assert course.Course(task).advance(4)[0] == first[0]  # another process, after a checkpoint
     (folder / "target_test.npz").unlink()
-    with pytest.raises(ValueError, match="expected target_test.npz"):
-        arrays.read_pair(folder)
+    output = ["--output", str(tmp_path / "b.json")]
+    assert main(["--everything", "--data-dir", str(folder), *output]) == 2
+    assert "expected target_test.npz" in capsys.readouterr().err
 
 
 # --- until an accuracy
@@ -663,10 +667,15 @@ def pytorch():
 
 
 def layers(theta):
-    """The kernels and biases of a part, in the order of its layers."""
-    if "kernel" in theta:
+    """The kernels, or scales, and biases of a part, in the order of its layers."""
+    if "kernel" in theta or "scale" in theta:
         return [theta]
-    return [layer for name in sorted(theta) for layer in layers(theta[name])]
+
+    def place(name):  # conv1, norm1, conv2 ...; bottleneck, norm
+        number = "".join(filter(str.isdigit, name))
+        return int(number) if number else math.inf, name
+
+    return [layer for name in sorted(theta, key=place) for layer in layers(theta[name])]
 
 
 def as_pytorch(theta):
@@ -675,6 +684,9 @@ def as_pytorch(theta):
     for part in "fyd":
         found[part] = []
         for i, layer in enumerate(layers(theta[part])):
+            if "scale" in layer:
+                found[part] += [np.asarray(layer["scale"]), np.asarray(layer["bias"])]
+                continue
             kernel = np.asarray(layer["kernel"])
             if kernel.ndim == 4:
                 kernel, channels = kernel.transpose(3, 2, 0, 1), kernel.shape[3]
@@ -689,13 +701,22 @@ def as_pytorch(theta):
     return found
 
 
+def take(parts, theta):
+    """Gives the modules of PyTorch our parameters."""
+    for part, values in as_pytorch(theta).items():
+        for parameter, value in zip(parts[part].parameters(), values, strict=True):
+            parameter.data.copy_(parameter.new_tensor(value.copy()))
+
+
 def without_dropout(name):
     if name == "office_alexnet":
         model = networks.office(AlexNet(dropout_rate=0.0))
         domain_classifier = model.domain_classifier.clone(dropout_rate=0.0)
         return dataclasses.replace(model, domain_classifier=domain_classifier)
-    if name == "svhn":
-        model = networks.svhn(kernel_init=nn.initializers.he_normal())
+    if name in ("svhn", "compact"):
+        bounded = name == "svhn"
+        options = {"kernel_init": nn.initializers.he_normal()} if bounded else {}
+        model = getattr(networks, name)(**options)
         layers = model.feature_extractor.layers
         return dataclasses.replace(
             model,
@@ -704,9 +725,12 @@ def without_dropout(name):
                 input_dropout_rate=0.0,
             ),
             label_predictor=model.label_predictor.clone(dropout_rate=0.0),
-            max_norm=1.4,  # a bound that some units exceed
+            max_norm=1.4 if bounded else None,  # a bound that some units exceed
         )
     return getattr(networks, name)()
+
+
+DEEP = "office_alexnet", "compact"
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -719,40 +743,41 @@ def without_dropout(name):
 )
 def test_pytorch_makes_the_same_update(pytorch, name, pixels, classes, channels_last):
     torch = pytorch.torch
-    model, n = without_dropout(name), 3
+    model, normed = without_dropout(name), name in ("mnist_batch_norm", "compact")
+    n = 12 if normed else 3  # few examples have small deviations to divide by
     draw = np.random.default_rng(0)
     image = functools.partial(draw.integers, 256, size=(n, pixels, pixels, 3), dtype=np.uint8)
     labels = draw.integers(classes, size=n, dtype=np.int32)
     arrays = batches.DomainArrays(image(), labels, image())
-    # AlexNet is deep: at 0.01 a ReLU that rounding turns over shows in the fourth decimal.
-    lam, mu = float(schedules.lambda_p(0.5)), 0.001 if name == "office_alexnet" else 0.01
+    # These are deep: at 0.01 a ReLU that rounding turns over shows in the fourth decimal.
+    lam, mu = float(schedules.lambda_p(0.5)), 0.001 if name in DEEP else 0.01
 
+    least = 2e-4 if name == "compact" else 1e-3  # by which some parameter of each part changes
     optimizer = training.make_optimizer(mu)
     state = training.init_state(
         model, optimizer, jax.random.key(0), jnp.zeros([2, pixels, pixels, 3])
     )
     mode = pytorch.Mode("eager", channels_last)
     theirs = pytorch.Training(model, arrays, batch=2 * n, mode=mode)
-    for part, values in as_pytorch(state.theta).items():
-        for parameter, value in zip(theirs.parts[part].parameters(), values, strict=True):
-            parameter.data.copy_(torch.from_numpy(value.copy()))
+    take(theirs.parts, state.theta)
 
-    indices = np.array([2, 0, 1]), np.array([1, 2, 0])
+    indices = draw.permutation(n), draw.permutation(n)
     batch = workload.preprocess(batches.gather(arrays, *indices))
     x = np.concatenate([batch.source_image, batch.target_image])
-    f, y, d = (
-        functools.partial(part.apply, {"params": state.theta[name]})
-        for name, part in zip(
-            "fyd",
-            (model.feature_extractor, model.label_predictor, model.domain_classifier),
-            strict=True,
+    if not normed:
+        f, y, d = (
+            functools.partial(part.apply, {"params": state.theta[name]})
+            for name, part in zip(
+                "fyd",
+                (model.feature_extractor, model.label_predictor, model.domain_classifier),
+                strict=True,
+            )
         )
-    )
-    with torch.no_grad():
-        features = theirs.parts["f"](torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
-        for name, of_ours in (("y", y), ("d", d)):
-            logits = theirs.parts[name](features).numpy()
-            np.testing.assert_allclose(logits, of_ours(f(x)), atol=1e-4)
+        with torch.no_grad():
+            features = theirs.parts["f"](torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+            for name, of_ours in (("y", y), ("d", d)):
+                logits = theirs.parts[name](features).numpy()
+                np.testing.assert_allclose(logits, of_ours(f(x)), atol=1e-4)
 
     update = training.make_update_step(model, optimizer, lam)
     after, metrics = jax.jit(update)(state, batch, jax.random.key(0))
@@ -760,29 +785,84 @@ def test_pytorch_makes_the_same_update(pytorch, name, pixels, classes, channels_
     np.testing.assert_allclose(loss, metrics.label_loss + metrics.domain_loss, rtol=1e-4)
     for part, values in as_pytorch(after.theta).items():
         for parameter, value in zip(theirs.parts[part].parameters(), values, strict=True):
-            np.testing.assert_allclose(parameter.detach().numpy(), value, atol=1e-4)
+            np.testing.assert_allclose(parameter.detach().numpy(), value, atol=least / 10)
         before = as_pytorch(state.theta)[part]
-        assert max(abs(a - b).max() for a, b in zip(values, before, strict=True)) > 1e-3
+        assert max(abs(a - b).max() for a, b in zip(values, before, strict=True)) > least
 
 
 def test_pytorch_has_our_schedules(pytorch):
     for step in (0, 1234, 10_000, 20_000):
         p = schedules.progress(step, workload.HORIZON)
         expected = schedules.lambda_p(p), schedules.mu_p(p)
-        np.testing.assert_allclose(pytorch._schedules(step), expected, rtol=1e-5)
+        np.testing.assert_allclose(pytorch.schedules(step), expected, rtol=1e-5)
 
 
 def test_a_network_without_translation_has_a_reason(pytorch):
     with pytest.raises(ValueError, match="no translation"):
-        pytorch.translated(networks.mnist_batch_norm(), 32)
+        pytorch.translated(networks.compact(bottleneck=False), 32)
 
 
+def test_the_loop_as_people_write_it_makes_the_same_updates(pytorch):
+    torch = pytorch.torch
+    from experiments.benchmark import pytorch_loop
+
+    model, n, steps = networks.mnist_batch_norm(), 8, 3
+    draw = np.random.default_rng(0)
+    image = functools.partial(draw.integers, 256, size=(n, 32, 32, 3), dtype=np.uint8)
+    arrays = batches.DomainArrays(image(), draw.integers(10, size=n, dtype=np.int32), image())
+    mode = pytorch.Mode("eager", False)
+    theirs = pytorch.Training(model, arrays, batch=2 * n, mode=mode)
+    loop = pytorch_loop.of_random_images(model, arrays, batch=2 * n, bfloat16=False, platform="cpu")
+    for name, part in loop.parts.items():
+        part.load_state_dict(theirs.parts[name].state_dict())
+    source, target = [
+        list(torch.utils.data.default_collate(list(s)))
+        for s in (
+            pytorch_loop.Images(arrays.source_image, arrays.source_label, [127.5] * 3, 255.0),
+            pytorch_loop.Images(arrays.target_image, None, [127.5] * 3, 255.0),
+        )
+    ]
+    loop.batches = [iter([each] * steps) for each in (source, target)]
+    loop(steps)
+    for step in range(steps):
+        theirs.update(torch.arange(n), torch.arange(n), *pytorch.schedules(step))
+    for name, part in loop.parts.items():
+        expected = theirs.parts[name].state_dict()
+        for entry, value in part.state_dict().items():
+            np.testing.assert_allclose(value, expected[entry], atol=2e-5, err_msg=entry)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")  # readers of images beside JAX
+def test_accuracy_of_the_loop_uses_the_averages_of_the_domain(pytorch):
+    from experiments.benchmark import pytorch_loop
+
+    parts = pytorch.translated(networks.mnist_batch_norm(), 32)
+    norm = next(m for m in parts["f"].modules() if isinstance(m, pytorch.DomainNorm))
+    norm.target_mean.fill_(float("nan"))
+    draw = np.random.default_rng(0)
+    image = draw.integers(256, size=(6, 32, 32, 1), dtype=np.uint8)
+    with pytorch.torch.no_grad():
+        images = pytorch_loop.Images(image, np.zeros(6, np.int32), [1.0], 255.0)
+        x = pytorch.torch.stack([images[i][0] for i in range(6)])
+        pytorch.set_domain(parts, 0)
+        classes = parts["y"].eval()(parts["f"].eval()(x)).argmax(1).numpy()
+    images.label = classes
+    assert pytorch_loop.accuracy(parts, images, 0) == 1.0
+    images.label = 1 + 0 * classes  # of what is not a number, the first is the largest
+    assert pytorch_loop.accuracy(parts, images, 1) == 0.0
+    assert parts["f"].training
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's own code, and of a fork beside JAX
+@pytest.mark.slow  # a compilation by a C++ compiler, and two processes that read images
 def test_pytorch_is_measured_in_turn(pytorch, small, tmp_path):
     path = tmp_path / "cpu.json"
-    run = [*QUICK, "--steps-per-call", "1", "--keys", "--devices", "--output", str(path)]
-    assert main([*run, "--against-pytorch"]) == 0
-    (update,) = cases(path)["update"]
-    assert [mode["channels_last"] for mode in update["pytorch"]] == [False, True]
-    for mode in update["pytorch"]:
-        ratio = mode["step_seconds"]["median"] / update["step_seconds"]["median"]
-        assert mode["ratio"] == pytest.approx(ratio)
+    run = [*QUICK, *ALONE, "--seconds", "60", "--output", str(path), "--against-pytorch"]
+    assert main(run) == 0
+    of_pytorch = [case for case in cases(path, network="mnist") if case["engine"] != "ours"]
+    assert [(case["engine"], case["channels_last"]) for case in of_pytorch] == [
+        *(("eager", False), ("eager", True), ("compiled", False), ("compiled", True)),
+        ("loop", False),
+    ]
+    for case in of_pytorch:
+        assert case["step_seconds"]["median"] > 0, case

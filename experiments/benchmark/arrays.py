@@ -6,6 +6,7 @@ keeps the first images of each split alone, where all of them are too large to b
 
 import pathlib
 import sys
+import zipfile
 
 import numpy as np
 
@@ -15,15 +16,18 @@ from dann_jax.datasets.whole_files import whole
 from experiments import configs
 from experiments.arguments import Parser, check_folder, sentence
 from experiments.domains import Pair, load_pair
+from experiments.settings import Config
 
-__all__ = ["main", "read_pair", "write_pair"]
+__all__ = ["PARTS", "check", "main", "read_pair", "write_pair"]
 
+ENTRIES = "image", "label", "class_names", "of", "name"
 PARTS = ("source_train", "source_test", "target_train", "target_test")
 
 
-def write_pair(pair: Pair, folder: pathlib.Path, most: int | None = None) -> None:
+def write_pair(config: Config, pair: Pair, folder: pathlib.Path, most: int | None = None) -> None:
     """Writes the images and labels of each split, or the first ``most`` of them."""
     for name in PARTS:
+        domain, _ = name.split("_")
         images = getattr(pair, name)
         with whole(folder / f"{name}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(
@@ -31,28 +35,42 @@ def write_pair(pair: Pair, folder: pathlib.Path, most: int | None = None) -> Non
                 image=images.image[:most],
                 label=images.label[:most],
                 class_names=np.array(pair.class_names),
+                name=f"{getattr(config, domain)}/{getattr(config, name)}",
                 of=len(images.image),
             )
+
+
+def check(folder: pathlib.Path) -> None:
+    """Raises a ValueError unless a folder has the files of ``write_pair``."""
+    for name in PARTS:
+        _read(folder, name, "of")
+
+
+def _read(folder, name, *entries):
+    """Returns entries of the file of a split."""
+    path = folder / f"{name}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if lacking := set(ENTRIES) - set(file.files):
+                raise ValueError(f"no {', '.join(sorted(lacking))} in it")
+            return [file[entry] for entry in entries]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"--data-dir {folder}: expected {path.name}, got {sentence(error)}: write the folder "
+            "with python -m experiments.benchmark.arrays"
+        ) from error
 
 
 def read_pair(folder: pathlib.Path) -> Pair:
     """Returns the pair that ``write_pair`` has written; a ValueError if it is none."""
     parts, provenance, names = {}, {}, ()
     for name in PARTS:
-        path = folder / f"{name}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                parts[name] = ImageSet(file["image"], file["label"])
-                names, count = tuple(map(str, file["class_names"])), int(file["of"])
-        except (OSError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"--data-dir {folder}: expected {path.name}, got {error}: write the folder with "
-                "python -m experiments.benchmark.arrays"
-            ) from error
-        about = {"examples": len(parts[name].image), "sha256": datasets.digest(parts[name])}
-        if count != about["examples"]:
-            about["part"] = f"the first of {count}"
-        provenance[name] = about
+        image, label, classes, of, origin = _read(folder, name, *ENTRIES)
+        parts[name], names = ImageSet(image, label), tuple(map(str, classes))
+        about = {"examples": len(image), "sha256": datasets.digest(parts[name])}
+        if int(of) != len(image):
+            about["part"] = f"the first of {of}"
+        provenance[str(origin)] = about
     return Pair(
         **parts, class_names=names, target_labelled=True, target_files=None, provenance=provenance
     )
@@ -73,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_folder(options.folder, "FOLDER")
         config, _ = configs.find_config(options.config)
         folders = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
-        write_pair(load_pair(config, **folders), options.folder, options.most)
+        write_pair(config, load_pair(config, **folders), options.folder, options.most)
     except (ValueError, OSError) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2

@@ -25,7 +25,8 @@ __all__ = ["Benchmark", "Group", "groups", "load_average", "programs"]
 PRECISIONS = {"cpu": ("default",), "gpu": ("tensorfloat32", "highest")}
 PRECISIONS_OF_OTHERS = ("highest", "default")  # a TPU's default is bfloat16
 PAUSES = {"cpu": rounds.PAUSE}  # none elsewhere, where calls do not run on the host's cores
-CORES_TO_PREPARE = 4  # of the host, for each process that is prepared at the same time
+CORES_TO_PREPARE = {"cpu": 4}  # for each process that is prepared at the same time
+CORES_TO_PREPARE_OF_OTHERS = 2  # of the host, beside a GPU or TPU
 # Seconds to start a process and compile, about, on two cores; for the estimate of all, and for
 # what still fits.
 PREPARE = {PRODUCT: 6.0, "eager": 8.0, "loop": 10.0, "compiled": 60.0, "cuda_graphs": 12.0}
@@ -179,7 +180,8 @@ class Benchmark:
         return seconds / self._at_once()
 
     def _at_once(self):
-        return max(1, self.cores // CORES_TO_PREPARE)
+        each = CORES_TO_PREPARE.get(self.platform, CORES_TO_PREPARE_OF_OTHERS)
+        return max(1, self.cores // each)
 
     def _of_rounds(self):
         """Returns the seconds that the turns of one case take."""
@@ -231,10 +233,14 @@ class _Ready:
         self.step = 0.0  # seconds of a step of one key of ours, once they are known
 
     def prepare(self):
-        """Starts the processes and has them compile: the first alone, as its time is needed."""
-        first, *others = self.group.works
+        """Starts the processes and has them compile.
+
+        On a CPU the first is alone, as its time tells which calls of the others are too long.
+        """
+        alone = self.benchmark.platform == "cpu"
+        first, others = self.group.works[:alone], self.group.works[alone:]
         size = self.benchmark._at_once()
-        batches = [[first], *(others[i : i + size] for i in range(0, len(others), size))]
+        batches = [first, *(others[i : i + size] for i in range(0, len(others), size))]
         for batch in batches:
             started = [work for work in batch if self._fits(work)]
             workers = [Worker(Program, work, cpus=self.benchmark.cpus) for work in started]
@@ -262,8 +268,10 @@ class _Ready:
         asked = sorted(options.steps_per_call)
         if work.engine == PRODUCT:
             return [1]
+        if options.everything and work.platform != "cpu":
+            return asked[-1:]
         if not self.step:
-            return asked
+            return asked if work == self.group.works[0] else asked[-1:]
         expected = self.step * work.keys * work.batch / options.batch
         fits = [n for n in asked if 2 * options.rounds * n * expected <= seconds]
         return [max(fits, default=asked[0])]

@@ -73,21 +73,27 @@ class Equality:
     def _train(self, name, steps):
         """Returns the parameters after so many updates, in NumPy, and the losses."""
         model, device = NETWORKS[name](), jax.local_devices()[0]
-        optimizer = make_optimizer(functools.partial(_schedule, mu_p))
         with jax.default_device(jax.local_devices(backend="cpu")[0]):  # the same in all places
             image = jnp.zeros([2, PIXELS, PIXELS, 3])
-            state = jax.device_get(init_state(model, optimizer, jax.random.key(0), image))
-        update = functools.partial(
-            make_update_step, model, optimizer, functools.partial(_schedule, lambda_p)
-        )
-        program = make_train_steps(
-            update,
-            examples=(EXAMPLES, EXAMPLES),
-            batch=(64, 64),
-            preprocess=preprocess,
-            devices=[device],
-        )
+            state = jax.device_get(init_state(model, _OPTIMIZER, jax.random.key(0), image))
         state, arrays = replicate(state, [device]), replicate(self.arrays[name], [device])
-        state, metrics = program(state, arrays, jax.random.key(1), steps)
+        state, metrics = _program(name)(state, arrays, jax.random.key(1), steps)
         losses = np.asarray(jax.device_get(metrics.label_loss), np.float64)
         return jax.device_get(state.theta), losses.tolist()
+
+
+_OPTIMIZER = make_optimizer(functools.partial(_schedule, mu_p))
+
+
+@functools.cache  # compiled once for each precision
+def _program(name):
+    """Returns the training program of a network on the first device."""
+    lam = functools.partial(_schedule, lambda_p)
+    update = functools.partial(make_update_step, NETWORKS[name](), _OPTIMIZER, lam)
+    return make_train_steps(
+        update,
+        examples=(EXAMPLES, EXAMPLES),
+        batch=(64, 64),
+        preprocess=preprocess,
+        devices=jax.local_devices()[:1],
+    )
