@@ -26,10 +26,10 @@ from experiments.benchmark import (
     course,
     equality,
     everything,
+    isolated,
     rounds,
     tables,
     time_to_accuracy,
-    worker,
     workload,
 )
 from experiments.benchmark import cases as benchmark_cases
@@ -50,7 +50,7 @@ class Inline:
         try:
             self.made = kind(*arguments)
         except Exception as error:
-            self.reason = worker.failure(error)
+            self.reason = isolated.failure(error)
 
     def send(self, name, *arguments):
         self.call = name, arguments
@@ -64,7 +64,7 @@ class Inline:
         try:
             return getattr(self.made, name)(*arguments)
         except Exception as error:
-            raise RuntimeError(worker.failure(error)) from error
+            raise RuntimeError(isolated.failure(error)) from error
 
     def ask(self, name, *arguments, timeout=None):
         self.send(name, *arguments)
@@ -88,8 +88,8 @@ def small(monkeypatch):
     monkeypatch.setitem(workload.NETWORKS, "mnist", network)
     monkeypatch.setattr(workload, "SIZES", {"mnist": (8,)})
     monkeypatch.setattr(workload, "EXAMPLES", 8)
-    monkeypatch.setattr(worker, "SIZES", {"cpu": 16})
-    monkeypatch.setattr(worker, "MOST_CALLS", 2)
+    monkeypatch.setattr(isolated, "SIZES", {"cpu": 16})
+    monkeypatch.setattr(isolated, "MOST_CALLS", 2)
     monkeypatch.setattr(benchmark_cases, "PAUSES", {})
     for module in (benchmark_cases, everything, time_to_accuracy):
         monkeypatch.setattr(module, "Worker", Inline)
@@ -188,8 +188,8 @@ def test_what_does_not_fit_is_left_out(small, tmp_path, monkeypatch):
 
 def test_a_case_whose_call_takes_too_long_is_left_out(small, tmp_path, monkeypatch):
     path = tmp_path / "cpu.json"
-    monkeypatch.setattr(worker.Program, "__init__", lambda self, work: None)
-    monkeypatch.setattr(worker.Program, "prepare", lambda self, steps: {"call_seconds": 4.0})
+    monkeypatch.setattr(isolated.Program, "__init__", lambda self, work: None)
+    monkeypatch.setattr(isolated.Program, "prepare", lambda self, steps: {"call_seconds": 4.0})
     run = [*QUICK, "--steps-per-call", "1", "10", "--keys", "--devices", "--seconds", "30"]
     assert main([*run, "--output", str(path)]) == 0
     for case in cases(path):
@@ -204,7 +204,7 @@ def test_a_run_that_is_cut_off_leaves_what_it_has(small, tmp_path, monkeypatch):
         return {"times": [0.1], "idle_cpu_seconds": 0.0}
 
     path = tmp_path / "cpu.json"
-    monkeypatch.setattr(worker.Program, "turn", cut)
+    monkeypatch.setattr(isolated.Program, "turn", cut)
     assert main([*QUICK, *ALONE, "--output", str(path)]) == 130
     record = result_files.read(path)
     assert not record["finished"]
@@ -261,7 +261,7 @@ def test_everything_is_in_an_order_and_each_work_once():
 
 def test_a_worker_is_a_process_of_its_own_on_the_cores_it_is_given():
     core = min(os.sched_getaffinity(0))
-    made = worker.Worker(pathlib.Path, "/proc/self/status", cpus=[core])
+    made = isolated.Worker(pathlib.Path, "/proc/self/status", cpus=[core])
     try:
         with pytest.raises(TimeoutError):
             made.ask("read_text", timeout=0.0)

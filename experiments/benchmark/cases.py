@@ -16,8 +16,8 @@ from dann_jax.kernels import compiler_options
 from experiments import record as result_files
 from experiments import runtime
 from experiments.benchmark import contents, rounds, tables, workload
+from experiments.benchmark.isolated import OURS, PRODUCT, Program, Work, Worker, failure
 from experiments.benchmark.options import Options
-from experiments.benchmark.worker import OURS, PRODUCT, Program, Work, Worker, failure
 
 __all__ = ["Benchmark", "Group", "groups", "load_average", "programs"]
 

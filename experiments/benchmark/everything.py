@@ -9,7 +9,7 @@ from experiments.benchmark import arrays
 from experiments.benchmark.cases import PRECISIONS, PRECISIONS_OF_OTHERS, Benchmark
 from experiments.benchmark.course import Course, Task, stops
 from experiments.benchmark.equality import NETWORKS, Equality
-from experiments.benchmark.worker import Worker, failure
+from experiments.benchmark.isolated import Worker, failure
 
 __all__ = ["CONFIG", "KEYS", "run"]
 

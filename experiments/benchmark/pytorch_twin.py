@@ -15,7 +15,7 @@ from dann_jax.batches import DomainArrays
 from dann_jax.objective import SOURCE, TARGET
 from experiments import runtime
 from experiments.benchmark import workload
-from experiments.benchmark.worker import Work
+from experiments.benchmark.isolated import Work
 
 __all__ = [
     *("DomainNorm", "Mode", "Reversal", "Training"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 from experiments.benchmark import contents
-from experiments.benchmark.worker import Worker, failure
+from experiments.benchmark.isolated import Worker, failure
 
 __all__ = ["PAUSE", "Timed", "in_turn"]
 

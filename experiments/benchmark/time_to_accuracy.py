@@ -22,8 +22,8 @@ from experiments import configs, options, record, runtime
 from experiments.benchmark import contents
 from experiments.benchmark.cases import load_average
 from experiments.benchmark.course import Course, LoopCourse, Task, check_loop, stops
+from experiments.benchmark.isolated import Worker, failure
 from experiments.benchmark.options import check_cpus, default_path
-from experiments.benchmark.worker import Worker, failure
 
 __all__ = ["main"]
 

@@ -18,7 +18,7 @@ __all__ = ["MOST_CALLS", "OURS", "PRODUCT", "Program", "Work", "Worker", "failur
 
 OURS, PRODUCT = "ours", "product"  # engines of JAX; the others are PyTorch's
 SIZES, SIZE_OF_OTHERS = {"cpu": 2048}, 8192  # rows and columns of the matrix product
-MOST_CALLS = 20  # timed calls of a turn
+MOST_CALLS = 200  # timed calls of a turn
 END = 20.0  # seconds for a process to end by itself
 
 
@@ -183,6 +183,7 @@ def serve(connection, cpus, kind, *arguments):
         os.sched_setaffinity(0, cpus)
     # Several processes share a GPU; and what is compiled must not come from a cache.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
     jax.config.update("jax_enable_compilation_cache", False)
     work = arguments[0] if arguments and isinstance(arguments[0], Work) else None
     if work is not None and work.engine not in (OURS, PRODUCT):
