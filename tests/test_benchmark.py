@@ -28,6 +28,7 @@ from experiments.benchmark import (
     everything,
     isolated,
     rounds,
+    side_by_side,
     tables,
     time_to_accuracy,
     workload,
@@ -582,6 +583,21 @@ def test_machines_stand_side_by_side():
         "measured in": "3 rounds",
         "file": "[json](experiments/results/benchmark/a.json)",
     }
+
+
+def test_files_of_any_format_are_shown_beside_each_other(tmp_path, capsys):
+    new = tmp_path / "new.json"
+    new.write_text(json.dumps(record_of(case_of())))
+    assert side_by_side.main([str(new), str(report.BENCHMARKS / "cpu.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "58.1" in printed  # ms, of the one
+    assert "25.6" in printed  # and of the other
+    assert "device" in printed
+    assert side_by_side.main([str(tmp_path / "none.json")]) == 2
+    assert "none.json: expected the file of a benchmark, got none" in capsys.readouterr().err
+    new.write_text("{}")
+    assert side_by_side.main([str(new)]) == 2
+    assert "expected the file of a benchmark, got another" in capsys.readouterr().err
 
 
 def test_a_case_whose_rounds_differ_is_marked():

@@ -12,17 +12,15 @@ import sys
 
 import jax
 from rich.console import Console
-from rich.table import Table
 
 from experiments import arguments as command_line
 from experiments import runtime
-from experiments.benchmark import everything, tables
+from experiments.benchmark import everything
 from experiments.benchmark.cases import Benchmark
 from experiments.benchmark.options import PROGRAM, Options
+from experiments.benchmark.side_by_side import show
 
-__all__ = ["main", "show"]
-
-WIDTH = 150  # columns that the printed tables need
+__all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,18 +61,6 @@ def _run(options, console):
     benchmark.write(finished=True)
     show({path.name: benchmark.record}, console)
     console.print(f"written: {path}", soft_wrap=True, markup=False)
-
-
-def show(records: dict[str, dict], console: Console) -> None:
-    """Prints the tables of files that have rows."""
-    console.width = max(WIDTH, console.width)
-    for title, (head, *rows) in tables.tables(records).items():
-        columns = [i for i, name in enumerate(head) if name not in ("device", "file")]
-        table = Table(*(head[i] for i in columns), title=title)
-        for row in rows:
-            table.add_row(*(row[i] for i in columns))
-        if rows:
-            console.print(table)
 
 
 def _check_pytorch(platform, *, needed):
