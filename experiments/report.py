@@ -2,8 +2,8 @@
 
 A table stands between two markers, in README.md or a document in docs. Every figure of ours comes
 from a file in experiments/results, which has to be whole; a cell without a file is a dash. The JSON
-Schema of these files, docs/result.schema.json, is written too. --check changes nothing and fails
-when a document and the files disagree.
+Schemas of these files, docs/result.schema.json and docs/benchmark.schema.json, are written too.
+--check changes nothing and fails when a document and the files disagree.
 """
 
 import pathlib
@@ -12,6 +12,7 @@ import sys
 from dann_jax.datasets.whole_files import whole
 from experiments import record, result_tables, schema, selection
 from experiments.arguments import Parser, sentence
+from experiments.benchmark import contents
 from experiments.benchmark import tables as benchmark_tables
 from experiments.hostile import tables as hostile_tables
 
@@ -23,6 +24,7 @@ HOSTILE = FOLDER / result_tables.HOSTILE
 BENCHMARKS = FOLDER / result_tables.BENCHMARKS
 SELECTION = FOLDER / result_tables.SELECTION
 SCHEMA = ROOT / "docs" / "result.schema.json"
+BENCHMARK_SCHEMA = ROOT / "docs" / "benchmark.schema.json"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
@@ -31,20 +33,19 @@ def _benchmarks():
     paths = sorted(BENCHMARKS.glob("*.json"))
     records = {path.name: record.read(path) for path in paths}
     for name, benchmark in records.items():
-        if "simulated_devices" not in benchmark or "cases" not in benchmark:
-            raise ValueError(f"{BENCHMARKS / name} is no benchmark: make it anew")
-        if benchmark["simulated_devices"]:  # they share the cores: they show only that several work
-            benchmark["cases"] = [
-                case for case in benchmark["cases"] if case["measures"] in benchmark_tables.SCALING
-            ]
         try:
+            if "benchmark_format" in benchmark:
+                contents.checked(benchmark)
+            elif "simulated_devices" not in benchmark or "cases" not in benchmark:
+                raise ValueError("it has no cases")
             benchmark_tables.tables({name: benchmark})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{BENCHMARKS / name} is no benchmark ({type(error).__name__}: {error}): make it "
                 "anew"
             ) from error
-    tables = benchmark_tables.tables(records)
+    # Simulated devices share the cores: they show only that several work.
+    tables = benchmark_tables.tables(records, simulated=False)
     return {name: result_tables.markdown(*lines) for name, lines in tables.items()}
 
 
@@ -87,8 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
         documents = {path: path.read_text() for path in options.documents or _documents()}
         filled = {path: _filled(text, tables, path) for path, text in documents.items()}
         if not options.documents:
-            documents[SCHEMA] = SCHEMA.read_text() if SCHEMA.exists() else ""
-            filled[SCHEMA] = record.as_text(schema.json_schema())
+            for path, of in ((SCHEMA, schema), (BENCHMARK_SCHEMA, contents)):
+                documents[path] = path.read_text() if path.exists() else ""
+                filled[path] = record.as_text(of.json_schema())
     except (ValueError, OSError) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2

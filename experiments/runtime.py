@@ -33,6 +33,7 @@ __all__ = [
     "processor",
     "threads",
     "versions",
+    "versions_of",
 ]
 
 PACKAGES = (
@@ -55,10 +56,16 @@ class Compiled:
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that the numbers depend on."""
     every = {"dann_jax": __version__, "python": platform.python_version()}
-    for name in PACKAGES.split():
+    return every | versions_of(*PACKAGES.split())
+
+
+def versions_of(*names: str) -> dict[str, str]:
+    """Returns the versions of packages, those that are installed."""
+    found = {}
+    for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            every[name] = metadata.version(name)
-    return every
+            found[name] = metadata.version(name)
+    return found
 
 
 def device_kind(devices: list[jax.Device]) -> str:

@@ -60,6 +60,7 @@ from dann_jax.streaming import batch_stream
 from experiments import report, run, verify
 from experiments import selection as selection_study
 from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import arrays, time_to_accuracy
 from experiments.figures import curves, embed, look, moons
 
 KEY = jax.random.key(0)
@@ -1247,6 +1248,8 @@ MAINS = {
     "moons": moons.main,
     "selection": selection_study.main,
     "benchmark": benchmark.main,
+    "until": time_to_accuracy.main,
+    "arrays": arrays.main,
 }
 COUNT = "must be at least 1 and at most 2147483647, got"
 UNSET = "expected a value after {}, got '': is a variable of the shell unset"
@@ -1563,6 +1566,13 @@ COMMANDS = [
     ),
     ("benchmark --batch 100000000", "--batch must be even .* at most 1000000, got 100000000"),
     ("benchmark --seconds inf", "--seconds must be positive, got inf"),
+    ("benchmark --minutes nan", "--minutes must be positive, got nan"),
+    ("benchmark --cpus 99999", "--cpus: expected some of .*, got .99999.: choose others"),
+    ("benchmark --everything --data-dir FILE", "--data-dir FILE: expected a folder, but FILE is a"),
+    ("until --accuracy 80", "--accuracy must be a share of at most 1, got 80"),
+    ("until --config nonsense", "unknown config 'nonsense': expected one of "),
+    ("until --config mnist_mnist_m_compact", "got other values of optimizer, .*: name another"),
+    ("arrays nonsense DIR", "unknown config 'nonsense': expected one of "),
     ("benchmark --output FILE", "FILE exists: choose another --output, or --overwrite it"),
     ("benchmark --output FILE/x.json", "--output FILE: expected a folder, but FILE is a file"),
 ]

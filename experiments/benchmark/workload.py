@@ -3,7 +3,6 @@
 import functools
 import math
 import time
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,13 +15,18 @@ from dann_jax.programs import make_study_steps, make_train_steps, replicate
 from dann_jax.training import init_state
 from experiments.settings import NETWORKS
 
-__all__ = ["EXAMPLES", "HORIZON", "SIZES", "Subject", "Training", "flop_of_step", "preprocess"]
+__all__ = [
+    *("EXAMPLES", "HORIZON", "SIZES", "Subject", "Training", "flop_of_step"),
+    *("make_model", "preprocess", "random_images"),
+]
 
 SIZES = {  # of the images that a network is measured with, pixels
     "mnist": (28, 32),
     "mnist_batch_norm": (32,),
     "svhn": (32,),
+    "svhn_batch_norm": (32,),
     "gtsrb": (40,),
+    "compact": (32,),
     "office_alexnet": (227,),
 }
 CLASSES = {"gtsrb": 43, "office_alexnet": 31}  # 10 for the others
@@ -30,20 +34,27 @@ EXAMPLES = 2048  # random images of each domain, on the device
 HORIZON = 10_000  # updates at which the schedules end
 
 
+def make_model(network: str, dtype: str) -> DannModel:
+    """Returns one of ``settings.NETWORKS`` that computes in a dtype."""
+    return NETWORKS[network](classes=CLASSES.get(network, 10), dtype=jnp.dtype(dtype))
+
+
+def random_images(network: str, pixels: int) -> DomainArrays:
+    """Returns random images of so many pixels a side, and labels, in NumPy."""
+    draw = np.random.default_rng(0)
+    shape = EXAMPLES, pixels, pixels, 3
+    image = functools.partial(draw.integers, 256, size=shape, dtype=np.uint8)
+    labels = draw.integers(CLASSES.get(network, 10), size=EXAMPLES, dtype=np.int32)
+    return DomainArrays(image(), labels, image())
+
+
 class Subject:
-    """One of ``settings.NETWORKS`` that computes in a dtype, and random images to train it on."""
+    """A network, and random images on the first device to train it on."""
 
     def __init__(self, network: str, pixels: int, dtype: str):
-        """Draws the images, of so many pixels a side, on the first device."""
-        classes = CLASSES.get(network, 10)
-        self.pixels = pixels
-        self.model = NETWORKS[network](classes=classes, dtype=jnp.dtype(dtype))
-        draw = np.random.default_rng(0)
-        shape = EXAMPLES, pixels, pixels, 3
-        image = functools.partial(draw.integers, 256, size=shape, dtype=np.uint8)
-        labels = draw.integers(classes, size=EXAMPLES, dtype=np.int32)
-        arrays = DomainArrays(image(), labels, image())
-        self.arrays = replicate(arrays, jax.local_devices()[:1])
+        """Makes both."""
+        self.pixels, self.model = pixels, make_model(network, dtype)
+        self.arrays = replicate(random_images(network, pixels), jax.local_devices()[:1])
 
 
 def _lam(step):
@@ -65,7 +76,6 @@ class Training:
         *,
         devices: list[jax.Device],
         keys: int | None = None,
-        program: Any = None,
     ):
         """Initializes the state; a MemoryError if it does not fit.
 
@@ -74,13 +84,12 @@ class Training:
           batch: Examples a step and key, over all devices, half source and half target.
           devices: Where to train.
           keys: Number for ``make_study_steps``; None for one key and ``make_train_steps``.
-          program: That of an earlier training of the same kind, not to be compiled again.
         """
         self.devices, self.examples = devices, (keys or 1) * batch
         self.key = key = jax.random.key(0)
         if keys is not None:
             self.key = jax.random.split(key, keys)
-        self.program = program or _program(subject.model, batch, devices, many=keys is not None)
+        self.program = _program(subject.model, batch, devices, many=keys is not None)
         image = jnp.zeros([2, subject.pixels, subject.pixels, 3])
         state = _init_state(subject.model, _OPTIMIZER, key, image)
         _check_room((keys or 1) * sum(a.nbytes for a in jax.tree.leaves(state)), devices[0])
