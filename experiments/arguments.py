@@ -61,6 +61,7 @@ def parse(
       default: An instance with the defaults; None for those of the type.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _say_warnings_plainly()
     _refuse_empty(arguments)
     with _errors.on_parse_error(lambda event: _leave(_sentence(event, options, program))):
         return tyro.cli(

@@ -7,6 +7,7 @@ import io
 import json
 import pathlib
 import re
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -179,6 +180,14 @@ def test_names_without_glyphs_are_numbers(trained):
         curves._draw_classes(np.ravel(axis)[0], results)
         labels = [label.get_text() for label in np.ravel(axis)[0].get_yticklabels()]
     assert labels == ["0", "1", "2"]
+
+
+def test_a_warning_is_a_sentence_without_lines_of_code(trained, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", None)
+    assert called(run.main, trained.command)[0] == 0
+    assert warnings.formatwarning("left out", UserWarning, "file.py", 1, "code") == (
+        "warning: left out\n"
+    )
 
 
 def test_results_without_target_labels_are_compared_by_what_there_is(trained):
