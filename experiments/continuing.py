@@ -140,11 +140,11 @@ def lines(study: Study, keys: Sequence[int], settings: dict[str, Any]) -> list[s
     for key in keys:
         start = find(study.config, study.method, key, settings)
         about = f"{study.method.name} key {key}"
+        states, _ = study.start(Group((key,), 1))
         if start.step:
-            _restored(study, study.start(Group((key,), 1))[0], start)
+            _restored(study, states, start)
             every.append(f"{about} goes on from step {start.step:,} of {start.folder}")
             continue
-        states, _ = study.start(Group((key,), 1))
         _, new = _taken(study, states, start)
         begin = " and ".join(new) + f" begin{'s' * (len(new) == 1)} anew"
         parts = f"; {begin}: {_why(study, start)}" if new else ""

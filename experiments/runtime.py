@@ -73,24 +73,24 @@ def device_kind(devices: list[jax.Device]) -> str:
     return devices[0].device_kind
 
 
+def _cpu_info():
+    """Returns what Linux says of the first CPU, by name; nothing elsewhere."""
+    with contextlib.suppress(OSError):
+        first, *_ = pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")
+        parts = (line.partition(":") for line in first.splitlines())
+        return {name.strip(): value.strip() for name, _, value in parts}
+    return {}
+
+
 def processor():
     """Returns the name of the CPU."""
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpu_info().get("model name") or platform.processor() or platform.machine()
 
 
 def model_of_processor() -> str:
     """Returns which CPU this is: its name, and its numbers where the name is that of several."""
-    numbers = {}
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in ("cpu family", "model", "stepping"):
-                numbers[name.strip()] = value.strip()
-    about = ", ".join(f"{name} {value}" for name, value in numbers.items())
+    numbers = [(n, v) for n, v in _cpu_info().items() if n in ("cpu family", "model", "stepping")]
+    about = ", ".join(f"{name} {value}" for name, value in numbers)
     return f"{processor()} ({about})" if about else processor()
 
 
