@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dann_jax.programs import Group
+from dann_jax.training import Metrics
 from experiments import record, train, unlabelled
 from experiments.methods import METHODS, gap_of
 
@@ -20,6 +21,7 @@ COMPILING = "compiling…"
 EVERY = 30.0  # seconds between two lines where there is no terminal
 BAR, SHORTEST = 20, 5  # characters of a bar
 DASH = "—"  # in a table, where there is no number
+OTHERS = {*Metrics._fields, "mu"}  # than penalties, by name
 _FIGURES = ("mean", "sd", "SVM", "keys", "gap", "steps", "min/key")
 
 
@@ -146,6 +148,7 @@ class Watch:
             return []
         known = {name: value for name, value in m.items() if not math.isnan(value)}
         domains = "domain_loss" in known
+        penalties = {name: value for name, value in known.items() if name not in OTHERS}
         named = {"label_loss": f"L_y {m['label_loss']:.3f}"}
         if self.target is not None and not math.isnan(self.target):
             named["target"] = f"target {self.target:.3f}"
@@ -158,6 +161,7 @@ class Watch:
         if domains:
             named["domain_loss"] = f"L_d {m['domain_loss']:.3f}"
             named["lam"] = f"lambda {m['lam']:.3f}"
+        named |= {name: f"{name} {value:.3f}" for name, value in penalties.items()}
         named |= {"mu": f"mu {m['mu']:.5f}", "feature_norm": f"|f| {m['feature_norm']:.1f}"}
         return list(named.items())
 

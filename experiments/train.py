@@ -53,7 +53,7 @@ class Report:
     group: Group
     key: int  # one of the group's
     step: int
-    metrics: dict[str, float]  # means over the last steps
+    metrics: dict[str, float]  # means over the last steps; with penalties, NaN where not known
     mu: float
     source_accuracy: float | None = None  # at evaluations
     target_accuracy: float | None = None
@@ -302,7 +302,8 @@ class _Run:
 
     def _show(self, i, **evaluation):
         """Reports on a key at the last entry of its curves."""
-        metrics = dict(self.records[i]["curves"][-1])
+        metrics = _row(self.records[i]["curves"][-1])
+        metrics |= metrics.pop("penalties", {})
         about = {name: metrics.pop(name) for name in ("step", "mu")}
         about |= {"group": self.group, "key": self.group.keys[i], "metrics": metrics}
         self.report(Report(**about, **evaluation))

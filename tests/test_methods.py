@@ -1,12 +1,14 @@
 """The methods of other papers in the experiments' own loop."""
 
 import dataclasses
+import io
 
 import jax
 import pytest
+from rich.console import Console
 from test_together import CONFIG, PAIR, small_config
 
-from experiments import record, studies, train, trained
+from experiments import display, record, studies, train, trained
 from experiments.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -16,17 +18,25 @@ NAMES = ("ddc", "dan", "deep-coral", "cdan", "cdan-e", "entropy", "vada", "mean-
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_method_of_another_paper_trains_and_its_record_holds_its_penalties(name, tmp_path):
+def test_a_method_of_another_paper_trains_and_its_record_holds_its_penalties(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(display, "EVERY", 0.0)
     config = dataclasses.replace(CONFIG, average_decay=0.5)
-    with small_config():
+    console = Console(file=io.StringIO(), width=200)
+    with small_config(), display.Watch(console, name, config.steps) as watch:
         study = studies.prepare(config, METHODS[name], PAIR, jax.local_devices()[:1])
-        (done,) = train.train(study, [0], tmp_path)
+        options = {"report": watch, "advance": watch.advance}
+        (done,) = train.train(study, [0], tmp_path, checkpoint_every=2, **options)
     curves = record.read_record(tmp_path, 0)["curves"]
     assert curves
     for entry in curves:
         assert entry.get("penalties", {}).keys() == set(METHODS[name].penalties)
         assert all(value is not None for value in entry.get("penalties", {}).values())
     assert done["finished"]
+    *_, line = [text for text in console.file.getvalue().splitlines() if " left" in text]
+    for penalty in METHODS[name].penalties:
+        assert f"  {penalty} " in line
     state = trained.restored(study, 0, tmp_path)
     view = study.evaluated(state)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), view.theta["f"], state.theta["f"])
