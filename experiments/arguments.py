@@ -10,13 +10,21 @@ import re
 import sys
 import typing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import tyro
 from tyro import _errors  # the events of errors; tyro has no public form of them
 
-__all__ = ["Parser", "check_folder", "check_published", "either", "parse", "sentence"]
+__all__ = [
+    "Parser",
+    "check_folder",
+    "check_published",
+    "either",
+    "ended",
+    "parse",
+    "sentence",
+]
 
 NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
 SHOWN = 60  # characters of a value
@@ -71,6 +79,31 @@ def parse(
             description=description,
             **({} if default is None else {"default": default}),
         )
+
+
+def ended(
+    program: Callable[[], int | None],
+    *errors: type[Exception],
+    interrupted: str = "nothing was written",
+) -> int:
+    """Runs a program and returns its exit status, with a sentence in place of a traceback.
+
+    Args:
+      program: Returns its status; None for 0.
+      *errors: What the program explains by its text, besides ``ValueError`` and ``OSError``.
+      interrupted: What there is after Ctrl-C.
+
+    Returns:
+      The program's own status, 2 after an error, 130 after Ctrl-C.
+    """
+    try:
+        return program() or 0
+    except KeyboardInterrupt:
+        print(f"interrupted: {interrupted}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, *errors) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
 
 
 def sentence(error: BaseException) -> str:

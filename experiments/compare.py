@@ -18,9 +18,10 @@ from rich.table import Table
 
 from experiments import arguments as command_line
 from experiments import domains, record, unlabelled
-from experiments.display import DASH, accuracy
+from experiments.display import accuracy
 from experiments.figures import style
 from experiments.settings import completed, differences
+from experiments.unlabelled import DASH
 
 __all__ = ["Options", "changed", "main", "paired"]
 
@@ -192,13 +193,8 @@ def _compare(options, console):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program and returns its exit status: 0, or 2 where nothing was compared."""
-    try:
-        options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
-        _compare(options, Console())
-    except (ValueError, OSError) as error:
-        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
-        return 2
-    return 0
+    options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
+    return command_line.ended(lambda: _compare(options, Console()))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from dann_jax.programs import Group
 from dann_jax.training import Metrics
 from experiments import record, train, unlabelled
 from experiments.methods import METHODS, gap_of
+from experiments.unlabelled import DASH
 
-__all__ = ["DASH", "Watch", "accuracy", "selected", "table"]
+__all__ = ["Watch", "accuracy", "selected", "table"]
 
 COMPILING = "compiling…"
 EVERY = 30.0  # seconds between two lines where there is no terminal
 BAR, SHORTEST = 20, 5  # characters of a bar
-DASH = "—"  # in a table, where there is no number
 OTHERS = {*Metrics._fields, "mu"}  # than penalties, by name
 _FIGURES = ("mean", "sd", "SVM", "keys", "gap", "steps", "min/key")
 

@@ -15,10 +15,11 @@ from experiments.methods import Method
 from experiments.settings import Config
 
 __all__ = [
+    "Folders",
     "Pair",
     "batch_sizes",
-    "changed_folders",
     "differences",
+    "folders_now",
     "load_pair",
     "prepare_pair",
     "preprocessing",
@@ -65,8 +66,8 @@ def load_pair(
         shown = f"{domain}:{pathlib.Path(name).name}" if is_folder else name
         for use in ("train", "test"):
             split = getattr(config, f"{domain}_{use}")
-            if is_folder and split == "test" and split not in builder.CLASS_COUNTS:
-                split, lacks_test = "train", True
+            if is_folder and (part := _split(builder, split)) != split:
+                split, lacks_test = part, True
             if split not in images:  # one that is both trained and tested on is loaded once
                 images[split], provenance[f"{shown}/{split}"] = _load(
                     builder, split, config, name=name, **options
@@ -147,30 +148,43 @@ def _shown(origin):
     return f"{origin['examples']:,} examples{part} of sha256 {origin['sha256'][:12]}"
 
 
-def changed_folders(
-    config: Config, recorded: dict[str, dict], classes: list[str] | None, **where
-) -> str:
-    """Returns in words how folders of images differ from a ``Pair.provenance``; "" if they do not.
+class Folders(NamedTuple):
+    """What folders of images hold."""
 
-    ``classes`` are the names of before, None where they are not known.
-    A folder that is not there any more does not differ. Others are prepared where they are not yet.
+    classes: tuple[str, ...] | None  # of the source; None where it is no folder
+    files: list[str] | None  # to test on, in their order; None where the target is no folder
+    origins: dict[str, dict]  # as a ``Pair.provenance``
+
+
+def folders_now(config: Config, **where) -> Folders | None:
+    """Returns what the folders of a pair hold; None where there are none, or not any more.
+
+    They are prepared where they are not yet.
     """
     names = [getattr(config, domain) for domain in ("source", "target")]
     folders = [name for name in names if datasets.is_folder(name)]
     if not folders or not all(pathlib.Path(name).expanduser().is_dir() for name in folders):
-        return ""
-    actual = {}
+        return None
+    classes, files, origins = None, None, {}
     for domain, builder in zip(("source", "target"), _find(config, **where), strict=True):
-        if datasets.is_folder(name := getattr(config, domain)):
-            builder = datasets.prepare(builder)
-            if domain == "source" and classes not in (None, list(builder.CLASS_NAMES)):
-                return f"its classes are {', '.join(builder.CLASS_NAMES)}, not {', '.join(classes)}"
-            for split in builder.CLASS_COUNTS:
-                count = sum(builder.CLASS_COUNTS[split]) + builder.UNLABELLED[split]
-                origin = {"examples": count, "sha256": builder.digest(split)}
-                actual[f"{domain}:{pathlib.Path(name).name}/{split}"] = origin
-    known = [name for name in recorded if actual.get(name, {}).get("sha256")]
-    return differences(*({name: some[name] for name in known} for some in (recorded, actual)))
+        if not datasets.is_folder(name := getattr(config, domain)):
+            continue
+        builder = datasets.prepare(builder)
+        for split in builder.CLASS_COUNTS:
+            count = sum(builder.CLASS_COUNTS[split]) + builder.UNLABELLED[split]
+            if digest := builder.digest(split):
+                origin = {"examples": count, "sha256": digest}
+                origins[f"{domain}:{pathlib.Path(name).name}/{split}"] = origin
+        if domain == "source":
+            classes = tuple(builder.CLASS_NAMES)
+        else:
+            files = builder.files(_split(builder, config.target_test))
+    return Folders(classes, files, origins)
+
+
+def _split(folder, split):
+    """Returns the part of a folder that a split is: all of one without a part ``test``."""
+    return "train" if split == "test" and split not in folder.CLASS_COUNTS else split
 
 
 def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=False) -> None:

@@ -18,6 +18,7 @@ from experiments import (
     heads,
     interruption,
     leftovers,
+    predictions,
     pretraining,
     processes,
     record,
@@ -92,10 +93,9 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
 
     Returns a sentence on each training that diverged, now or when a result that is kept was made.
     """
-    diverged = []
-    for path in plan.kept:
-        result = record.read_result(path)
-        _check_folders(path, result, options)
+    diverged, kept = [], {path: record.read_result(path) for path in plan.kept}
+    _check_folders(kept, options)
+    for path, result in kept.items():
         line = f"{path} is there already" + ", and diverged" * any(result["diverged"])
         console.print(line, markup=False, soft_wrap=True)
         name = METHODS[result["method"]].aligns or result["method"]
@@ -119,21 +119,37 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
     return list(dict.fromkeys(diverged))
 
 
-def _check_folders(path, result, options):
+def _check_folders(kept, options):
     """Raises where a result that is there is of folders that hold other images by now."""
     where = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
-    trained_by = METHODS[result["method"]].aligns or result["method"]
-    described = path.parent / trained_by / f"key_{result['keys'][0]}"
     with processes.all_or_none():
-        if processes.is_first():
-            known = (described / model_files.DESCRIPTION).is_file()
-            classes = model_files.describe(described)["classes"] if known else None
-            changed = domains.changed_folders(options.config, result["data"], classes, **where)
-            if changed:
+        now = None
+        if kept and processes.is_first():
+            now = domains.folders_now(options.config, **where)
+        for path, result in kept.items() if now else ():
+            trained_by = METHODS[result["method"]].aligns or result["method"]
+            described = path.parent / trained_by / f"key_{result['keys'][0]}"
+            if changed := _changed(now, result["data"], described):
                 raise ValueError(
                     f"{path} holds a result of other images ({changed}): choose another --output, "
                     "or replace it with --overwrite"
                 )
+
+
+def _changed(now, recorded, described):
+    """Returns in words how folders differ from those of a training; "" if they do not."""
+    if (described / model_files.DESCRIPTION).is_file():
+        classes = model_files.describe(described)["classes"]
+        if now.classes not in (None, tuple(classes)):
+            return f"its classes are {', '.join(now.classes)}, not {', '.join(classes)}"
+    known = [name for name in recorded if name in now.origins]
+    sides = ({name: some[name] for name in known} for some in (recorded, now.origins))
+    if changed := domains.differences(*sides):
+        return changed
+    listed = described / "predictions.csv"
+    if now.files is not None and listed.is_file() and predictions.files(listed) != now.files:
+        return "files of the target have other names"
+    return ""
 
 
 def _diverged(name, keys, diverged):

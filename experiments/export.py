@@ -65,14 +65,11 @@ def export(options: Options) -> pathlib.Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program and returns its exit status: 0, or 2 where nothing was exported."""
-    try:
-        options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
-        path = export(options)
-    except (ValueError, OSError, ImportError) as error:  # of flatbuffers
-        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
-        return 2
-    print(f"written: {path}")
-    return 0
+    options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
+    return command_line.ended(
+        lambda: print(f"written: {export(options)}"),
+        ImportError,  # of flatbuffers
+    )
 
 
 if __name__ == "__main__":

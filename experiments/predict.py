@@ -137,15 +137,14 @@ def _batches(values):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program and returns its exit status: 0, or 2 where nothing was predicted."""
-    try:
-        options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
+    options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
+
+    def program():
         path = predict(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
-        return 2
-    if path is not None:
-        print(f"written: {path}")
-    return 0
+        if path is not None:
+            print(f"written: {path}")
+
+    return command_line.ended(program)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The class and the probabilities of each image file, as CSV."""
 
 import csv
+import pathlib
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 import numpy as np
 
-__all__ = ["TEXT", "probabilities", "write"]
+__all__ = ["TEXT", "files", "probabilities", "write"]
 
 # Names of files may stand as the system has them.
 TEXT = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
@@ -34,3 +35,9 @@ def write(
         for name, row in zip(names, probabilities(logits), strict=True):
             best = row.argmax()
             writer.writerow([name, classes[best], *(f"{p:.6f}" for p in (row[best], *row))])
+
+
+def files(path: pathlib.Path) -> list[str]:
+    """Returns the names of the images of a file that ``write`` has written."""
+    with path.open(**TEXT) as file:
+        return [row["file"] for row in csv.DictReader(file)]

@@ -11,7 +11,7 @@ import sys
 
 from dann_jax.datasets.whole_files import whole
 from experiments import record, result_tables, schema, selection
-from experiments.arguments import Parser, sentence
+from experiments.arguments import Parser, ended
 from experiments.benchmark import contents
 from experiments.benchmark import tables as benchmark_tables
 from experiments.hostile import tables as hostile_tables
@@ -81,19 +81,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     parser.add_argument("documents", nargs="*", type=pathlib.Path, help="all with markers if none")
     options = parser.parse_args(arguments)
+    return ended(lambda: _fill(options), interrupted="the same command does the rest")
+
+
+def _fill(options):
     status = 0
-    try:
-        tables = result_tables.tables(result_tables.read(FOLDER)) | _benchmarks()
-        tables |= hostile_tables.tables(HOSTILE) | selection.tables(SELECTION)
-        documents = {path: path.read_text() for path in options.documents or _documents()}
-        filled = {path: _filled(text, tables, path) for path, text in documents.items()}
-        if not options.documents:
-            for path, of in ((SCHEMA, schema), (BENCHMARK_SCHEMA, contents)):
-                documents[path] = path.read_text() if path.exists() else ""
-                filled[path] = record.as_text(of.json_schema())
-    except (ValueError, OSError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
+    tables = result_tables.tables(result_tables.read(FOLDER)) | _benchmarks()
+    tables |= hostile_tables.tables(HOSTILE) | selection.tables(SELECTION)
+    documents = {path: path.read_text() for path in options.documents or _documents()}
+    filled = {path: _filled(text, tables, path) for path, text in documents.items()}
+    if not options.documents:
+        for path, of in ((SCHEMA, schema), (BENCHMARK_SCHEMA, contents)):
+            documents[path] = path.read_text() if path.exists() else ""
+            filled[path] = record.as_text(of.json_schema())
     for path, new in filled.items():
         if new == documents[path]:
             print(f"{path.name} agrees with the result files")

@@ -18,7 +18,7 @@ from scipy import stats
 
 from dann_jax import selection
 from experiments import record
-from experiments.arguments import Parser, check_folder, sentence
+from experiments.arguments import Parser, check_folder, ended
 from experiments.choice import ORACLE
 from experiments.figures import selection as picture
 from experiments.methods import METHODS
@@ -174,20 +174,19 @@ def main(arguments: list[str] | None = None) -> int:
         help="the JSON file; the picture has the same name, and .png (runs/selection.json)",
     )
     options = parser.parse_args(arguments)
-    try:
-        check_folder(options.output.parent, "--output")
-        if options.output.suffix != ".json":
-            raise ValueError(f"--output {options.output}: expected a name that ends in .json")
-        content = study(options.runs)
-        record.write_json(options.output, content)
-        path = options.output.with_suffix(".png")
-        picture.draw(content, path)
-    except (ValueError, OSError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
+    return ended(lambda: _write(options))
+
+
+def _write(options):
+    check_folder(options.output.parent, "--output")
+    if options.output.suffix != ".json":
+        raise ValueError(f"--output {options.output}: expected a name that ends in .json")
+    content = study(options.runs)
+    record.write_json(options.output, content)
+    path = options.output.with_suffix(".png")
+    picture.draw(content, path)
     print(_table(content))
     print(f"written: {options.output}, {path}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from dann_jax import selection
 from experiments import choice
 from experiments.predictions import probabilities
 
-__all__ = ["chosen", "line", "measured", "table"]
+__all__ = ["DASH", "chosen", "line", "measured", "table"]
 
+DASH = "—"  # in a table, where there is no number
 MOST = 20  # classes with a row of their own
-DASH = "—"
 _ROWS = {
     "source_accuracy": "source accuracy",
     "target_confidence": "confidence on the target",

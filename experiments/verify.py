@@ -20,7 +20,7 @@ import jax
 from dann_jax import memory
 from dann_jax.programs import Group
 from experiments import continuing, domains, record, studies, train
-from experiments.arguments import Parser, check_published, sentence
+from experiments.arguments import Parser, check_published, ended
 from experiments.methods import METHODS
 from experiments.plan import config_of, resolved
 
@@ -347,11 +347,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{WIDE:g} where the processor, devices, threads or versions are others, else 0",
     )
     options = parser.parse_args(arguments)
-    try:
-        return _verify(options)
-    except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
+    return ended(lambda: _verify(options), jax.errors.JaxRuntimeError)
 
 
 if __name__ == "__main__":

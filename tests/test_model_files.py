@@ -191,7 +191,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_predict_writes_a_line_for_each_image(folder, photographs, tmp_path, capsys):
+def test_predict_writes_a_line_for_each_image(folder, photographs, tmp_path, capsys, monkeypatch):
     paths, output = [str(photographs / "in"), str(photographs / "c.png")], tmp_path / "p.csv"
     assert predict.main([str(folder), *paths, "--output", str(output)]) == 0
     rows = rows_of(output)
@@ -212,6 +212,15 @@ def test_predict_writes_a_line_for_each_image(folder, photographs, tmp_path, cap
     assert predict.main([str(folder), *paths, "--output", str(output)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert output.read_bytes() == kept
+
+    def interrupted(path, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "_read", interrupted)
+    output = output.with_name("others.csv")
+    assert predict.main([str(folder), *paths, "--output", str(output)]) == 130
+    assert capsys.readouterr().err == "interrupted: nothing was written\n"
+    assert not output.exists()
 
 
 def read(path):

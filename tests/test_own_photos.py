@@ -236,6 +236,17 @@ def test_a_result_of_other_images_is_not_taken_for_theirs(trained):
     assert called(run.main, trained.command)[0] == 0
 
 
+def test_a_result_of_files_with_other_names_is_not_taken_for_theirs(trained):
+    old = sorted((trained.root / "b").iterdir())[-1]
+    new = old.rename(old.with_stem(f"{old.stem}_"))
+    try:
+        status, shown = called(run.main, trained.command)
+    finally:
+        new.rename(old)
+    assert status == 2
+    assert "holds a result of other images (files of the target have other names)" in shown
+
+
 def test_a_model_predicts_new_photographs_and_is_exported(trained):
     new = trained.root / "new.csv"
     kept = trained.folder / "dann"

@@ -29,16 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
       The exit status: 0, 2 if the arguments are not valid, 130 if interrupted.
     """
-    try:
-        options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
-        _run(options, Console(highlight=False))
-    except KeyboardInterrupt:
-        print("interrupted: the file has what was measured until then", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
-        return 2
-    return 0
+    options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
+    return command_line.ended(
+        lambda: _run(options, Console(highlight=False)),
+        interrupted="the file has what was measured until then",
+    )
 
 
 def _run(options, console):

@@ -14,7 +14,7 @@ from dann_jax import datasets
 from dann_jax.datasets.image_sets import ImageSet
 from dann_jax.datasets.whole_files import whole
 from experiments import configs
-from experiments.arguments import Parser, check_folder, sentence
+from experiments.arguments import Parser, check_folder, ended, sentence
 from experiments.domains import Pair, load_pair
 from experiments.settings import Config
 
@@ -85,19 +85,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=pathlib.Path, help="folder of prepared data")
     parser.add_argument("--manual-dir", type=pathlib.Path, help="folder of published files")
     options = parser.parse_args(arguments)
-    try:
-        if options.most is not None and options.most < 1:
-            raise ValueError(f"--most must be at least 1, got {options.most}")
-        check_folder(options.folder, "FOLDER")
-        config, _ = configs.find_config(options.config)
-        folders = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
-        write_pair(config, load_pair(config, **folders), options.folder, options.most)
-    except (ValueError, OSError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
+    return ended(lambda: _write(options))
+
+
+def _write(options):
+    if options.most is not None and options.most < 1:
+        raise ValueError(f"--most must be at least 1, got {options.most}")
+    check_folder(options.folder, "FOLDER")
+    config, _ = configs.find_config(options.config)
+    folders = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
+    write_pair(config, load_pair(config, **folders), options.folder, options.most)
     size = sum((options.folder / f"{name}.npz").stat().st_size for name in PARTS)
     print(f"written: {options.folder}, {size / 2**20:.0f} MiB")
-    return 0
 
 
 if __name__ == "__main__":

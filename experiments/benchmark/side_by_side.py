@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import record
-from experiments.arguments import Parser, sentence
+from experiments.arguments import Parser, ended
 from experiments.benchmark import contents, tables
 
 __all__ = ["main", "show"]
@@ -36,13 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns 0, or 2 for an error."""
     parser = Parser(prog="python -m experiments.benchmark.side_by_side", description=__doc__)
     parser.add_argument("files", nargs="+", type=pathlib.Path, help="results of benchmarks")
-    try:
-        records = {str(path): _read(path) for path in parser.parse_args(arguments).files}
-    except (ValueError, OSError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
-    show(records, Console(highlight=False))
-    return 0
+    files = parser.parse_args(arguments).files
+    return ended(lambda: show({str(path): _read(path) for path in files}, Console(highlight=False)))
 
 
 def _read(path):

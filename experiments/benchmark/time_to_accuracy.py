@@ -103,20 +103,14 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns 0, 2 for an error, 130 if interrupted."""
-    try:
-        given = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
-        given.check()
-        _run(given)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last evaluation", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
-        return 2
-    return 0
+    given = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
+    return command_line.ended(
+        lambda: _run(given), interrupted="the same command goes on from the last evaluation"
+    )
 
 
 def _run(given):
+    given.check()
     config, _ = configs.find_config(given.config)
     config = dataclasses.replace(config, **given.changes())
     check_loop(config)

@@ -82,14 +82,9 @@ def run(
     ``draw`` takes the options, a dataclass, and returns the path of the picture; a ValueError or an
     OSError of it is printed without its trace. Without arguments, those of the process are taken.
     """
-    about = {"program": f"python -m experiments.{draw.__module__.rpartition('.')[2]}"}
-    try:
-        path = draw(command_line.parse(options, arguments, **about, description=description))
-    except (ValueError, OSError) as error:
-        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
-        return 2
-    print(f"written: {path}")
-    return 0
+    program = f"python -m experiments.{draw.__module__.rpartition('.')[2]}"
+    given = command_line.parse(options, arguments, program=program, description=description)
+    return command_line.ended(lambda: print(f"written: {draw(given)}"))
 
 
 def legend_names(methods: Iterable[str]) -> dict[str, str]:

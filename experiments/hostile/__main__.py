@@ -11,7 +11,7 @@ import sys
 import tyro
 from rich.console import Console
 
-from experiments.arguments import sentence
+from experiments.arguments import ended
 from experiments.hostile.corruptions import Corruptions
 from experiments.hostile.kills import Kills
 from experiments.hostile.mutations import Mutations
@@ -27,14 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, args=arguments, prog=PROGRAM, description=__doc__
     )
-    try:
-        return command.run(Console(highlight=False))
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
+    return ended(lambda: command.run(Console(highlight=False)), RuntimeError)
 
 
 if __name__ == "__main__":
