@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dann_jax import memory
+from dann_jax import datasets, memory
 from experiments import arguments as command_line
 from experiments import configs, runtime
 from experiments.methods import DEFAULT_METHODS, METHODS
@@ -139,6 +139,12 @@ def parse(name: str, arguments: list[str], *, shown: str, about: str | None = No
         description=about or text,
     )
     check(options)
+    held_out, source = options.config.held_out, options.config.source
+    if held_out not in (0, config.held_out) and not datasets.is_folder(source):
+        raise ValueError(
+            f"--held-out {held_out:g} is for a folder without test images, and {source} has its "
+            "own: leave it out"
+        )
     return options
 
 
