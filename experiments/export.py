@@ -25,6 +25,14 @@ __all__ = ["Options", "export", "main"]
 
 PROGRAM = "python -m experiments.export"
 PLATFORMS = "cpu", "cuda", "tpu"
+SERVING = """To serve it without this package (pip install jax flatbuffers Pillow):
+
+import json, jax.export, numpy as np, pathlib
+from PIL import Image
+image = np.asarray(Image.open("NEW.jpg").convert("RGB").resize(({size}, {size}), Image.BILINEAR))
+p = jax.export.deserialize(pathlib.Path({artefact!r}).read_bytes()).call(image[None])[0]
+print(json.loads(pathlib.Path({description!r}).read_text())["classes"][p.argmax()], p.max())
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +49,12 @@ class Options:
     """Replaces a file that is there."""
 
 
-def export(options: Options) -> pathlib.Path:
-    """Writes the artefact and returns its path."""
+def export(options: Options) -> str:
+    """Writes the artefact; returns in words where it is, and a program of five lines that uses it.
+
+    Raises:
+      ValueError: There is such a file already, or no trained model.
+    """
     folder = model_files.find(options.run)
     path = options.output or folder / "model.jax_export"
     if path.exists() and not options.overwrite:
@@ -60,14 +72,15 @@ def export(options: Options) -> pathlib.Path:
     exported = jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(image)
     with whole(path) as temporary:
         temporary.write_bytes(exported.serialize())
-    return path
+    about = {"artefact": str(path), "description": str(folder / model_files.DESCRIPTION)}
+    return f"written: {path}\n\n{SERVING.format(size=size, **about)}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program and returns its exit status: 0, or 2 where nothing was exported."""
     options = command_line.parse(Options, arguments, program=PROGRAM, description=__doc__)
     return command_line.ended(
-        lambda: print(f"written: {export(options)}"),
+        lambda: print(export(options), end=""),
         ImportError,  # of flatbuffers
     )
 

@@ -93,8 +93,8 @@ def _files(paths):
         files += found
     if others:
         warnings.warn(
-            f"left out {len(others)} files that are not images by their names, the first of which "
-            f"is {others[0]}",
+            f"left out {len(others)} file{'s' * (len(others) > 1)} not of an image by name, the "
+            f"first of which is {others[0]}",
             stacklevel=2,
         )
     return files

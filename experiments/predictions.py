@@ -30,8 +30,9 @@ def write(
       rows: Names of files and logits ``[n, classes]``, batch by batch.
     """
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["file", "class", "probability", *(f"p({name})" for name in classes)])
-    for names, logits in rows:
+    for number, (names, logits) in enumerate(rows):
+        if not number:  # an error of the first images leaves nothing
+            writer.writerow(["file", "class", "probability", *(f"p({name})" for name in classes)])
         for name, row in zip(names, probabilities(logits), strict=True):
             best = row.argmax()
             writer.writerow([name, classes[best], *(f"{p:.6f}" for p in (row[best], *row))])

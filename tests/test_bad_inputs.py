@@ -1332,7 +1332,7 @@ COMMANDS = [
     ),
     ("run DIGITS --drop-at 1.5", r"drop_at must be in \[0, 1\], got 1.5"),
     ("run DIGITS --held-out 1", r"held_out must be in \[0, 1\), got 1"),
-    ("run DIGITS --held-out 0.1", "--held-out 0.1 is for a folder without test images, and digits "),
+    ("run DIGITS --held-out 0.1", "--held-out 0.1 is for a folder without test images, and digits"),
     ("run own_photos --target .", "for data of your own: give --source too; a folder of images is"),
     ("run own_pair", "for data of your own: give --source and --target too; a folder of images is"),
     ("run DIGITS --adam-b1 1", r"adam_b1 must be in \[0, 1\), got 1"),

@@ -297,6 +297,7 @@ def test_what_cannot_be_predicted_is_one_sentence(folder, photographs, tmp_path,
 def test_an_export_has_preprocessing_inside_and_takes_any_batch(folder, images, tmp_path, capsys):
     path = tmp_path / "model.jax_export"
     assert export.main([str(folder), "--output", str(path)]) == 0
+    said = capsys.readouterr().out
     exported = jax.export.deserialize(bytearray(path.read_bytes()))
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
     model, state, _, preprocess = dann_jax.load(folder)
@@ -310,3 +311,12 @@ def test_an_export_has_preprocessing_inside_and_takes_any_batch(folder, images, 
         )
     assert export.main([str(folder), "--output", str(path)]) == 2
     assert "is there already" in capsys.readouterr().err
+    Image.fromarray(images[0]).save(tmp_path / "new.png")
+    about, program = said.split("\n\n")[1:]
+    assert about == "To serve it without this package (pip install jax flatbuffers Pillow):"
+    assert program.count("\n") == 5
+    exec(program.replace("NEW.jpg", str(tmp_path / "new.png")), {})
+    p = predictions.probabilities(logits[:1])[0]
+    name, shown = capsys.readouterr().out.rsplit(maxsplit=1)
+    assert name == CLASSES[p.argmax()]
+    assert float(shown) == pytest.approx(p.max(), abs=1e-5)
