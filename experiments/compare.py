@@ -18,7 +18,7 @@ from rich.table import Table
 
 from experiments import arguments as command_line
 from experiments import domains, record, unlabelled
-from experiments.display import accuracy
+from experiments.display import accuracy, show
 from experiments.figures import style
 from experiments.settings import completed, differences
 from experiments.unlabelled import DASH
@@ -185,7 +185,7 @@ def _compare(options, console):
                 console.print(f"  {line}", soft_wrap=True, markup=False)
     console.print()
     # Without labels in any target there is no accuracy to compare.
-    console.print(unlabelled.table("results", results) or _table(results))
+    show(unlabelled.table("results", results) or _table(results), console)
     if options.output is not None:
         _draw(results, options.output)
         console.print(f"written: {options.output}", soft_wrap=True, markup=False)

@@ -16,11 +16,12 @@ from experiments import record, train, unlabelled
 from experiments.methods import METHODS, gap_of
 from experiments.unlabelled import DASH
 
-__all__ = ["Watch", "accuracy", "selected", "table"]
+__all__ = ["Watch", "accuracy", "selected", "show", "table"]
 
 COMPILING = "compiling…"
 EVERY = 30.0  # seconds between two lines where there is no terminal
 BAR, SHORTEST = 20, 5  # characters of a bar
+WIDEST = 10_000  # characters of a table
 OTHERS = {*Metrics._fields, "mu"}  # than penalties, by name
 _FIGURES = ("mean", "sd", "SVM", "keys", "gap", "steps", "min/key")
 
@@ -189,6 +190,27 @@ def selected(method: str, chosen: dict[str, dict[str, Any]]) -> list[str]:
         steps = ", ".join(DASH if step is None else f"{step:,}" for step in each["step"])
         lines.append(f"{method}: {name} chooses step {steps}: target {accuracy(each['mean'])}")
     return lines
+
+
+def show(table: Table, console: Console) -> None:
+    """Prints a table whole; in a terminal without the last columns, where it has no room for them.
+
+    What is left out is named below it.
+    """
+
+    def needed():
+        return console.measure(table, options=console.options.update(width=WIDEST)).maximum
+
+    left_out: list[str] = []
+    while console.is_terminal and needed() > console.width and len(table.columns) > 2:
+        left_out.insert(0, str(table.columns.pop().header))
+    width = console.width
+    if not console.is_terminal:
+        console.width = max(width, needed())
+    console.print(table)
+    console.width = width
+    if left_out:
+        console.print(f"no room for: {', '.join(left_out)}", markup=False)
 
 
 def table(title: str, experiments: dict[str, dict[str, dict[str, Any]]]) -> Table:

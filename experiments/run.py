@@ -120,7 +120,7 @@ def _sweep(name, every, console):
         return status
     content = sweep.ranked(name, every[name], combinations)
     if content["combinations"]:
-        console.print(sweep.table(content))
+        display.show(sweep.table(content), console)
         if processes.is_first():
             path = sweep.path(name, every[name])
             record.write_json(path, content)
@@ -171,10 +171,10 @@ def _run(name, every, console, config=None):
         results = {row: record.read_results(each.folder(row)) for row, each in every.items()}
         for row in list(results):
             if (shown := unlabelled.table(row, results[row])) is not None:
-                console.print(shown)
+                display.show(shown, console)
                 del results[row]
         if results:
-            console.print(display.table(name, results))
+            display.show(display.table(name, results), console)
     for row, error in failures.items():
         print(f"error: {row} is not complete: {error}", file=sys.stderr)
     for text in diverged if not console.quiet else ():

@@ -131,3 +131,31 @@ def test_no_blank_line_is_left_in_a_terminal(clock):
         console.print("one")
     console.print("two")
     assert "\n\n" not in console.file.getvalue().replace("\r", "")
+
+
+def results_table():
+    method = {"method": "source-and-few-labels", "std": 0.1234, "keys": [0], "steps": 200_000}
+    result = method | {"mean": 0.9876, "wall_seconds": 60}
+    return display.table("small", {"digits_digits_m": {"source-and-few-labels": result}})
+
+
+@pytest.mark.parametrize(("width", "least"), [(60, 4), (80, 6), (120, 8)])
+def test_a_table_shows_whole_columns_and_names_those_that_do_not_fit(width, least):
+    console = terminal(width, color_system=None)
+    display.show(results_table(), console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert not [line for line in lines if "…" in line]
+    (row,) = [line for line in lines if "0.9876" in line]
+    assert row.count("│") - 1 >= least
+    left_out = lines[-1].removeprefix("no room for: ").split(", ") if "no room" in lines[-1] else []
+    assert row.count("│") - 1 + len(left_out) == 8  # without a column for the only config
+
+
+def test_a_table_in_a_file_is_whole():
+    console = Console(file=io.StringIO(), width=40)
+    display.show(results_table(), console)
+    (row,) = [line for line in console.file.getvalue().splitlines() if "0.9876" in line]
+    assert "…" not in row
+    assert row.count("│") - 1 == 8
+    assert console.width == 40
