@@ -73,14 +73,27 @@ class Report(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What ``fit`` returns; with ``keys`` of K trainings, all but steps have a first axis of K."""
+    """What ``fit`` returns; with ``keys`` of K trainings, all but steps have a first axis of K.
 
-    state: training.TrainState  # at ``step``
-    history: dict[str, np.ndarray]  # 'step' and the metrics of each step, [steps]
-    evaluations: dict[str, np.ndarray]  # 'step', accuracies and 'score', [evaluations]
-    step: Any  # of the state: the last one, or the one that the rule chooses
-    symptoms: list[Any]  # step and sentence; with keys, a list for each
-    diverged: Any  # step and term; None for a training that stayed finite
+    Attributes:
+      state: For ``predict``: that of ``step``.
+      history: ``[steps]`` each: ``'step'``, the metrics of ``training.Metrics`` before the update
+        and what the objective adds, by its name.
+      evaluations: ``[evaluations]`` each: ``'step'``; with ``evaluate``, ``'source_accuracy'`` and
+        ``'target_accuracy'``, those that are given; with ``rule``, its ``'score'``.
+      step: Number of updates of ``state``: all of them, or those of the evaluation that the rule
+        chooses.
+      symptoms: Pairs of a step and a sentence of ``health.symptoms``; with ``keys`` a list for each.
+      diverged: None where the training stayed finite. With ``keys``, a list that has the step and
+        the term of each that did not; a single one raises ``Diverged``.
+    """
+
+    state: training.TrainState
+    history: dict[str, np.ndarray]
+    evaluations: dict[str, np.ndarray]
+    step: Any
+    symptoms: list[Any]
+    diverged: Any
 
     def of(self, i: int) -> "Fit":
         """Returns training i of several."""

@@ -87,7 +87,7 @@ def find(folder: str | pathlib.Path) -> pathlib.Path:
       ValueError: There are several.
     """
     folder = pathlib.Path(folder).expanduser()
-    for pattern in ("", "key_*/", "*/key_*/"):
+    for pattern in ("", "key_*/", "*/key_*/", "*/*/key_*/"):
         found = sorted(path.parent for path in folder.glob(f"{pattern}{DESCRIPTION}"))
         if len(found) > 1:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""

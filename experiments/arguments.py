@@ -18,6 +18,7 @@ from tyro import _errors  # the events of errors; tyro has no public form of the
 
 __all__ = [
     "Parser",
+    "check_file",
     "check_folder",
     "check_published",
     "either",
@@ -216,6 +217,24 @@ def check_folder(path: pathlib.Path | None, option: str, *, written: bool = True
         )
     if written and not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"{option} {path}: {place} may not be written to: choose another folder")
+
+
+def check_file(path: pathlib.Path, option: str, *, overwrite: bool) -> None:
+    """Raises unless a file can be written.
+
+    Args:
+      path: The file.
+      option: That names it.
+      overwrite: Whether it may take the place of another.
+
+    Raises:
+      ValueError: There is one, or a folder, or its folder cannot be written to.
+    """
+    check_folder(path.parent, option)
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: expected the path of a file, got a folder")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} is there already: name another {option}, or --overwrite it")
 
 
 def check_published(path: pathlib.Path | None) -> None:

@@ -27,9 +27,9 @@ PROGRAM = "python -m experiments.export"
 PLATFORMS = "cpu", "cuda", "tpu"
 SERVING = """To serve it without this package (pip install jax flatbuffers Pillow):
 
-import json, jax.export, numpy as np, pathlib
-from PIL import Image
-image = np.asarray(Image.open("NEW.jpg").convert("RGB").resize(({size}, {size}), Image.BILINEAR))
+import json, jax.export, numpy as np, pathlib, PIL.Image, PIL.ImageOps
+image = PIL.ImageOps.exif_transpose(PIL.Image.open("NEW.jpg")).convert("RGB")
+image = np.asarray(image.resize(({size}, {size}), PIL.Image.BILINEAR))
 p = jax.export.deserialize(pathlib.Path({artefact!r}).read_bytes()).call(image[None])[0]
 print(json.loads(pathlib.Path({description!r}).read_text())["classes"][p.argmax()], p.max())
 """
@@ -57,8 +57,7 @@ def export(options: Options) -> str:
     """
     folder = model_files.find(options.run)
     path = options.output or folder / "model.jax_export"
-    if path.exists() and not options.overwrite:
-        raise ValueError(f"{path} is there already: name another --output, or --overwrite it")
+    command_line.check_file(path, "--output", overwrite=options.overwrite)
     size = model_files.describe(folder)["image"]["size"]
     model, state, _, preprocess = model_files.load(folder)
 

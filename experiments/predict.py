@@ -56,8 +56,8 @@ class Options:
 def predict(options: Options) -> pathlib.Path | None:
     """Writes predictions or features, and returns the path of the file; None for the terminal."""
     path = options.output or (pathlib.Path("features.npz") if options.features else None)
-    if path is not None and path.exists() and not options.overwrite:
-        raise ValueError(f"{path} is there already: name another --output, or --overwrite it")
+    if path is not None:
+        command_line.check_file(path, "--output", overwrite=options.overwrite)
     entries, loaded = model_files.describe(options.run), model_files.load(options.run)
     if not options.images:
         raise ValueError("expected images after the run, files or folders, got none: name some")

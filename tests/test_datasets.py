@@ -780,6 +780,18 @@ def test_what_a_killed_preparation_left_is_removed_by_the_next(small_digits, tmp
     assert left == {"1.0.0", "incomplete.ABCDEF_0.9.0"}
 
 
+def test_an_error_of_a_file_names_it_and_not_its_temporary_file(tmp_path):
+    folder = tmp_path / "a.json"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError) as raised, whole_files.whole(folder):
+        pass
+    assert raised.value.filename == str(folder)
+    with pytest.raises(FileNotFoundError) as raised, whole_files.whole(tmp_path / "b") as temporary:
+        (tmp_path / "other").read_text()
+    assert raised.value.filename == str(tmp_path / "other")
+    assert not temporary.exists()
+
+
 def test_what_a_living_process_writes_is_no_leftover(tmp_path):
     path = tmp_path / "a.[0].json"
     with whole_files.whole(path) as first:

@@ -216,6 +216,8 @@ def test_predict_writes_a_line_for_each_image(folder, photographs, tmp_path, cap
     def interrupted(path, **_):
         raise KeyboardInterrupt
 
+    assert predict.main([str(folder), *paths, "--output", str(tmp_path), "--overwrite"]) == 2
+    assert "expected the path of a file, got a folder" in capsys.readouterr().err
     monkeypatch.setattr(predict, "_read", interrupted)
     output = output.with_name("others.csv")
     assert predict.main([str(folder), *paths, "--output", str(output)]) == 130

@@ -24,22 +24,27 @@ def whole(path: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]
 
     Raises:
         FileExistsError: there is a file, and ``replace`` is False.
-        OSError: it cannot be written; nothing is left of it.
+        OSError: it cannot be written; nothing is left of it, and the error names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    handle, temporary = _temporary(path)
     try:
-        yield temporary
-        os.fsync(handle)
-        os.chmod(temporary, 0o644)
-        if replace:
-            os.replace(temporary, path)
-        else:
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(handle)
+        handle, temporary = _temporary(path)
+        try:
+            yield temporary
+            os.fsync(handle)
+            os.chmod(temporary, 0o644)
+            if replace:
+                os.replace(temporary, path)
+            else:
+                os.link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)
+    except OSError as error:
+        if os.path.basename(str(error.filename)).startswith(f".{path.stem}-"):
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager

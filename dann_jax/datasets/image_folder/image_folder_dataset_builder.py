@@ -200,10 +200,10 @@ def read_image(path: Path, size: tuple[int, int], *, enlarge: bool = True) -> np
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return np.asarray(_decoded(path, size, enlarge))
     except Exception as error:  # a decoder raises whatever a damaged byte leads it to
+        why = source_files.reason(error).removesuffix(f" {str(path)!r}")
         raise ValueError(
-            f"{path}: expected an image of at most {_MOST_PIXELS:,} pixels that can be "
-            f"decoded, got {source_files.reason(error)}: replace it, or take it out of the "
-            "folder"
+            f"{path}: expected an image that can be decoded, of at most {_MOST_PIXELS:,} pixels, "
+            f"got none ({why}): replace it, or leave it out"
         ) from error
 
 
