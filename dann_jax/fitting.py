@@ -83,7 +83,7 @@ class Fit(NamedTuple):
         ``'target_accuracy'``, those that are given; with ``rule``, its ``'score'``.
       step: Number of updates of ``state``: all of them, or those of the evaluation that the rule
         chooses.
-      symptoms: Pairs of a step and a sentence of ``health.symptoms``; with ``keys`` a list for each.
+      symptoms: Pairs of a step and a sentence of ``health.symptoms``; a list of each of ``keys``.
       diverged: None where the training stayed finite. With ``keys``, a list that has the step and
         the term of each that did not; a single one raises ``Diverged``.
     """

@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 import tyro
 from tyro import _errors  # the events of errors; tyro has no public form of them
 
+from experiments import interruption
+
 __all__ = [
     "Parser",
     "check_file",
@@ -92,16 +94,17 @@ def ended(
     Args:
       program: Returns its status; None for 0.
       *errors: What the program explains by its text, besides ``ValueError`` and ``OSError``.
-      interrupted: What there is after Ctrl-C.
+      interrupted: What there is after a signal.
 
     Returns:
-      The program's own status, 2 after an error, 130 after Ctrl-C.
+      The program's own status; 2 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
-        return program() or 0
-    except KeyboardInterrupt:
+        with interruption.handled():
+            return program() or 0
+    except KeyboardInterrupt as stop:
         print(f"interrupted: {interrupted}", file=sys.stderr)
-        return 130
+        return getattr(stop, "status", 130)
     except (ValueError, OSError, *errors) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2

@@ -1,6 +1,7 @@
 """Pairs of domains as arrays, and what each method trains on."""
 
 import pathlib
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ def load_pair(
                 )
             parts[f"{domain}_{use}"] = images[split]
         if lacks_test and domain == "source":
-            held_out = _hold_out(parts, config.held_out)
+            held_out = _hold_out(parts, config.held_out, builder.CLASS_NAMES)
             provenance |= {f"{shown}/held out": held_out} if held_out else {}
         files = builder.files(split) if is_folder else None
     few = None
@@ -193,13 +194,19 @@ def prepare_pair(config: Config, *, data_dir=None, manual_dir=None, progress=Fal
         datasets.prepare(builder, progress=progress)
 
 
-def _hold_out(parts, share):
+def _hold_out(parts, share, class_names):
     """Takes what to test on out of a source's training images; returns its origin, None if none."""
     images = parts["source_train"]
     label = np.concatenate([label for _, label in blocks(images)])
     positions = datasets.held_out(label, share)
     if not len(positions):
         return None
+    if lone := [class_names[c] for c in np.setdiff1d(label, label[positions])]:
+        warnings.warn(
+            f"the source accuracy says nothing of {_some(lone)} of the classes: there is one image "
+            "of each, which is trained on",
+            stacklevel=2,
+        )
     parts["source_train"] = chosen(images, np.delete(np.arange(len(label)), positions))
     parts["source_test"] = chosen(images, positions)
     return {"examples": len(positions), "sha256": datasets.digest([positions])}

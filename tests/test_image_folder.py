@@ -458,6 +458,16 @@ def test_a_share_of_each_class_of_the_source_is_held_out(tmp_path):
         assert len(pair.target_train.label) == 12
 
 
+def test_a_class_of_which_nothing_can_be_held_out_is_named(tmp_path):
+    own, target = fill(tmp_path / "a"), fill(tmp_path / "b", labelled=False)
+    for path in sorted((own / "dog").iterdir())[1:]:
+        path.unlink()
+    config = dataclasses.replace(own_config(own, target), held_out=0.2)
+    with pytest.warns(UserWarning, match=r"says nothing of 1 \(dog\) of the classes"):
+        pair = domains.load_pair(config, data_dir=tmp_path / "data")
+    assert np.bincount(pair.source_test.label).tolist() == [1]
+
+
 def test_what_is_held_out_follows_from_the_labels_alone():
     label = np.array([0, 1, 0, 1, 0, 1, 2, 0, 0, 1])
     assert datasets.held_out(label, 0.4).tolist() == [1, 2, 8, 9]
@@ -519,9 +529,9 @@ DAMAGED = [  # the name of an image and its content -> what is said of it
     ("flipped.png", encoded("PNG")[:99] + b"?" + encoded("PNG")[100:], "replace it"),
     ("nothing.png", png_of(0, 0), "replace it"),
     ("line.png", png_of(0, 5), "replace it"),
-    ("large.png", png_of(9000, 9000), "got 9000x9000 pixels"),
-    ("larger.png", png_of(10_000, 10_000), "got Image size .100000000 pixels. exceeds limit"),
-    ("largest.png", png_of(60_000, 60_000), "got Image size .3600000000 pixels. exceeds limit"),
+    ("large.png", png_of(9000, 9000), ".9000x9000 pixels."),
+    ("larger.png", png_of(10_000, 10_000), ".Image size .100000000 pixels. exceeds limit"),
+    ("largest.png", png_of(60_000, 60_000), ".Image size .3600000000 pixels. exceeds limit"),
 ]
 
 

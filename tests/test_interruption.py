@@ -72,6 +72,21 @@ def test_a_signal_whose_exception_is_swallowed_ends_the_run_later():
         swallowing()
 
 
+def test_a_signal_while_a_program_imports_ends_it_without_a_trace():
+    words = [sys.executable, "-m", "experiments.curves", "--help"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        status = pathlib.Path(f"/proc/{program.pid}/status")
+        bit = 1 << (signal.SIGINT - 1)
+        caught = [0]  # Python's own handler comes, and then it goes
+        while len(caught) < 3:
+            (line,) = [each for each in status.read_text().splitlines() if "SigCgt" in each]
+            now = int(line.split()[1], 16) & bit
+            caught += [now] * (now != caught[-1])
+        program.send_signal(signal.SIGINT)
+        assert program.communicate(timeout=20) == (b"", b"")
+    assert program.returncode == -signal.SIGINT
+
+
 def test_other_threads_are_left_without_handlers():
     before = signal.getsignal(signal.SIGTERM)
     seen = []

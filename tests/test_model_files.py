@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import signal
 
 import jax
 import jax.export
@@ -214,7 +215,7 @@ def test_predict_writes_a_line_for_each_image(folder, photographs, tmp_path, cap
     assert output.read_bytes() == kept
 
     def interrupted(path, **_):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     assert predict.main([str(folder), *paths, "--output", str(tmp_path), "--overwrite"]) == 2
     assert "expected the path of a file, got a folder" in capsys.readouterr().err

@@ -202,8 +202,8 @@ def read_image(path: Path, size: tuple[int, int], *, enlarge: bool = True) -> np
     except Exception as error:  # a decoder raises whatever a damaged byte leads it to
         why = source_files.reason(error).removesuffix(f" {str(path)!r}")
         raise ValueError(
-            f"{path}: expected an image that can be decoded, of at most {_MOST_PIXELS:,} pixels, "
-            f"got none ({why}): replace it, or leave it out"
+            f"{path}: expected an image that can be decoded, of at most {_MOST_PIXELS:,} pixels "
+            f"({why}): replace it, or leave it out"
         ) from error
 
 
