@@ -1,5 +1,7 @@
 """Domain-adversarial training of neural networks in JAX (Ganin & Lempitsky, 2015)."""
 
+from typing import TYPE_CHECKING
+
 from dann_jax import extras
 from dann_jax.batches import DomainArrays, DomainBatch, batch_indices, gather, split_key
 from dann_jax.checks import check_labels
@@ -65,14 +67,18 @@ from dann_jax.training import (
 __version__ = "0.2.0"
 
 
-def __getattr__(name):
-    """Returns what is imported when it is used first: it takes scikit-learn."""
-    if name == "DannClassifier":
-        with extras.needs("dann_jax.DannClassifier"):
-            from dann_jax.classifier import DannClassifier
+if TYPE_CHECKING:
+    from dann_jax.classifier import DannClassifier as DannClassifier
+else:
 
-        return DannClassifier
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name):
+        """Returns what is imported when it is used first: it takes scikit-learn."""
+        if name == "DannClassifier":
+            with extras.needs("dann_jax.DannClassifier"):
+                from dann_jax.classifier import DannClassifier
+
+            return DannClassifier
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

@@ -23,11 +23,13 @@ __all__ = [
     "check_fits",
     "check_images",
     "check_key",
+    "check_kinds",
     "check_labels",
     "check_number",
     "check_numbers",
     "check_pair",
     "check_real",
+    "check_scaled",
     "check_weights",
     "count_examples",
     "known_values",
@@ -193,6 +195,43 @@ def check_images(images: Any, name: str = "images", *, empty: bool = False) -> i
             _refuse(leaf, ~np.isfinite(leaf), place, "finite numbers")
             check_fits(leaf, place)
     return examples
+
+
+def check_kinds(examples: Any, name: str) -> None:
+    """Raises where an array is of a kind whose conversion would lose what it says.
+
+    Args:
+      examples: An array, or a pytree of arrays.
+      name: What the caller calls them.
+
+    Raises:
+      TypeError: One is sparse, or has masked values.
+    """
+    for leaf in jax.tree.leaves(examples):
+        if np.ma.is_masked(leaf):
+            raise TypeError(
+                f"{name} must be plain arrays, got masked values: pass {name}.filled(value), or "
+                "leave such examples out"
+            )
+        if hasattr(leaf, "toarray"):  # SciPy's, which NumPy takes for one object
+            raise TypeError(f"{name} must be dense arrays, got a sparse one: pass its .toarray()")
+
+
+def check_scaled(examples: Any, name: str) -> None:
+    """Raises where examples are uint8, which no ``preprocess`` turns into floats.
+
+    Args:
+      examples: An array, or a pytree of arrays, as stored.
+      name: What the caller calls them.
+
+    Raises:
+      ValueError: An array is uint8.
+    """
+    if any(getattr(leaf, "dtype", None) == np.uint8 for leaf in jax.tree.leaves(examples)):
+        raise ValueError(
+            f"{name} are uint8, 0 to 255: pass preprocess=lambda x: x / 255 - 0.5, say, to the "
+            "training and to predict, or lambda x: x for a G_f that takes them"
+        )
 
 
 def check_key(key: Any, name: str = "key", *, many: bool = False) -> None:
@@ -423,8 +462,10 @@ def count_examples(tree: Any, name: str = "images") -> int:
       name: What the caller calls it.
 
     Raises:
+      TypeError: One is sparse, or has masked values.
       ValueError: The arrays have different numbers of examples, or there is none.
     """
+    check_kinds(tree, name)
     sizes = {np.shape(leaf)[0] if np.ndim(leaf) else -1 for leaf in jax.tree.leaves(tree)}
     if len(sizes) != 1 or -1 in sizes:
         shapes = [str(np.shape(leaf)) for leaf in jax.tree.leaves(tree)]

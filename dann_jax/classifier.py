@@ -3,18 +3,21 @@
 It takes scikit-learn, so it is imported when ``dann_jax.DannClassifier`` is used first.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Self
 
 import jax
 import numpy as np
+import optax
 from scipy import special
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dann_jax import checks, evaluation, fitting, networks
+from dann_jax import checks, evaluation, fitting, networks, training
+from dann_jax.objective import TARGET
 
 __all__ = ["DannClassifier"]
 
@@ -24,7 +27,8 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
 
     X is a table ``[n, D]``, images ``[n, height, width, channel]``, or any array that a model of
     your own takes. Labels are of any type that scikit-learn takes. In a search or a
-    cross-validation the target goes along as ``params={"X_target": X_target}``.
+    cross-validation the target goes along as ``params={"X_target": X_target}``. A label -1 is a
+    class like any other here.
 
     Args:
       model: Function that returns the model of so many ``classes``, such as ``dann_jax.mnist``.
@@ -83,7 +87,8 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
           The classifier.
 
         Raises:
-          ValueError: As ``fitting.fit``; there is no target, or only one class.
+          ValueError: As ``fitting.fit``; there is no target, or only one class, or the model has
+            another number of them.
           Diverged: The training is not finite.
         """
         if X_target is None:
@@ -98,6 +103,7 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
         self.input_shape_ = X.shape[1:]
         self.model_ = self._model()
         self.mean_, self.scale_ = _statistics(X, X_target)
+        self._check_classes(X[:2])
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         self.fit_ = fitting.fit(
             self.model_,
@@ -114,6 +120,24 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
         )
         return self
 
+    def _check_classes(self, X):
+        """Raises where the model has another number of classes than the labels."""
+
+        def logits(x):
+            x = self.preprocess(x) if self.preprocess else x
+            state = training.init_state(self.model_, optax.identity(), jax.random.key(0), x)
+            taken = state.theta, state.batch_stats, x
+            return evaluation.label_logits(self.model_, *taken, domain=TARGET)
+
+        expected = got = len(self.classes_)
+        with contextlib.suppress(ValueError, TypeError):  # other faults, which fit explains
+            got = jax.eval_shape(logits, self._seen(X)).shape[-1]
+        if got != expected:
+            raise ValueError(
+                f"expected model to return a DannModel of the {expected} classes that it is called "
+                f"with, got one of {got}"
+            )
+
     def _checked(self, X):
         return validate_data(self, X, allow_nd=True, reset=False)
 
@@ -122,7 +146,13 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
         return X if self.preprocess else ((X - self.mean_) / self.scale_).astype(np.float32)
 
     def _model(self):
-        return (self.model or _default_model(self.input_shape_))(classes=len(self.classes_))
+        make = _default_model(self.input_shape_) if self.model is None else self.model
+        if isinstance(make, networks.DannModel) or not callable(make):
+            raise TypeError(
+                "model must be a function of the number of classes, such as dann_jax.mnist, got "
+                f"{type(make).__name__}: pass lambda classes: DannModel(...), say"
+            )
+        return make(classes=len(self.classes_))
 
     def __getstate__(self):
         """Returns what is pickled: all but the model, whose initializers may be no names."""
@@ -162,7 +192,8 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
         Args:
           X: ``[n, ...]``.
         """
-        return self.classes_[self._logits(X).argmax(1)]
+        logits = self._logits(X)
+        return self.classes_[logits.argmax(1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns the probabilities of the classes, ``[n, classes]`` float64, sums of 1.

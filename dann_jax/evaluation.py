@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import kernels
-from dann_jax.checks import check_count, check_labels, count_examples, known_values
+from dann_jax.checks import (
+    check_count,
+    check_labels,
+    check_scaled,
+    count_examples,
+    known_values,
+)
 from dann_jax.networks import DannModel
 from dann_jax.objective import TARGET, check_domain
 
@@ -111,7 +117,7 @@ def predict(
     state: Any,
     images: chex.Array,
     *,
-    preprocess: Callable[[chex.Array], chex.Array] = lambda image: image,
+    preprocess: Callable[[chex.Array], chex.Array] | None = None,
     domain: int = TARGET,
     batch_size: int = 512,
 ) -> np.ndarray:
@@ -121,8 +127,9 @@ def predict(
       model: The model that was trained.
       state: Its ``TrainState`` (``theta`` and ``batch_stats`` are used).
       images: ``[n, height, width, channel]``, as stored; a pytree where G_f has several inputs.
-      preprocess: Turns a batch of images as stored into one that G_f takes. Pass the same
-        function each time: a new one means a new compilation.
+      preprocess: Turns a batch of images as stored into one that G_f takes, each by itself; None
+        for images as G_f takes them. Pass the same function each time: a new one means a new
+        compilation.
       domain: Domain of the images, 0 source or 1 target, for networks that treat them
         differently (batch statistics of each domain, say).
       batch_size: Examples a call; the last batch is padded.
@@ -132,8 +139,10 @@ def predict(
 
     Raises:
       ValueError: The domain is another, or none of the batches that trained the network were of
-        it and its batch statistics are those of the start; or there are no images.
+        it and its batch statistics are those of the start; the state is that of several trainings;
+        there are no images, or they are uint8 and there is no ``preprocess``.
     """
+    preprocess = _checked(preprocess, images)
     _check_domain(model, state, images, preprocess, domain)
     forward = _cached(_compiled, model, domain, preprocess, None)
     return _in_batches(forward, state, images, batch_size)
@@ -160,7 +169,7 @@ def features(
     images: chex.Array,
     *,
     layer: str = "f",
-    preprocess: Callable[[chex.Array], chex.Array] = lambda image: image,
+    preprocess: Callable[[chex.Array], chex.Array] | None = None,
     domain: int = TARGET,
     batch_size: int = 512,
 ) -> np.ndarray:
@@ -182,6 +191,7 @@ def features(
     Raises:
       ValueError: There is no such layer, or as in ``predict``.
     """
+    preprocess = _checked(preprocess, images)
     _check_domain(model, state, images, preprocess, domain)
     sample = jax.eval_shape(preprocess, jax.tree.map(lambda a: a[:1], images))
     names = layer_names(model, state, sample)
@@ -242,6 +252,28 @@ def evaluate(label_logits: chex.Array, labels: chex.Array) -> float:
     return counts.accuracy if np.isfinite(label_logits).all() else float("nan")
 
 
+def _as_it_is(image):
+    return image
+
+
+def _checked(preprocess, images):
+    """Returns a function for ``preprocess``; raises where there is none and should be."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(images)):
+        raise TypeError(
+            "expected arrays, got those of a trace, as inside jax.jit: call evaluation."
+            "label_logits there, the pure function"
+        )
+    if preprocess is None:
+        check_scaled(images, "images")
+        return _as_it_is
+    if not callable(preprocess):
+        raise TypeError(
+            f"preprocess must be a function of a batch of images, got {preprocess!r:.40}: leave it "
+            "out for images as G_f takes them"
+        )
+    return preprocess
+
+
 def _check_domain(model, state, images, preprocess, domain):
     """Raises where a domain is none, or its batch statistics those that its training started from.
 
@@ -250,14 +282,14 @@ def _check_domain(model, state, images, preprocess, domain):
     """
     check_domain(domain, joint=False)
     if not all(hasattr(state, name) for name in ("theta", "batch_stats")):
-        raise TypeError(
-            f"state must be a TrainState, got {type(state).__name__}: an update and a training "
-            "program return it first, then the metrics"
-        )
-    if not callable(preprocess):
-        raise TypeError(
-            f"preprocess must be a function of a batch of images, got {preprocess!r:.40}: leave it "
-            "out for images as G_f takes them"
+        remedy = "an update and a training program return it first, then the metrics"
+        if hasattr(state, "state"):
+            remedy = "pass the state in it, .state"
+        raise TypeError(f"state must be a TrainState, got {type(state).__name__}: {remedy}")
+    if np.ndim(getattr(state, "step", 0)):
+        raise ValueError(
+            f"expected the state of one training, got that of {np.size(state.step)}: pass "
+            "fitted.of(0).state, say, or jax.tree.map(lambda a: a[0], state)"
         )
     if not np.any(getattr(state, "step", 1)):  # nothing was trained: there is nothing to mix up
         return

@@ -45,10 +45,10 @@ class Diverged(FloatingPointError):
 
     def __init__(self, step: int, term: str, history: dict[str, np.ndarray]):
         """Makes the sentence."""
-        super().__init__(
-            f"training diverged: {term} is not finite at step {step:,}; lower the learning rate "
-            "or lam, or scale the inputs to about -1 to 1"
-        )
+        remedy = "lower the learning rate or lam, or scale the inputs to about -1 to 1"
+        if step == 1 and term.endswith("_loss"):  # before any update
+            remedy = "the first parameters already give it: look at what preprocess and G_f return"
+        super().__init__(f"training diverged: {term} is not finite at step {step:,}; {remedy}")
         self.step, self.term, self.history = step, term, history
 
 
@@ -151,8 +151,9 @@ def fit(
         ``lambda_p``.
       objective: None for ``reversed_objective``. Its options, class weights and other methods come
         in here.
-      preprocess: Function of a batch of examples as stored, the same as for ``predict``; or a
-        ``preprocessing.Preprocess``, which tells the domains apart. None for examples as they are.
+      preprocess: Function of a batch of examples as stored, the same as for ``predict``, that takes
+        each example by itself; or a ``preprocessing.Preprocess``, which tells the domains apart.
+        None for examples as they are.
       evaluate: Labelled examples ``(x, y)`` of the target to measure the accuracy on; or several
         such pairs by name, of which ``'source'`` is of the source and any other of the target.
       every: Steps between evaluations, the last step has one always; None for ten evaluations.
@@ -180,10 +181,12 @@ def fit(
     source, labels = _pair(source, "source", classes=objective is None)
     data = _Data.checked(source, labels, target, batch, preprocess)
     if not isinstance(state, training.TrainState | None):
-        raise TypeError(f"state must be that of init_state, got {type(state).__name__}")
+        hint = ": pass the state in it, .state" if hasattr(state, "state") else ""
+        raise TypeError(f"state must be that of init_state, got {type(state).__name__}{hint}")
     first = 0 if state is None else int(np.max(np.asarray(state.step)))
     optimizer = _paper_optimizer(first + steps) if optimizer is None else optimizer
     lam = _paper_lam(first + steps) if lam is None else lam
+    _check_lam(lam, first, first + steps)
     objective = reversed_objective if objective is None else objective
     classes = data.check_model(model, optimizer, state, len(keys) if many else None)
     if objective is reversed_objective or np.issubdtype(labels.dtype, np.integer):
@@ -236,7 +239,7 @@ def _pair(pair, name, *, classes=True):
         raise TypeError(
             f"{name} must be (x, y), examples and their labels, got {type(pair).__name__}"
         )
-    x, y = _host(pair[0]), np.asarray(pair[1])
+    x, y = _host(pair[0], f"{name} examples"), _host(pair[1], f"{name} labels")
     count = checks.check_images(x, f"{name} examples")
     if not classes and y.shape[:1] == (count,):
         checks.check_images(y, f"{name} labels")  # numbers, and finite
@@ -253,8 +256,26 @@ def _pair(pair, name, *, classes=True):
     return x, y
 
 
-def _host(examples):
+def _host(examples, name):
+    checks.check_kinds(examples, name)
     return jax.tree.map(np.asarray, examples)
+
+
+def _check_lam(lam, first, last):
+    """Raises unless lambda is a number at the first, the middle and the last step."""
+    if not callable(lam):
+        return  # the update checks a number
+    steps = {first, (first + last) // 2, last - 1}
+    try:
+        jax.eval_shape(lam, jnp.int32(first))
+        values = {step: lam(jnp.int32(step)) for step in sorted(steps)}
+    except Exception as error:
+        raise TypeError(
+            f"lam must be a function of the step that JAX can trace ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]:.80}): use jnp.where in place of if, or pass a number"
+        ) from error
+    for step, value in values.items():
+        checks.check_number(value, f"lam of step {step}", remedy="return a number")
 
 
 class _Data(NamedTuple):
@@ -267,7 +288,12 @@ class _Data(NamedTuple):
 
     @classmethod
     def checked(cls, x, y, target, batch, preprocess):
-        target = _host(target)
+        if isinstance(target, tuple | list) and not isinstance(x, tuple | list):
+            raise TypeError(
+                f"target must be examples like those of the source, got a {type(target).__name__}: "
+                "pass x alone, without labels, as one array"
+            )
+        target = _host(target, "target examples")
         examples = checks.count_examples(x), checks.check_images(target, "target examples")
         checks.check_pair(batch, "batch")
         for name, count, share in zip(("source", "target"), examples, batch, strict=True):
@@ -283,19 +309,20 @@ class _Data(NamedTuple):
         )
         if preprocess is None:
             for name, each in (("source", x), ("target", target)):
-                if any(leaf.dtype == np.uint8 for leaf in jax.tree.leaves(each)):
-                    raise ValueError(
-                        f"{name} examples are uint8, 0 to 255: pass preprocess=lambda x: x / 255 "
-                        "- 0.5, say, here and to predict, or lambda x: x for a G_f that takes them"
-                    )
+                checks.check_scaled(each, f"{name} examples")
         seen = [data.view(each, i) for i, each in enumerate((x, target))]
         shown = [_kinds(each) for each in seen]
         if jax.tree.structure(seen[0]) != jax.tree.structure(seen[1]) or shown[0] != shown[1]:
+            if shown[0] == shown[1]:  # the same arrays, in another tree
+                shown = [str(jax.tree.structure(each)) for each in seen]
             raise ValueError(
-                f"expected examples of one shape in both domains, got {shown[0]} of the source "
-                f"and {shown[1]} of the target: preprocess both alike"
+                f"expected examples of one shape and type in both domains, got {shown[0]} of the "
+                f"source and {shown[1]} of the target: preprocess both alike"
             )
         data._check_crop(seen[0])
+        if preprocess is not None:
+            for i, each in enumerate((x, target)):
+                data._check_alone(each, i)
         return data
 
     def _check_crop(self, seen):
@@ -307,6 +334,22 @@ class _Data(NamedTuple):
                 f"preprocess gives {_kinds(trained)} in training and {_kinds(seen)} in an "
                 "evaluation: crop the images before, and pass their size as crop"
             )
+
+    def _check_alone(self, examples, domain):
+        """Raises where an example is seen otherwise beside another one than alone."""
+        two, one = (
+            self.views[domain](jax.tree.map(lambda a, n=n: jnp.asarray(a[:n]), examples))
+            for n in (2, 1)
+        )
+        for beside, alone in zip(jax.tree.leaves(two), jax.tree.leaves(one), strict=True):
+            beside, alone = (np.asarray(a, np.float64)[:1] for a in (beside, alone))
+            apart = np.abs(beside - alone).max(initial=0)
+            if apart > 1e-3 * max(1, np.abs(alone).max(initial=0)):
+                raise ValueError(
+                    "preprocess must treat each example by itself, got another result for one "
+                    f"beside a second than alone (by {apart:.3g}): take means and scales of the "
+                    "whole training set before, not of a batch"
+                )
 
     @property
     def sample(self):
@@ -323,10 +366,11 @@ class _Data(NamedTuple):
         )
         try:
             seen = jax.eval_shape(self.views[domain], few)
-        except AttributeError as error:
+        except (AttributeError, jax.errors.JAXTypeError) as error:
+            why = str(error).splitlines()[0]
             raise TypeError(
-                f"preprocess must take a batch of examples, as stored ({error}): it is the "
-                "function that predict takes too"
+                f"preprocess must take a batch of examples, as stored, and JAX must be able to "
+                f"trace it ({why:.120}): use jnp in it; it is the function that predict takes too"
             ) from error
         if checks.count_examples(seen, "preprocessed examples") != 2:
             raise ValueError(
@@ -341,9 +385,21 @@ class _Data(NamedTuple):
         Raises where a state is given that is not one, or with ``count`` not that many, of these.
         """
         sample = self.view(self.arrays.source_image, SOURCE)
-        state = jax.eval_shape(
-            lambda x: training.init_state(model, optimizer, jax.random.key(0), x), sample
-        )
+        for path, (shape, _) in _leaves(sample):
+            if 0 in shape:
+                raise ValueError(
+                    f"expected examples with a number or more, got {list(shape[1:])} at x{path}"
+                )
+        try:
+            state = jax.eval_shape(
+                lambda x: training.init_state(model, optimizer, jax.random.key(0), x), sample
+            )
+        except ValueError as error:
+            if any(len(shape) == 1 for _, (shape, _) in _leaves(sample)):
+                raise ValueError(
+                    f"{error}; where an example is a single number, pass x[:, None]"
+                ) from error
+            raise
         if given is not None:
             axes = () if count is None else (count,)
             wanted = {path: (axes + shape, dtype) for path, (shape, dtype) in _leaves(state)}
@@ -422,6 +478,8 @@ def _paper_lam(steps):
 def _devices(devices, trainings, batch):
     """Returns the devices to train on."""
     if devices is not None:
+        if not all(isinstance(each, jax.Device) for each in devices) or not len(devices):
+            raise TypeError(f"devices must be some of jax.local_devices(), got {devices!r:.60}")
         return tuple(devices)
 
     def fits(count):
@@ -541,6 +599,11 @@ class _Looks:
                     f"{shapes[0]} in {name!r}"
                 )
             checks.check_labels(y, self.classes, name=f"evaluate {name!r} labels")
+            if (y == -1).all():
+                raise ValueError(
+                    f"expected labels to measure an accuracy on in evaluate {name!r}, got -1, not "
+                    "known, for all examples"
+                )
             self.sets[name] = x, y, domain
         if rule is None:
             return

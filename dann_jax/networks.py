@@ -295,9 +295,14 @@ class ConvolutionalFeatures(nn.Module):
         """Returns features ``[n, D]`` of images ``[n, height, width, channel]``."""
         least = self.smallest_image
         if x.ndim != 4 or min(x.shape[1:3]) < least:
+            remedy = "use larger images, or layers with smaller windows"
+            if x.ndim == 3:
+                remedy = "pass images[..., None] where there is one channel"
+            elif x.ndim == 4 and x.shape[1] in (1, 3):
+                remedy = "pass images.transpose(0, 2, 3, 1) where the channels come first"
             raise ValueError(
                 f"expected images [n, height, width, channel] of at least {least}x{least} pixels, "
-                f"got {list(x.shape)}: use larger images, or layers with smaller windows"
+                f"got [n, {', '.join(map(str, x.shape[1:]))}]: {remedy}"
             )
         x = _dropout(x.astype(self.dtype), self.input_dropout_rate, train, "drop_input")
         for i, layer in enumerate(self.layers, start=1):

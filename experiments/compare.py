@@ -58,7 +58,9 @@ class Options:
 
 def changed(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Returns in words in what two results differ, apart from their numbers."""
-    settings = [completed(each["resolved_config"]) for each in (first, other)]
+    settings = [
+        completed(each["resolved_config"]) | {"steps": each["steps"]} for each in (first, other)
+    ]
     lines = differences(*settings, whose="here")
     lines += differences(first["versions"], other["versions"], whose="here")
     places = [{name: each.get(name) for name in PLACE} for each in (first, other)]

@@ -105,6 +105,8 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
     folder, files = (plan.jobs[0].result if plan.jobs else plan.kept[0]).parent, []
     if plan.jobs:
         setting = _Setting(_load(options, console), devices, console, diverged)
+        if line := _same_images(setting.pair):
+            console.print(line, soft_wrap=True, markup=False)
         jobs, prepared = _prepared(plan.jobs, setting)  # what is refused leaves nothing on disk
         with contextlib.ExitStack() as stack:
             with processes.all_or_none():
@@ -149,6 +151,20 @@ def _changed(now, recorded, described):
     listed = described / "predictions.csv"
     if now.files is not None and listed.is_file() and predictions.files(listed) != now.files:
         return "files of the target have other names"
+    return ""
+
+
+def _same_images(pair):
+    """Returns a sentence where the target has the images of the source; else ""."""
+    digests: dict[str, list[str]] = {}
+    for name, origin in pair.provenance.items():
+        digests.setdefault(origin["sha256"], []).append(name)
+    for names in digests.values():
+        if {name.partition(":")[0] for name in names} == {"source", "target"}:
+            return (
+                f"warning: {' and '.join(names)} are the same images: accuracies on the target say "
+                "nothing of another domain"
+            )
     return ""
 
 

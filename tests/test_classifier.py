@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV
 
@@ -89,3 +90,21 @@ def test_images_have_a_network_of_their_own_or_ones_own():
 def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         DannClassifier().fit(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (flat(classes=2), TypeError, "model must be a function of the number .* DannModel"),
+        ("mnist", TypeError, "model must be a function of the number .* got str"),
+        (lambda classes: flat(classes=7), ValueError, "of the 2 classes .* with, got one of 7"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(model, error, message):
+    with pytest.raises(error, match=message):
+        DannClassifier(model).fit(X, NAMES, T)
+
+
+def test_one_that_was_not_fit_says_so():
+    with pytest.raises(NotFittedError):
+        DannClassifier().predict(X)

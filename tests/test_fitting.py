@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.sparse
 from flax import nnx
 
 from dann_jax import (
@@ -19,6 +20,7 @@ from dann_jax import (
     DomainArrays,
     batches,
     evaluate,
+    features,
     fit,
     fitting,
     init_state,
@@ -27,6 +29,7 @@ from dann_jax import (
     make_optimizer,
     make_train_steps,
     make_update_step,
+    mnist,
     mu_p,
     nnx_part,
     predict,
@@ -284,6 +287,8 @@ def test_a_training_that_diverges_raises():
     assert caught.value.step == 2 <= first
     with pytest.raises(Diverged, match="parameters is not finite at step 1"):
         small(steps=1, optimizer=optax.sgd(np.inf))
+    with pytest.raises(Diverged, match="look at what preprocess and G_f return"):
+        small(preprocess=lambda x: jnp.sqrt(x - 99))
 
 
 def test_one_of_several_that_diverges_has_no_numbers(caplog):
@@ -338,6 +343,25 @@ REFUSED = [
     ({"evaluate": {"test": (T, Y[20:] + 1)}}, r"evaluate 'test' labels\[\d+\] is 2"),
     ({"lam": -1.0}, "lam must be a number"),
     ({"optimizer": 0.1}, "optimizer must be an optax transformation"),
+    ({"x": np.ma.masked_less(X[:20], 0)}, r"got masked values: pass source examples.filled"),
+    ({"y": np.ma.masked_equal(Y[:20], 0)}, r"source labels must be plain arrays, got masked"),
+    ({"x": scipy.sparse.csr_matrix(X[:20])}, r"got a sparse one: pass its .toarray\(\)"),
+    ({"target": (T, Y[20:])}, "got a tuple: pass x alone, without labels"),
+    ({"x": {"a": X[:20]}, "target": {"b": T}}, r"\{'a': \*\}\) of the source and .*\{'b': \*\}"),
+    ({"x": X[:20, :0], "target": T[:, :0]}, r"expected examples with a number or more, got \[0\]"),
+    (
+        {"x": X[:20, 0], "target": T[:, 0]},
+        r"is a single number, pass x\[:, None\]",
+    ),
+    ({"evaluate": (T, np.full(20, -1))}, "got -1, not known, for all examples"),
+    ({"devices": [0]}, r"devices must be some of jax.local_devices\(\), got \[0\]"),
+    ({"lam": lambda: 1.0}, r"lam must be a function of the step .* takes 0 positional"),
+    ({"lam": lambda step: 1.0 if step > 2 else 0.0}, "use jnp.where in place of if"),
+    ({"lam": lambda step: np.nan}, "lam of step 0 must be a number, 0 or more and finite, got nan"),
+    ({"lam": lambda step: np.zeros(2)}, r"lam of step 0 must be a number.*: return a number"),
+    ({"preprocess": lambda x: np.asarray(x) / 2}, "JAX must be able to trace it"),
+    ({"state": fitting.Fit(*[None] * 6)}, r"got Fit: pass the state in it, .state"),
+    ({"x": X[:20, None], "target": T[:, None], "net": mnist()}, r"pass images\[..., None\]"),
 ]
 
 
@@ -347,6 +371,24 @@ def test_bad_inputs_are_refused_before_anything_is_compiled(options, message):
     with runtime.counted() as compiled, pytest.raises((TypeError, ValueError), match=message):
         small(**options)
     assert compiled.programs == 0
+
+
+def test_preprocessing_of_a_whole_batch_is_refused():
+    with pytest.raises(ValueError, match="must treat each example by itself, got another"):
+        small(preprocess=lambda x: x - x.mean(0, keepdims=True))
+
+
+def test_predictions_ask_for_the_preprocessing_of_stored_images_and_for_one_state():
+    state = init_state(MODEL, optax.sgd(0.1), KEY, X[:2])
+    for call in (predict, features):
+        with pytest.raises(ValueError, match="images are uint8, 0 to 255: pass preprocess="):
+            call(MODEL, state, X.astype(np.uint8))
+        assert len(call(MODEL, state, X.astype(np.uint8), preprocess=lambda x: x * 1.0)) == 40
+        several = jax.tree.map(lambda a: jnp.stack([a, a]), state)
+        with pytest.raises(ValueError, match=r"got that of 2: pass fitted.of\(0\).state"):
+            call(MODEL, several, X)
+        with pytest.raises(TypeError, match="got Fit: pass the state in it"):
+            call(MODEL, fitting.Fit(state, *[None] * 5), X)
 
 
 # --- the page ----------------------------------------------------------------------------
@@ -360,6 +402,18 @@ def test_each_program_of_the_page_runs_in_at_most_25_lines(program, capsys):
     assert count == 1
     exec(compile(few, str(PAGE), "exec"), {"__name__": "page"})
     assert capsys.readouterr().out
+
+
+def test_what_was_trained_is_kept_and_served_as_the_page_says(tmp_path, monkeypatch, capsys):
+    (program,) = re.findall(r"^```py\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    exec(re.sub(r"steps = (.*)\b300\b", r"steps = \1 4", PROGRAMS[-1]), names)
+    exec(program, names)
+    content = pathlib.Path("kept/model.jax_export").read_bytes()
+    served = jax.export.deserialize(bytearray(content)).call(names["target"].astype(np.float32))
+    logits = predict(names["model"], names["fitted"].state, names["target"])
+    np.testing.assert_allclose(served, jax.nn.softmax(logits), atol=1e-5)
 
 
 def test_a_state_of_another_training_is_refused():

@@ -127,8 +127,9 @@ class Builder(image_builder.ImageBuilder):
         for name in [*self.CLASS_NAMES, *folders]:
             if (other := spelt.setdefault(_plain(name), name)) != name:
                 raise ValueError(
-                    f"{self.folder}: expected one spelling of a class, got {other!r} and {name!r}: "
-                    "rename one of the sub-folders, or put their images together"
+                    f"{self.folder}: expected one spelling of a class, got {name!r}, and {other!r} "
+                    "here or in the source: rename one of the sub-folders, or put their images "
+                    "together"
                 )
         unknown = [name for name in folders if name not in self.CLASS_NAMES]
         if unknown:
