@@ -27,7 +27,8 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
 
     X is a table ``[n, D]``, images ``[n, height, width, channel]``, or any array that a model of
     your own takes. Labels are of any type that scikit-learn takes. In a search or a
-    cross-validation the target goes along as ``params={"X_target": X_target}``. A label -1 is a
+    cross-validation the target goes along as ``params={"X_target": lambda: X_target}``: an array as
+    long as X would be split with it. A label -1 is a
     class like any other here.
 
     Args:
@@ -81,7 +82,7 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
         Args:
           X: ``[n, ...]`` of the source.
           y: ``[n]`` labels of the source.
-          X_target: ``[m, ...]`` of the target.
+          X_target: ``[m, ...]`` of the target, or a function that returns them.
 
         Returns:
           The classifier.
@@ -93,6 +94,7 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
         """
         if X_target is None:
             raise ValueError("expected X_target, examples of the target: fit(X, y, X_target)")
+        X_target = X_target() if callable(X_target) else X_target
         X, y = validate_data(self, X, y, allow_nd=True, ensure_min_samples=2)
         X_target = self._checked(X_target)
         check_classification_targets(y)

@@ -242,5 +242,7 @@ def _figures(result, means):
         str(len(result["keys"])),
         DASH if gap is None else f"{gap:.1%}",
         f"{result['steps']:,}",
-        f"{result['wall_seconds'] / 60 / len(result['keys']):.1f}",
+        DASH
+        if result.get("continued")
+        else f"{result['wall_seconds'] / 60 / len(result['keys']):.1f}",
     )

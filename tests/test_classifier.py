@@ -8,9 +8,9 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from dann_jax import DannClassifier, DannModel, fit, predict
+from dann_jax import DannClassifier, DannModel, classifier, fit, predict
 from dann_jax.networks import FullyConnected
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -58,7 +58,21 @@ def test_it_is_cloned_pickled_and_searched(fitted):
     np.testing.assert_array_equal(loaded.predict_proba(T), fitted.predict_proba(T))
     assert pickle.loads(pickle.dumps(clone(fitted))).get_params() == fitted.get_params()
     search = GridSearchCV(clone(fitted), {"lam": [0.5]}, cv=2, error_score="raise")
-    assert search.fit(X[:40], NAMES[:40], X_target=T).score(T, NAMES[40:]) > 0.9
+    assert search.fit(X[:40], NAMES[:40], X_target=lambda: T).score(T, NAMES[40:]) > 0.9
+
+
+def test_a_target_as_long_as_the_source_is_not_split_with_it(monkeypatch):
+    seen = []
+
+    def fit_of(model, source, target, **options):
+        seen.append((len(source[0]), len(target)))
+        raise ValueError
+
+    monkeypatch.setattr(classifier.fitting, "fit", fit_of)
+    given = {"params": {"X_target": lambda: T}, "cv": 2, "error_score": 0.0}
+    with pytest.raises(ValueError, match="All the 2 fits failed"):
+        cross_val_score(DannClassifier(**OPTIONS), X[:40], NAMES[:40], **given)
+    assert seen == [(20, 40), (20, 40)]
 
 
 def flat(classes):
