@@ -1,6 +1,5 @@
 """Predictions, features and accuracies of a trained model."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dann_jax import kernels
+from dann_jax.captured import remembered
 from dann_jax.checks import (
     check_count,
+    check_images,
+    check_kinds,
     check_labels,
     check_scaled,
     count_examples,
@@ -128,8 +130,8 @@ def predict(
       state: Its ``TrainState`` (``theta`` and ``batch_stats`` are used).
       images: ``[n, height, width, channel]``, as stored; a pytree where G_f has several inputs.
       preprocess: Turns a batch of images as stored into one that G_f takes, each by itself; None
-        for images as G_f takes them. Pass the same function each time: a new one means a new
-        compilation.
+        for images as G_f takes them. One that does the same as before, with the same values of
+        what it closes over, is compiled once.
       domain: Domain of the images, 0 source or 1 target, for networks that treat them
         differently (batch statistics of each domain, say).
       batch_size: Examples a call; the last batch is padded.
@@ -142,9 +144,9 @@ def predict(
         it and its batch statistics are those of the start; the state is that of several trainings;
         there are no images, or they are uint8 and there is no ``preprocess``.
     """
-    preprocess = _checked(preprocess, images)
+    images, preprocess = _checked(images, preprocess)
     _check_domain(model, state, images, preprocess, domain)
-    forward = _cached(_compiled, model, domain, preprocess, None)
+    forward = _compiled(model, domain, preprocess, None)
     return _in_batches(forward, state, images, batch_size)
 
 
@@ -191,13 +193,13 @@ def features(
     Raises:
       ValueError: There is no such layer, or as in ``predict``.
     """
-    preprocess = _checked(preprocess, images)
+    images, preprocess = _checked(images, preprocess)
     _check_domain(model, state, images, preprocess, domain)
     sample = jax.eval_shape(preprocess, jax.tree.map(lambda a: a[:1], images))
     names = layer_names(model, state, sample)
     if layer not in names:
         raise ValueError(f"no layer {layer!r}: expected one of {', '.join(names)}")
-    forward = _cached(_compiled, model, domain, preprocess, layer)
+    forward = _compiled(model, domain, preprocess, layer)
     return _in_batches(forward, state, images, batch_size)
 
 
@@ -256,22 +258,25 @@ def _as_it_is(image):
     return image
 
 
-def _checked(preprocess, images):
-    """Returns a function for ``preprocess``; raises where there is none and should be."""
+def _checked(images, preprocess):
+    """Returns arrays and a function for ``preprocess``; raises where they are none."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(images)):
         raise TypeError(
             "expected arrays, got those of a trace, as inside jax.jit: call evaluation."
             "label_logits there, the pure function"
         )
+    check_kinds(images, "images")
+    images = jax.tree.map(lambda a: a if isinstance(a, jax.Array) else np.asarray(a), images)
+    check_images(images, empty=True)
     if preprocess is None:
         check_scaled(images, "images")
-        return _as_it_is
+        return images, _as_it_is
     if not callable(preprocess):
         raise TypeError(
             f"preprocess must be a function of a batch of images, got {preprocess!r:.40}: leave it "
             "out for images as G_f takes them"
         )
-    return preprocess
+    return images, preprocess
 
 
 def _check_domain(model, state, images, preprocess, domain):
@@ -303,7 +308,7 @@ def _check_domain(model, state, images, preprocess, domain):
         return
     sample = jax.eval_shape(preprocess, jax.tree.map(lambda a: a[:1], images))
     shapes = jax.eval_shape(lambda *trees: trees, state.batch_stats, state.theta, sample)
-    own, other = (_cached(_statistics_of, model, d, _Shapes(shapes)) for d in (domain, 1 - domain))
+    own, other = (_statistics_of(model, d, _Shapes(shapes)) for d in (domain, 1 - domain))
     if own - other and own - other <= unmoved and not other - own <= unmoved:
         name = ("source", "target")
         raise ValueError(
@@ -330,7 +335,7 @@ class _Shapes:
         return jax.tree.unflatten(self._structure, self._leaves)
 
 
-@functools.lru_cache(maxsize=64)
+@remembered(64)
 def _statistics_of(model, domain, shapes):
     """Returns which leaves of the batch statistics an output depends on."""
 
@@ -344,15 +349,7 @@ def _statistics_of(model, domain, shapes):
     return {i for i, v in enumerate(inputs) if id(v) in used}
 
 
-def _cached(function, *arguments):
-    """Returns what a cached function does, which is called anew for arguments without a hash."""
-    try:
-        return function(*arguments)
-    except TypeError:  # a module with an array among its attributes
-        return function.__wrapped__(*arguments)
-
-
-@functools.lru_cache(maxsize=64)
+@remembered(64)
 def _compiled(model, domain, preprocess, layer):
     def forward(theta, batch_stats, images):
         x = preprocess(images)

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 from dann_jax import batches, checks, evaluation, health, programs, schedules, training
+from dann_jax.captured import remembered
 from dann_jax.networks import DannModel
 from dann_jax.objective import SOURCE, TARGET, Objective, reversed_objective
 
@@ -29,6 +30,7 @@ __all__ = ["Diverged", "Fit", "Report", "fit"]
 
 CALL = 100  # most steps of a call of a program, so that reports come often
 RECENT = 100  # steps whose means are reported
+MOST_STEPS = 2**31 - 1  # of an int32
 SCORED = 500  # most examples of a domain that a selection rule sees
 
 _LOG = logging.getLogger(__name__)
@@ -158,7 +160,8 @@ def fit(
         such pairs by name, of which ``'source'`` is of the source and any other of the target.
       every: Steps between evaluations, the last step has one always; None for ten evaluations.
       rule: A rule of ``selection`` that scores the evaluations by the target's training examples
-        (at most 500) without labels. ``state`` is then that of the largest score. Rules that take
+        (at most 500) without labels. ``state`` is then that of the largest score, or the last one
+        where none is finite. Rules that take
         source examples score ``evaluate['source']``, which should not be trained on.
       state: What to start from (of a model with ImageNet weights, say); None for a new one of the
         key. Training goes on from its step.
@@ -176,7 +179,7 @@ def fit(
         or there are none.
       Diverged: The training is not finite, or none of several is.
     """
-    checks.check_count(steps, "steps")
+    steps = checks.check_count(steps, "steps")
     many, keys = keys is not None, _keys(key, keys)
     source, labels = _pair(source, "source", classes=objective is None)
     data = _Data.checked(source, labels, target, batch, preprocess)
@@ -184,6 +187,8 @@ def fit(
         hint = ": pass the state in it, .state" if hasattr(state, "state") else ""
         raise TypeError(f"state must be that of init_state, got {type(state).__name__}{hint}")
     first = 0 if state is None else int(np.max(np.asarray(state.step)))
+    if first + steps > MOST_STEPS:
+        raise ValueError(f"steps must be at most {MOST_STEPS - first:,}, got {steps:,}")
     optimizer = _paper_optimizer(first + steps) if optimizer is None else optimizer
     lam = _paper_lam(first + steps) if lam is None else lam
     _check_lam(lam, first, first + steps)
@@ -198,8 +203,8 @@ def fit(
     looks.normalization = getattr(objective, "keywords", {}).get("normalization", "mean")
 
     devices = _devices(devices, len(keys), batch)
-    start, train = _cached(
-        _programs, model, optimizer, lam, objective, data.preprocess, data.sizes, devices, many
+    start, train = _programs(
+        model, optimizer, lam, objective, data.preprocess, data.sizes, devices, many
     )
     if state is None:
         state = start(keys if many else keys[0], data.sample)
@@ -492,16 +497,7 @@ def _devices(devices, trainings, batch):
     return tuple(local[: max(filter(fits, range(1, len(local) + 1)))])
 
 
-def _cached(function, *arguments):
-    """Returns what a cached function does, which is called anew for arguments without a hash."""
-    try:
-        hash(arguments)
-    except TypeError:  # a module with an array among its attributes
-        return function.__wrapped__(*arguments)
-    return function(*arguments)
-
-
-@functools.lru_cache(maxsize=8)  # a second training with another key compiles nothing
+@remembered(8)  # a second training with another key compiles nothing
 def _programs(model, optimizer, lam, objective, preprocess, sizes, devices, many):
     """Returns the programs that start states and that train."""
 
@@ -672,7 +668,7 @@ class _Looks:
             score = values.get("score", math.inf if self.rule is None else math.nan)
             if self.rule is not None and not math.isfinite(score):
                 score = -math.inf  # as in selection.choose: it is none
-            if self.rule is None or score > self.kept[i][0] or self.kept[i][2] is None:
+            if self.rule is None or score > self.kept[i][0] or self.kept[i][0] == -math.inf:
                 self.kept[i] = score, self.done, of_one
             show(self._report(i, values, said))
         self.steps.append(self.done)
@@ -757,6 +753,8 @@ class _Looks:
 
     def result(self):
         """Returns the fit, after the last look."""
+        if self.rule is not None and any(self.kept[i][0] == -math.inf for i in self._finite()):
+            _LOG.warning("the rule gave no finite score at any evaluation: the last state is kept")
         names = dict.fromkeys(name for row in self.measured for one in row for name in one)
         evaluations = {"step": np.array(self.steps)}
         for name in names:

@@ -174,7 +174,21 @@ def load(folder: str | pathlib.Path) -> LoadedModel:
         opt_state=(),
     )
     classes = tuple(entries["classes"])
-    return LoadedModel(model, state, classes, _preprocess(entries, trees["backbone"]))
+    return LoadedModel(model, state, classes, _of_stored(_preprocess(entries, trees["backbone"])))
+
+
+def _of_stored(preprocess):
+    """Returns the same function, which refuses images that are not as stored."""
+
+    def of_stored(image):
+        if image.dtype != np.uint8 or image.ndim != 4:
+            raise TypeError(
+                "expected images as stored, uint8 [n, height, width, channel], 0 to 255, got "
+                f"{image.dtype} {list(image.shape)}"
+            )
+        return preprocess(image)
+
+    return of_stored
 
 
 def _checksum(entries):

@@ -1,6 +1,7 @@
 """Predictions, features and accuracies, exact for any number of examples."""
 
 import dataclasses
+import itertools
 import math
 
 import flax.linen as nn
@@ -75,16 +76,15 @@ def test_accuracy_is_exact_for_any_number_of_examples(state, size):
 
 
 def test_at_most_two_compilations_for_any_number_of_examples(state):
-    traces = 0
+    traces = itertools.count()
 
     def counted(x):
-        nonlocal traces
-        traces += 1
+        next(traces)
         return preprocess(x)
 
     for size in (23, 17, 9, 16):
         predict(MODEL, state, IMAGES[:size], preprocess=counted, batch_size=8)
-    assert traces == 1
+    assert next(traces) == 1
 
 
 def test_predict_takes_a_state_on_several_devices(state, devices):

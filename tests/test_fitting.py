@@ -259,6 +259,13 @@ def test_symptoms_are_logged_and_kept(caplog):
     assert caplog.messages[0] == f"step 2: {got.symptoms[0][1]}"
 
 
+def test_a_rule_without_numbers_keeps_the_last_state(caplog):
+    got = small(steps=4, every=2, rule=lambda target_logits: float("nan"))
+    assert got.step == 4
+    assert "the rule gave no finite score at any evaluation" in caplog.messages[-1]
+    equal(got.state.theta, small().state.theta)
+
+
 def test_a_rule_chooses_the_state():
     scores = iter([0.2, 0.9, 0.1, 0.9])
     got = small(rule=lambda target_logits: next(scores), every=1)
@@ -332,6 +339,7 @@ REFUSED = [
     ({"x": X[:20].astype(np.uint8)}, r"source examples are uint8, 0 to 255: pass preprocess="),
     ({"batch": 8}, r"batch must be two whole numbers"),
     ({"steps": 0}, "steps must be at least 1"),
+    ({"steps": 2**31}, r"steps must be at most 2,147,483,647, got 2,147,483,648"),
     ({"every": 0}, "every must be at least 1"),
     ({"key": 3}, "key must be one PRNG key"),
     ({"key": None}, r"pass key="),
@@ -389,6 +397,17 @@ def test_predictions_ask_for_the_preprocessing_of_stored_images_and_for_one_stat
             call(MODEL, several, X)
         with pytest.raises(TypeError, match="got Fit: pass the state in it"):
             call(MODEL, fitting.Fit(state, *[None] * 5), X)
+        with pytest.raises(TypeError, match="as inside jax.jit: call evaluation.label_logits"):
+            jax.jit(functools.partial(call, MODEL, state))(X)
+        for wrong, error, message in (
+            (NAN, ValueError, r"images\[0, 1\] is nan: expected finite numbers"),
+            (np.full_like(X, 1e300), ValueError, r"images\[0, 0\] is 1e\+300: expected at most"),
+            (X + 1j, TypeError, "images must be real numbers, got complex128"),
+            (X.astype(str), TypeError, "images must be real numbers, got <U"),
+            (list(X), ValueError, r"pass lists as np.asarray\(list\)"),
+        ):
+            with pytest.raises(error, match=message):
+                call(MODEL, state, wrong)
 
 
 # --- the page ----------------------------------------------------------------------------

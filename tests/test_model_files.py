@@ -297,6 +297,13 @@ def test_what_cannot_be_predicted_is_one_sentence(folder, photographs, tmp_path,
     assert "expected the folder of a finished training" in capsys.readouterr().err
 
 
+def test_what_is_loaded_takes_images_as_they_are_stored(folder, images):
+    model, state, _, preprocess = dann_jax.load(folder)
+    for wrong in (images / 255.0, images[..., 0]):
+        with pytest.raises(TypeError, match=r"as stored, uint8 \[n, height, width, channel\]"):
+            dann_jax.predict(model, state, wrong, preprocess=preprocess)
+
+
 def test_an_export_has_preprocessing_inside_and_takes_any_batch(folder, images, tmp_path, capsys):
     path = tmp_path / "model.jax_export"
     assert export.main([str(folder), "--output", str(path)]) == 0
