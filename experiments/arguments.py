@@ -24,6 +24,7 @@ __all__ = [
     "check_folder",
     "check_published",
     "either",
+    "end",
     "ended",
     "parse",
     "sentence",
@@ -108,6 +109,15 @@ def ended(
     except (ValueError, OSError, *errors) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
+
+
+def end(status: int) -> NoReturn:
+    """Ends the process with a status; after a signal at once, as threads of JAX may still run."""
+    if status > 128:  # as shells have it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def sentence(error: BaseException) -> str:

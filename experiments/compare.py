@@ -8,7 +8,6 @@ same. --output draws the accuracies along the trainings over each other.
 import dataclasses
 import math
 import pathlib
-import sys
 from typing import Annotated, Any
 
 import numpy as np
@@ -200,4 +199,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.end(main())

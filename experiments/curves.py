@@ -1,6 +1,7 @@
 """Draws learning curves: python -m experiments.curves."""
 
+from experiments.arguments import end
 from experiments.figures.curves import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    end(main())

@@ -105,8 +105,8 @@ def execute(plan: Plan, options: Options, devices: list[jax.Device], console: Co
     folder, files = (plan.jobs[0].result if plan.jobs else plan.kept[0]).parent, []
     if plan.jobs:
         setting = _Setting(_load(options, console), devices, console, diverged)
-        if line := _same_images(setting.pair):
-            console.print(line, soft_wrap=True, markup=False)
+        for line in _warnings(setting.pair):
+            console.print(f"warning: {line}", soft_wrap=True, markup=False)
         jobs, prepared = _prepared(plan.jobs, setting)  # what is refused leaves nothing on disk
         with contextlib.ExitStack() as stack:
             with processes.all_or_none():
@@ -154,18 +154,19 @@ def _changed(now, recorded, described):
     return ""
 
 
-def _same_images(pair):
-    """Returns a sentence where the target has the images of the source; else ""."""
+def _warnings(pair):
+    """Yields what to know of accuracies that look like those of new images, and are not."""
+    if pair.source_test is pair.source_train:
+        yield "the source accuracy is of images that are trained on: --held-out keeps some apart"
     digests: dict[str, list[str]] = {}
     for name, origin in pair.provenance.items():
         digests.setdefault(origin["sha256"], []).append(name)
     for names in digests.values():
         if {name.partition(":")[0] for name in names} == {"source", "target"}:
-            return (
-                f"warning: {' and '.join(names)} are the same images: accuracies on the target say "
-                "nothing of another domain"
+            yield (
+                f"{' and '.join(names)} are the same images: accuracies on the target say nothing "
+                "of another domain"
             )
-    return ""
 
 
 def _diverged(name, keys, diverged):

@@ -8,7 +8,6 @@ happens to an image before the network, a frozen backbone too, is in it.
 
 import dataclasses
 import pathlib
-import sys
 from typing import Annotated
 
 import jax
@@ -85,4 +84,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.end(main())

@@ -11,7 +11,7 @@ import sys
 
 from dann_jax.datasets.whole_files import whole
 from experiments import record, result_tables, schema, selection
-from experiments.arguments import Parser, ended
+from experiments.arguments import Parser, end, ended
 from experiments.benchmark import contents
 from experiments.benchmark import tables as benchmark_tables
 from experiments.hostile import tables as hostile_tables
@@ -111,4 +111,4 @@ def _fill(options):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -27,7 +27,7 @@ from experiments import (
     sweep,
     unlabelled,
 )
-from experiments.arguments import sentence
+from experiments.arguments import end, sentence
 
 __all__ = ["main"]
 
@@ -186,4 +186,4 @@ def _run(name, every, console, config=None):
 
 if __name__ == "__main__":
     memory.keep_freed_memory()
-    sys.exit(main())
+    end(main())

@@ -9,7 +9,6 @@ that it chooses lack to the best ones. It writes these as JSON, and a picture be
 
 import pathlib
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from scipy import stats
 
 from dann_jax import selection
 from experiments import record
-from experiments.arguments import Parser, check_folder, ended
+from experiments.arguments import Parser, check_folder, end, ended
 from experiments.choice import ORACLE
 from experiments.figures import selection as picture
 from experiments.methods import METHODS
@@ -190,4 +189,4 @@ def _write(options):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

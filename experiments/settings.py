@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dann_jax import networks
+from dann_jax import datasets, networks
 from dann_jax.augmentation import Distortion
 from dann_jax.backbones import BACKBONES, AlexNet
 from dann_jax.objective import NORMALIZATIONS
@@ -413,9 +413,19 @@ def differences(old: dict[str, Any], new: dict[str, Any], *, whose: str = "asked
 
     >>> differences({"mu0": 0.01, "steps": 9}, {"mu0": 0.02, "steps": 9})
     ['mu0: 0.01 there, 0.02 asked for']
+
+    Two paths of one folder of images do not differ.
     """
     names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    names = [n for n in names if n not in ("source", "target") or not _one_folder(old[n], new[n])]
     return [f"{name}: {old.get(name)} there, {new.get(name)} {whose}" for name in names]
+
+
+def _one_folder(*names):
+    """Returns whether names of domains are paths of the same folder."""
+    if not all(map(datasets.is_folder, names)):
+        return False
+    return len({pathlib.Path(name).expanduser().resolve() for name in names}) == 1
 
 
 def make_model(config: Config, classes: int) -> networks.DannModel:

@@ -20,7 +20,7 @@ import jax
 from dann_jax import memory
 from dann_jax.programs import Group
 from experiments import continuing, domains, record, studies, train
-from experiments.arguments import Parser, check_published, ended
+from experiments.arguments import Parser, check_published, end, ended
 from experiments.methods import METHODS
 from experiments.plan import config_of, resolved
 
@@ -352,4 +352,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     memory.keep_freed_memory()
-    sys.exit(main())
+    end(main())

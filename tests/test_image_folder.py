@@ -78,6 +78,28 @@ def test_a_folder_that_changed_is_read_anew(tmp_path):
     assert (len(before.label), len(after.label)) == (12, 13)
 
 
+def test_a_folder_whose_files_took_each_others_place_is_read_anew(tmp_path):
+    own = fill(tmp_path / "own")
+    for path in own.rglob("*.png"):  # all of one size and one time
+        path.with_name(f"{path.stem[3:]}.bmp").write_bytes(encoded("BMP"))
+        path.unlink()
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(own / "dog" / "0.bmp")
+    Image.new("RGB", (8, 8), (1, 1, 1)).save(own / "cat" / "0.bmp")
+    for path in own.rglob("*.bmp"):
+        os.utime(path, (1, 1))
+    _, before = read(own, tmp_path)
+    for old, new in (("cat", "other"), ("dog", "cat"), ("other", "dog")):
+        (own / old).rename(own / new)
+    _, renamed = read(own, tmp_path)
+    assert before.image[:, 0, 0, 0].tolist() != renamed.image[:, 0, 0, 0].tolist()
+    content = (own / "cat" / "0.bmp").read_bytes(), (own / "dog" / "0.bmp").read_bytes()
+    for name, each in zip(("dog", "cat"), content, strict=True):
+        (own / name / "0.bmp").write_bytes(each)
+        os.utime(own / name / "0.bmp", (1, 1))
+    _, written = read(own, tmp_path)
+    np.testing.assert_array_equal(written.image, before.image)
+
+
 def test_builders_of_folders_are_copied_and_pickled(tmp_path):
     built, _ = read(fill(tmp_path / "own"), tmp_path)
     for again in (copy.copy(built), pickle.loads(pickle.dumps(built))):

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import pathlib
 import re
 import warnings
@@ -16,14 +17,17 @@ import pytest
 from PIL import Image
 from test_image_folder import fill
 from test_office import SIDE, WIDTH, Tiny, write_weights
+from test_together import PAIR
 
 import dann_jax
 from dann_jax.backbones import BACKBONES
 from dann_jax.backbones.weights import Layer
+from dann_jax.datasets import ImageSet
 from experiments import (
     compare,
     configs,
     domains,
+    execute,
     export,
     options,
     plan,
@@ -218,6 +222,11 @@ def test_the_same_command_says_what_is_there_and_shows_the_table(trained):
     status, shown = called(run.main, trained.command)
     assert status == 0
     assert shown.count("is there already") == 2
+    folders = trained.root / "a", trained.root / "b"
+    others = {str(folders[0]): f"{folders[0]}/", str(folders[1]): os.path.relpath(folders[1])}
+    again = [others.get(str(word), word) for word in trained.command]
+    assert again != trained.command
+    assert called(run.main, again)[1].count("is there already") == 2
     assert (
         shown[shown.index("own_photos: ") :] == trained.shown[trained.shown.index("own_photos: ") :]
     )
@@ -327,3 +336,16 @@ def test_one_flag_fine_tunes_the_backbone(trained):
     assert above.scale == 1
     images = np.concatenate([outputs.source_train.image, outputs.target_train.image])
     np.testing.assert_allclose(above.target_mean, images.mean((0, 1, 2)), rtol=1e-4)
+
+
+def test_accuracies_on_images_that_are_trained_on_are_named():
+    same = {"source:a/train": {"sha256": "1"}, "target:b/train": {"sha256": "1"}}
+    other = same | {"target:b/train": {"sha256": "2"}, "few labels": {"sha256": "2"}}
+    images = ImageSet(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, int))
+    pair = PAIR._replace(source_test=images, source_train=images, provenance=same)
+    assert [line.partition(":")[0] for line in execute._warnings(pair)] == [
+        "the source accuracy is of images that are trained on",
+        "source",
+    ]
+    apart = pair._replace(source_test=ImageSet(*images), provenance=other)
+    assert list(execute._warnings(apart)) == []

@@ -8,7 +8,6 @@ of that in one call, for a machine that is there for some minutes.
 """
 
 import os
-import sys
 
 import jax
 from rich.console import Console
@@ -67,4 +66,4 @@ def _check_pytorch(platform, *, needed):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.end(main())

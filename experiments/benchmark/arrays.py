@@ -5,7 +5,6 @@ keeps the first images of each split alone, where all of them are too large to b
 """
 
 import pathlib
-import sys
 import zipfile
 
 import numpy as np
@@ -14,7 +13,7 @@ from dann_jax import datasets
 from dann_jax.datasets.image_sets import ImageSet
 from dann_jax.datasets.whole_files import whole
 from experiments import configs
-from experiments.arguments import Parser, check_folder, ended, sentence
+from experiments.arguments import Parser, check_folder, end, ended, sentence
 from experiments.domains import Pair, load_pair
 from experiments.settings import Config
 
@@ -100,4 +99,4 @@ def _write(options):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

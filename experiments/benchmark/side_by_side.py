@@ -5,13 +5,12 @@ may be among them.
 """
 
 import pathlib
-import sys
 
 from rich.console import Console
 from rich.table import Table
 
 from experiments import record
-from experiments.arguments import Parser, ended
+from experiments.arguments import Parser, end, ended
 from experiments.benchmark import contents, tables
 
 __all__ = ["main", "show"]
@@ -57,4 +56,4 @@ def _read(path):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

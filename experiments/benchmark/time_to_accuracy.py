@@ -11,7 +11,6 @@ and transforms of each image. After an interruption the same command goes on.
 import dataclasses
 import pathlib
 import shutil
-import sys
 import time
 from typing import Any
 
@@ -221,4 +220,4 @@ def _train(runner, task, given, write):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.end(main())

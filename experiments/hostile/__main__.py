@@ -6,12 +6,10 @@ Exit status: 0 where all outcomes are harmless or documented errors, 1 where one
 options, 130 if interrupted.
 """
 
-import sys
-
 import tyro
 from rich.console import Console
 
-from experiments.arguments import ended
+from experiments.arguments import end, ended
 from experiments.hostile.corruptions import Corruptions
 from experiments.hostile.kills import Kills
 from experiments.hostile.mutations import Mutations
@@ -31,4 +29,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -126,10 +126,10 @@ class Builder(image_builder.ImageBuilder):
         spelt: dict[str, str] = {}
         for name in [*self.CLASS_NAMES, *folders]:
             if (other := spelt.setdefault(_plain(name), name)) != name:
+                whose = "" if other in folders else f" ({other!r} is a class of the source)"
                 raise ValueError(
-                    f"{self.folder}: expected one spelling of a class, got {name!r}, and {other!r} "
-                    "here or in the source: rename one of the sub-folders, or put their images "
-                    "together"
+                    f"{self.folder}: expected one spelling of a class, got {other!r} and {name!r}: "
+                    f"rename one of the sub-folders, or put their images together{whose}"
                 )
         unknown = [name for name in folders if name not in self.CLASS_NAMES]
         if unknown:
@@ -152,7 +152,9 @@ class Builder(image_builder.ImageBuilder):
         for path, class_name in pictures:
             stat = path.stat()
             name = path.relative_to(self.folder).as_posix()
-            state.update(repr((name, class_name, stat.st_size, stat.st_mtime_ns)).encode())
+            # The times of the content may be set, those of the file itself may not.
+            times = stat.st_mtime_ns, stat.st_ctime_ns
+            state.update(repr((name, class_name, stat.st_size, stat.st_ino, *times)).encode())
         return state.hexdigest()
 
     def _image_sets(self, find):
