@@ -47,12 +47,11 @@ def remembered(most: int) -> Callable[[Callable], Callable]:
 def captured(value: Any) -> Hashable:
     """Returns a key that is equal for functions and models that do the same.
 
-    >>> scale = 2.0
-    >>> before = captured(lambda x: scale * x)
-    >>> before == captured(lambda x: scale * x)
+    >>> def times(scale):
+    ...     return lambda x: scale * x
+    >>> captured(times(2.0)) == captured(times(2.0))
     True
-    >>> scale = 3.0
-    >>> before == captured(lambda x: scale * x)
+    >>> captured(times(2.0)) == captured(times(3.0))
     False
 
     Args:

@@ -131,9 +131,10 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
             taken = state.theta, state.batch_stats, x
             return evaluation.label_logits(self.model_, *taken, domain=TARGET)
 
+        seen = self._seen(X)
         expected = got = len(self.classes_)
         with contextlib.suppress(ValueError, TypeError):  # other faults, which fit explains
-            got = jax.eval_shape(logits, self._seen(X)).shape[-1]
+            got = jax.eval_shape(logits, seen).shape[-1]
         if got != expected:
             raise ValueError(
                 f"expected model to return a DannModel of the {expected} classes that it is called "

@@ -7,6 +7,7 @@ import errno
 import os
 import pathlib
 import re
+import signal
 import sys
 import typing
 import warnings
@@ -106,6 +107,9 @@ def ended(
     except KeyboardInterrupt as stop:
         print(f"interrupted: {interrupted}", file=sys.stderr)
         return getattr(stop, "status", 130)
+    except BrokenPipeError:  # who reads, as head(1), has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError, *errors) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2

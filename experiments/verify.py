@@ -21,6 +21,7 @@ from dann_jax import memory
 from dann_jax.programs import Group
 from experiments import continuing, domains, record, studies, train
 from experiments.arguments import Parser, check_published, end, ended
+from experiments.display import accuracy
 from experiments.methods import METHODS
 from experiments.plan import config_of, resolved
 
@@ -276,8 +277,8 @@ def _print_compared(compared, digests):
 
 def _print_accuracy(report):
     if report.target_accuracy is not None:
-        accuracy = f"target {report.target_accuracy:.4f}"
-        print(f"key {report.key} step {report.step:,}: {accuracy}", flush=True)
+        target = accuracy(report.target_accuracy)
+        print(f"key {report.key} step {report.step:,}: target {target}", flush=True)
 
 
 def _counted(compared):

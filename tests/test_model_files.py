@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.export
@@ -213,6 +215,12 @@ def test_predict_writes_a_line_for_each_image(folder, photographs, tmp_path, cap
     assert predict.main([str(folder), *paths, "--output", str(output)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert output.read_bytes() == kept
+
+    command = [sys.executable, "-m", "experiments.predict", str(folder), *paths]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        program.stdout.close()  # as head(1) does
+        assert program.stderr.read() == b""
+    assert program.returncode == 128 + signal.SIGPIPE
 
     def interrupted(path, **_):
         signal.raise_signal(signal.SIGINT)

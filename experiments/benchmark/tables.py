@@ -147,7 +147,8 @@ def step_time(case: dict[str, Any]) -> str:
         return f"{median} (quartiles {lower}–{upper})"
     if not _reported(case):
         return f"rounds differ by {times['spread']:.0%}"
-    return f"{_milliseconds(times['median'])} (±{times['spread'] / 2:.1%})"
+    spread = f"±{times['spread'] / 2:.1%}" if len(times["rounds"]) > 1 else "one round"
+    return f"{_milliseconds(times['median'])} ({spread})"
 
 
 def _milliseconds(seconds):
