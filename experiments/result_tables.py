@@ -24,6 +24,7 @@ LOWER = next(method for method in METHODS.values() if method.bound == "lower")
 ADVERSARIAL = next(method for method in METHODS.values() if method.adversarial and method.default)
 PAPER = ("published", "preprint", "published gap")
 ACCURACY = "ours, mean ± sd (keys)"
+TRIED_RULES = "information_maximization", "batch_nuclear_norm", "soft_neighborhood_density"
 RUN = ("steps", "device", "file")
 COLUMNS = ("config", "method", *PAPER, ACCURACY, "SVM head", "our gap", *RUN)
 
@@ -70,6 +71,7 @@ def tables(results: Results) -> dict[str, str]:
     pairs and their variants; ``quoted``: the other methods in the paper's table of Office-31;
     ``frozen``: all methods above a frozen backbone in the six directions;
     ``semi``: the semi-supervised experiment; ``own``: configs that are in none of these;
+    ``trials``: trainings with several values of lambda_max, and what the rules say of them;
     ``commands``: how each file was made.
     """
     own = [name for name in configs.config_names() if name != SEMI_SUPERVISED]
@@ -89,6 +91,7 @@ def tables(results: Results) -> dict[str, str]:
         "frozen": frozen(results),
         "semi": _semi_supervised(results.get(SEMI_SUPERVISED, {})),
         "own": _table([name for name in COLUMNS if name not in PAPER], rows),
+        "trials": _trials(results),
         "commands": _commands(results),
     }
 
@@ -234,6 +237,39 @@ def _rows(name, base, results):
     if rows:
         rows[0]["config"] = _title(name, base)
     return rows
+
+
+def _trials(results):
+    """Returns the files METHOD-lambda-VALUE.json; the value that the first rule prefers is bold."""
+    lines = []
+    for config, files in results.items():
+        some = {name: each for name, each in files.items() if "-lambda-" in name}
+        ends = {
+            name: {rule: values[-1] for rule, values in _evaluations(each)["scores"].items()}
+            for name, each in some.items()
+        }
+        best = max(ends, key=lambda name: ends[name][TRIED_RULES[0]], default=None)
+        for name, result in some.items():
+            largest = f"{completed(result['resolved_config'])['lambda_max']:g}"
+            lines.append(
+                [
+                    config,
+                    result["method"],
+                    f"**{largest}**" if name == best else largest,
+                    completed(result["resolved_config"])["augment"],
+                    f"{result['steps']:,}",
+                    *(f"{ends[name][rule]:.4f}" for rule in TRIED_RULES),
+                    accuracy(result["mean"]),
+                    f"[json](experiments/results/{config}/{name}.json)",
+                ]
+            )
+    head = "config", "method", "lambda_max", "augment", "updates", *TRIED_RULES
+    return markdown([*head, "target accuracy", "file"], *lines)
+
+
+def _evaluations(result):
+    """Returns the evaluations of the first key."""
+    return result["curves"][0]["evaluations"]
 
 
 def _title(name, base):

@@ -1025,22 +1025,22 @@ MODULES = {
     "images of 15 pixels": (
         lambda: init_state(mnist(), OPTIMIZER, KEY, np.zeros([2, 15, 15, 3])),
         ValueError,
-        r"images \[n, height, width, channel\] of at least 16x16 pixels, got \[2, 15, 15, 3\]",
+        r"images \[n, height, width, channel\] of at least 16x16 pixels, got \[n, 15, 15, 3\]",
     ),
     "signs of 24 pixels": (
         lambda: init_state(gtsrb(), OPTIMIZER, KEY, np.zeros([2, 24, 24, 3])),
         ValueError,
-        r"of at least 32x32 pixels, got \[2, 24, 24, 3\]: use larger images",
+        r"of at least 32x32 pixels, got \[n, 24, 24, 3\]: use larger images",
     ),
     "images without channels": (
         lambda: init_state(mnist(), OPTIMIZER, KEY, np.zeros([2, 32, 32])),
         ValueError,
-        r"expected images \[n, height, width, channel\].*got \[2, 32, 32\]",
+        r"expected images \[n, height, width, channel\].*got \[n, 32, 32\]: pass images\[..., None\]",
     ),
     "channels first": (
         lambda: init_state(mnist(), OPTIMIZER, KEY, np.zeros([2, 3, 32, 32])),
         ValueError,
-        r"expected images \[n, height, width, channel\].*got \[2, 3, 32, 32\]",
+        r"expected images \[n, height, width, channel\].*got \[n, 3, 32, 32\]: pass images.transpose",
     ),
     "a shape in place of images": (
         lambda: init_state(model(), OPTIMIZER, KEY, (8, 3)),

@@ -404,7 +404,6 @@ def test_predictions_ask_for_the_preprocessing_of_stored_images_and_for_one_stat
             (np.full_like(X, 1e300), ValueError, r"images\[0, 0\] is 1e\+300: expected at most"),
             (X + 1j, TypeError, "images must be real numbers, got complex128"),
             (X.astype(str), TypeError, "images must be real numbers, got <U"),
-            (list(X), ValueError, r"pass lists as np.asarray\(list\)"),
         ):
             with pytest.raises(error, match=message):
                 call(MODEL, state, wrong)

@@ -535,3 +535,18 @@ def test_a_short_training_is_called_so(tmp_path):
     assert shown == f".5000 → .1000 (1); {STEPS // 2:,} of {STEPS:,} updates"
     row = rows_of(tables["table1"], "mnist_mnist_m")["DANN"]
     assert row["our gap"] == "—"  # the bounds have another length
+
+
+def test_trials_show_what_rules_say_and_the_value_that_the_first_prefers_in_bold():
+    def trial(lambda_max, *scores):
+        scores = {name: [9.0, x] for name, x in zip(result_tables.TRIED_RULES, scores, strict=True)}
+        settings = {"lambda_max": lambda_max, "augment": "none"}
+        result = {"method": "entropy", "resolved_config": settings, "steps": 1500, "mean": 0.5}
+        return result | {"curves": [{"evaluations": {"scores": scores}}]}
+
+    files = {"entropy-lambda-0.1": trial(0.1, 1, 2, 3), "entropy-lambda-1": trial(1.0, 2, 1, 1)}
+    table = result_tables._trials({"svhn_mnist_compact": files | {"entropy": {}}})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert [row[2] for row in rows[2:]] == ["0.1", "**1**"]
+    assert rows[3][4:9] == ["1,500", "2.0000", "1.0000", "1.0000", ".5000"]
+    assert rows[2][-1] == "[json](experiments/results/svhn_mnist_compact/entropy-lambda-0.1.json)"
