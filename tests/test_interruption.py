@@ -295,6 +295,7 @@ def wait_for(process, text):
     pytest.fail(f"ended without {text!r}: {process.communicate()[1]}")
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_remove(tmp_path):
     where = ["--output", str(tmp_path), "--checkpoint-minutes", "1e-9"]
     process = started(*where)
@@ -316,6 +317,7 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_remove(tmp_path)
     assert not any(path.exists() for path in left)
 
 
+@pytest.mark.slow
 def test_of_several_processes_all_end_at_one_step(tmp_path):
     where = ["--distributed", "--coordinator", f"localhost:{free_port()}", "--processes", "2"]
     output = ["--output", str(tmp_path)]

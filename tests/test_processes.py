@@ -62,6 +62,7 @@ def call_in_processes(*options):
     return [process.returncode for process in every], told
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_numbers_of_two_devices(devices, tmp_path):
     output = ["--output", str(tmp_path / "two")]
     codes, told = call_in_processes(output, output)
