@@ -102,7 +102,7 @@ class _Walk:
         self._kept: list[Any] = []  # so that no identity is given anew
 
     def key(self, x):
-        if x is None or isinstance(x, bool | int | str | bytes | type | types.CodeType):
+        if x is None or isinstance(x, bool | int | str | bytes | types.CodeType):
             return type(x), x
         if isinstance(x, float | complex):
             return type(x), repr(x)
@@ -129,6 +129,8 @@ class _Walk:
             return type(x), self._all(x.keys()), self._all(x.values())
         if isinstance(x, types.ModuleType):
             return "module", x.__name__
+        if isinstance(x, type):
+            return x, self._of_class(x)
         if isinstance(x, functools.partial):
             return type(x), self._all((x.func, x.args, x.keywords))
         if isinstance(x, types.MethodType):
@@ -143,13 +145,25 @@ class _Walk:
         if type(x).__eq__ is not object.__eq__ and type(x).__hash__ is not None:
             return type(x), x
         if hasattr(x, "__dict__") and not isinstance(x, types.BuiltinFunctionType):
-            return type(x), self.key(vars(x))
+            return type(x), self.key(vars(x)), self._of_class(type(x))
         return _Same(x)
+
+    def _of_class(self, x):
+        """Returns the key of the attributes and methods of a class and of those that it is of."""
+        names, values = [], []
+        for some in x.__mro__:
+            for name, each in () if _is_of_library(some) else vars(some).items():
+                each = getattr(each, "__func__", getattr(each, "fget", each))
+                is_method = isinstance(each, types.FunctionType)
+                if is_method or not (name.startswith("__") or hasattr(each, "__get__")):
+                    names.append(name)
+                    values.append(each)
+        return tuple(names), self._all(values)
 
     def _of_function(self, f):
         cells = [cell.cell_contents for cell in f.__closure__ or () if _is_filled(cell)]
         key = f.__code__, self._all((f.__defaults__, f.__kwdefaults__, *cells))
-        if (f.__module__ or "").partition(".")[0] in LIBRARIES:
+        if _is_of_library(f):
             return key
         names = sorted(_names(f.__code__))
         found = {name: f.__globals__[name] for name in names if name in f.__globals__}
@@ -159,6 +173,10 @@ class _Walk:
                 inside = {n: vars(module)[n] for n in names if n in vars(module)}
                 found |= {f"{module.__name__}.{name}": each for name, each in inside.items()}
         return *key, tuple(found), self._all(found.values())
+
+
+def _is_of_library(x):
+    return (getattr(x, "__module__", None) or "").partition(".")[0] in LIBRARIES
 
 
 def _is_filled(cell):

@@ -35,6 +35,21 @@ def closing_over(value):
     return lambda x: x * value
 
 
+class Settings:
+    scale = 1
+
+    def scaled(self, x):
+        return self.twice(x) * self.scale
+
+    @staticmethod
+    def twice(x):
+        return x * SCALE
+
+
+def by_class(x):
+    return x * Settings.scale
+
+
 def model(units=3):
     return DannModel(
         feature_extractor=FullyConnected((), units),
@@ -108,6 +123,17 @@ def test_globals_count_by_their_values_and_those_of_modules_that_are_named(monke
     assert not [i for i in range(3) if keys[2][i] == keys[0][i]]
     monkeypatch.setitem(globals(), "SCALE", 7.0)
     assert captured.captured(scaled) != keys[0][0]
+
+
+def test_attributes_of_classes_count(monkeypatch):
+    functions = by_class, Settings().scaled
+    before = list(map(captured.captured, functions))
+    assert before == list(map(captured.captured, functions))
+    monkeypatch.setattr(Settings, "scale", 2)
+    between = list(map(captured.captured, functions))
+    monkeypatch.setitem(globals(), "SCALE", 7.0)  # of a method that the method calls
+    assert not set(before) & set(between)
+    assert captured.captured(functions[1]) != between[1]
 
 
 def test_cycles_and_what_is_too_much_have_keys(monkeypatch):
