@@ -1,5 +1,6 @@
 """Compiled programs are kept for as long as what their functions depend on is the same."""
 
+import dataclasses
 import functools
 import types
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from dann_jax import DannModel, captured, fit, mnist, predict, reversed_objective
 from dann_jax.captured import remembered
@@ -65,6 +67,86 @@ class Own(nn.Module):
         return x @ self.table
 
 
+@dataclasses.dataclass(frozen=True)
+class Named:
+    name: str
+
+    def __call__(self, x):
+        return x * {"a": 1, "b": 2}[self.name] * SCALE
+
+
+class Slots:
+    __slots__ = ("scale",)
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def scaled(self, x):
+        return x * self.scale
+
+
+class Decorated:
+    def __init__(self, function, scale):
+        functools.update_wrapper(self, function)
+        self.scale = scale
+
+    def __call__(self, x):
+        return self.scale * self.__wrapped__(x)
+
+
+class ScaledDense(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(x) * SCALE
+
+
+class Scales(list):
+    pass
+
+
+def with_attribute(x):
+    return x * with_attribute.scale
+
+
+def reversed_by(scale):
+    @jax.custom_vjp
+    def identity(x):
+        return x
+
+    identity.defvjp(lambda x: (x, None), lambda _, g: (-scale * g,))
+    return identity
+
+
+OUTER = types.ModuleType("outer")
+OUTER.inner = types.ModuleType("outer.inner")
+LINEAR = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+OBJECTS = np.array([1.0, None])
+MASKED = np.ma.array([1.0, 2.0], mask=[0, 1])
+SLOTS, NUMBERS, SET = Slots(1.0), Scales([1]), {1, 2}
+CHANGED = [  # what takes part, and what changes it
+    (Named("a"), lambda: globals().update(SCALE=3.0)),
+    (ScaledDense(), lambda: globals().update(SCALE=4.0)),
+    (SLOTS.scaled, lambda: setattr(SLOTS, "scale", 2.0)),
+    (with_attribute, lambda: setattr(with_attribute, "scale", 2.0)),
+    (lambda x: x * (3 in SET), lambda: SET.add(3)),
+    (lambda x: x * OUTER.inner.scale, lambda: setattr(OUTER.inner, "scale", 2.0)),
+    (lambda x: x * OBJECTS[0], lambda: OBJECTS.__setitem__(0, 5.0)),
+    (lambda x: x * MASKED, lambda: MASKED.__setitem__(0, np.ma.masked)),
+    (lambda x: x * NUMBERS.scale, lambda: setattr(NUMBERS, "scale", 2.0)),
+    (lambda x: LINEAR(x), lambda: LINEAR.kernel.set_value(LINEAR.kernel.get_value() * 2)),
+]
+
+
+@pytest.mark.parametrize(("function", "change"), CHANGED)
+def test_what_a_function_reaches_counts(function, change, monkeypatch):
+    monkeypatch.setitem(globals(), "SCALE", 2.0)  # as it was, afterwards
+    captured.captured(function)
+    before = captured.captured(function)
+    assert before == captured.captured(function)
+    change()
+    assert captured.captured(function) != before
+
+
 SAME = [  # two of a kind that do the same, made anew
     lambda: closing_over(2.0),
     lambda: closing_over(np.arange(3)),
@@ -91,6 +173,9 @@ OTHER = [
     (Own(np.eye(2)), Own(np.ones((2, 2)))),
     (model(3), model(4)),
     (optax.adam(1e-3), optax.adam(1e-2)),
+    (Named("a"), Named("b")),
+    (Decorated(abs, 1.0), Decorated(abs, 2.0)),
+    (reversed_by(1.0), reversed_by(2.0)),
     (optax.adam(lambda step: SCALE), optax.adam(lambda step: 3.0)),
     (closing_over(jnp.ones(2)), closing_over(jnp.ones(2))),  # by identity
 ]
