@@ -7,8 +7,10 @@ these are equal, and no longer.
 
 import collections
 import dataclasses
+import dis
 import functools
 import hashlib
+import logging
 import sys
 import types
 from collections.abc import Callable, Hashable, Mapping
@@ -21,6 +23,7 @@ import numpy as np
 __all__ = ["captured", "remembered"]
 
 MOST = 20_000  # values in a key; beyond, functions and models are told apart by identity
+LOOKED_UP = "LOAD_GLOBAL", "LOAD_NAME"
 RULES = "fun", "fwd", "bwd", "jvp"
 COMPARED = {"builtins", "jax", "jaxlib", "numpy"}  # their objects compare by value, and stay
 # Their functions depend on no global that a user changes.
@@ -140,6 +143,10 @@ class _Walk:
             return self._of_function(x)
         if isinstance(x, functools.partial):
             return type(x), self._all((x.func, x.args, x.keywords))
+        if isinstance(x, logging.Logger):  # reaches all others
+            return _Same(x)
+        if isinstance(x, bytearray):
+            return bytearray, bytes(x)
         if isinstance(x, _WRAPPERS):
             return type(x), self.key(x.__wrapped__)
         content = self._of_content(x)
@@ -159,7 +166,7 @@ class _Walk:
         if x.dtype == object:
             return "objects", x.shape, self._all(x.ravel().tolist())
         content = hashlib.sha256(np.ascontiguousarray(x)).digest()
-        return "array", x.shape, x.dtype.str, content
+        return "array", x.shape, str(x.dtype), content
 
     def _of_content(self, x):
         """Returns the key of what a container holds, None for what is none."""
@@ -192,10 +199,10 @@ class _Walk:
         attributes = vars(f)
         key = f.__code__, self._all((f.__defaults__, f.__kwdefaults__, *cells))
         key += (self._all(attributes), self._all(attributes.values()))
-        if _is_of_library(f):
+        if (f.__globals__.get("__name__") or "").partition(".")[0] in LIBRARIES:
             return key
         names = sorted(_names(f.__code__))
-        found = {name: f.__globals__[name] for name in names if name in f.__globals__}
+        found = {n: f.__globals__[n] for n in _globals(f.__code__) if n in f.__globals__}
         modules = [each for each in (*found.values(), *cells) if isinstance(each, types.ModuleType)]
         for module in modules:  # and those in them
             if module.__name__.partition(".")[0] not in LIBRARIES:
@@ -236,6 +243,14 @@ def _is_filled(cell):
     except ValueError:
         return False
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def _globals(code):
+    """Returns the names of globals that code, and code within it, looks up."""
+    names = {each.argval for each in dis.get_instructions(code) if each.opname in LOOKED_UP}
+    inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
+    return tuple(sorted(names.union(*map(_globals, inner))))
 
 
 def _names(code):

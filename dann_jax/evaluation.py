@@ -267,7 +267,7 @@ def _checked(images, preprocess):
         )
     check_kinds(images, "images")
     images = jax.tree.map(lambda a: a if isinstance(a, jax.Array) else np.asarray(a), images)
-    check_images(images, empty=True)
+    check_images(jax.tree.map(lambda a: a[:0] if a.ndim else a, images), empty=True)
     if preprocess is None:
         check_scaled(images, "images")
         return images, _as_it_is
@@ -397,6 +397,8 @@ def _in_batches(forward, state, images, batch_size):
 
     outputs = []
     for start in range(0, examples, batch_size):
+        some = jax.tree.map(lambda a, start=start: a[start : start + batch_size], images)
+        check_images(some, f"images[{start}:]" if start else "images")
         batch = jax.tree.map(lambda array, start=start: rows(array, start), images)
         output = forward(state.theta, state.batch_stats, batch)
         size = min(batch_size, examples - start)

@@ -3,5 +3,6 @@
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # one of them starts: Ctrl-C ends it while it imports, without a trace
+# One of them starts: Ctrl-C ends it while it imports, without a trace.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """Parses the command line of each program: an error is one sentence, with exit status 2."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import errno
@@ -118,8 +119,9 @@ def ended(
 def end(status: int) -> NoReturn:
     """Ends the process with a status; after a signal at once, as threads of JAX may still run."""
     if status > 128:  # as shells have it
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # it is closed
+                stream.flush()
         os._exit(status)
     sys.exit(status)
 

@@ -417,13 +417,15 @@ def differences(old: dict[str, Any], new: dict[str, Any], *, whose: str = "asked
     Two paths of one folder of images do not differ.
     """
     names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
-    names = [n for n in names if n not in ("source", "target") or not _one_folder(old[n], new[n])]
+    names = [
+        n for n in names if n not in ("source", "target") or not _one_folder(old.get(n), new.get(n))
+    ]
     return [f"{name}: {old.get(name)} there, {new.get(name)} {whose}" for name in names]
 
 
 def _one_folder(*names):
     """Returns whether names of domains are paths of the same folder."""
-    if not all(map(datasets.is_folder, names)):
+    if None in names or not all(map(datasets.is_folder, names)):
         return False
     return len({pathlib.Path(name).expanduser().resolve() for name in names}) == 1
 

@@ -221,6 +221,19 @@ def test_attributes_of_classes_count(monkeypatch):
     assert captured.captured(functions[1]) != between[1]
 
 
+def test_names_of_attributes_are_no_globals_and_copied_modules_no_libraries(monkeypatch):
+    @functools.wraps(jnp.tanh)
+    def wrapped(x):
+        return x * SCALE
+
+    functions = wrapped, lambda a: a.std()
+    before = list(map(captured.captured, functions))
+    monkeypatch.setitem(globals(), "SCALE", 7.0)
+    monkeypatch.setitem(globals(), "std", 1.0)
+    assert captured.captured(wrapped) != before[0]
+    assert captured.captured(functions[1]) == before[1]
+
+
 def test_cycles_and_what_is_too_much_have_keys(monkeypatch):
     cycle = Scaler(1)
     cycle.itself = cycle
