@@ -28,8 +28,7 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
     X is a table ``[n, D]``, images ``[n, height, width, channel]``, or any array that a model of
     your own takes. Labels are of any type that scikit-learn takes. In a search or a
     cross-validation the target goes along as ``params={"X_target": lambda: X_target}``: an array as
-    long as X would be split with it. A label -1 is a
-    class like any other here.
+    long as X would be split with it. A label -1 is a class like any other here.
 
     Args:
       model: Function that returns the model of so many ``classes``, such as ``dann_jax.mnist``.
@@ -184,8 +183,7 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
     def _logits(self, X):
         check_is_fitted(self)
         X = self._seen(self._checked(X))
-        options: dict[str, Any] = {"preprocess": self.preprocess} if self.preprocess else {}
-        logits = evaluation.predict(self.model_, self.fit_.state, X, **options)
+        logits = evaluation.predict(self.model_, self.fit_.state, X, preprocess=self.preprocess)
         checks.check_finite(logits, "logits")
         return logits
 
@@ -195,7 +193,7 @@ class DannClassifier(ClassifierMixin, BaseEstimator):
         Args:
           X: ``[n, ...]``.
         """
-        logits = self._logits(X)
+        logits = self._logits(X)  # says so where it was not fit, before there are classes_
         return self.classes_[logits.argmax(1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:

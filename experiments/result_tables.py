@@ -245,18 +245,20 @@ def _trials(results):
     for config, files in results.items():
         some = {name: each for name, each in files.items() if "-lambda-" in name}
         ends = {
-            name: {rule: values[-1] for rule, values in _evaluations(each)["scores"].items()}
+            name: {rule: score[-1] for rule, score in evaluations["scores"].items()}
             for name, each in some.items()
+            for evaluations in [each["curves"][0]["evaluations"]]  # of the only key
         }
         best = max(ends, key=lambda name: ends[name][TRIED_RULES[0]], default=None)
         for name, result in some.items():
-            largest = f"{completed(result['resolved_config'])['lambda_max']:g}"
+            settings = completed(result["resolved_config"])
+            largest = f"{settings['lambda_max']:g}"
             lines.append(
                 [
                     config,
                     result["method"],
                     f"**{largest}**" if name == best else largest,
-                    completed(result["resolved_config"])["augment"],
+                    settings["augment"],
                     f"{result['steps']:,}",
                     *(f"{ends[name][rule]:.4f}" for rule in TRIED_RULES),
                     accuracy(result["mean"]),
@@ -265,11 +267,6 @@ def _trials(results):
             )
     head = "config", "method", "lambda_max", "augment", "updates", *TRIED_RULES
     return markdown([*head, "target accuracy", "file"], *lines)
-
-
-def _evaluations(result):
-    """Returns the evaluations of the first key."""
-    return result["curves"][0]["evaluations"]
 
 
 def _title(name, base):

@@ -417,9 +417,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], *, whose: str = "asked
     Two paths of one folder of images do not differ.
     """
     names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
-    names = [
-        n for n in names if n not in ("source", "target") or not _one_folder(old.get(n), new.get(n))
-    ]
+    for name in {"source", "target"}.intersection(names):
+        if _one_folder(old.get(name), new.get(name)):
+            names.remove(name)
     return [f"{name}: {old.get(name)} there, {new.get(name)} {whose}" for name in names]
 
 
